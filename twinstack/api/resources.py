@@ -1,0 +1,99 @@
+"""The table of resources: what the API serves, under which names, with which verbs.
+
+A kind that stands here is served, listed in discovery and known to the client; one that does not is
+404. ``view`` is how our own programs look at it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from twinstack.api import kinds
+
+STANDARD = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+_STATUS = ("get", "patch", "update")
+
+
+class Subresource(NamedTuple):
+    """A door beside the main one; *kind* is what passes through it, empty for the resource's own."""
+
+    name: str
+    verbs: tuple[str, ...]
+    kind: str = ""
+    group: str = ""
+    version: str = ""
+
+
+class Resource(NamedTuple):
+    """One row of the table. ``group`` is empty for the core group."""
+
+    group: str
+    version: str
+    plural: str
+    singular: str
+    kind: str
+    namespaced: bool
+    view: type[kinds.Object]
+    short_names: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    verbs: tuple[str, ...] = STANDARD
+    subresources: tuple[Subresource, ...] = ()
+
+    @property
+    def api_version(self) -> str:
+        """``v1`` or ``apps/v1``"""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def qualified(self) -> str:
+        """``services`` or ``deployments.apps``"""
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
+        """The URL path; without a namespace, a namespaced resource's path means all namespaces."""
+        parts = [f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"]
+        if namespace and self.namespaced:
+            parts.append(f"namespaces/{namespace}")
+        parts.append(self.plural)
+        if name:
+            parts.append(name)
+        if subresource:
+            parts.append(subresource)
+        return "/".join(parts)
+
+    def subresource(self, name: str) -> Subresource | None:
+        return next((sub for sub in self.subresources if sub.name == name), None)
+
+
+_status = Subresource("status", _STATUS)
+_scale = Subresource("scale", _STATUS, "Scale", "autoscaling", "v1")
+
+RESOURCES: tuple[Resource, ...] = (
+    Resource("", "v1", "namespaces", "namespace", "Namespace", False, kinds.Namespace, ("ns",),
+             verbs=tuple(verb for verb in STANDARD if verb != "deletecollection"),
+             subresources=(Subresource("finalize", ("update",)), _status)),
+    Resource("", "v1", "nodes", "node", "Node", False, kinds.Node, ("no",), subresources=(_status,)),
+    Resource("", "v1", "pods", "pod", "Pod", True, kinds.Pod, ("po",), ("all",),
+             subresources=(Subresource("binding", ("create",), "Binding"), Subresource("log", ("get",)), _status)),
+    Resource("", "v1", "services", "service", "Service", True, kinds.Service, ("svc",), ("all",), subresources=(_status,)),
+    Resource("", "v1", "endpoints", "endpoints", "Endpoints", True, kinds.Endpoints, ("ep",)),
+    Resource("", "v1", "configmaps", "configmap", "ConfigMap", True, kinds.ConfigMap, ("cm",)),
+    Resource("", "v1", "secrets", "secret", "Secret", True, kinds.Secret),
+    Resource("", "v1", "serviceaccounts", "serviceaccount", "ServiceAccount", True, kinds.ServiceAccount, ("sa",)),
+    Resource("", "v1", "events", "event", "Event", True, kinds.Event, ("ev",)),
+    Resource("apps", "v1", "deployments", "deployment", "Deployment", True, kinds.Deployment, ("deploy",), ("all",), subresources=(_scale, _status)),
+    Resource("apps", "v1", "replicasets", "replicaset", "ReplicaSet", True, kinds.ReplicaSet, ("rs",), ("all",), subresources=(_scale, _status)),
+    Resource("coordination.k8s.io", "v1", "leases", "lease", "Lease", True, kinds.Lease),
+    Resource("discovery.k8s.io", "v1", "endpointslices", "endpointslice", "EndpointSlice", True, kinds.EndpointSlice),
+    Resource("networking.k8s.io", "v1", "servicecidrs", "servicecidr", "ServiceCIDR", False, kinds.ServiceCIDR, subresources=(_status,)),
+    Resource("networking.k8s.io", "v1", "ipaddresses", "ipaddress", "IPAddress", False, kinds.IPAddress, ("ip",)),
+)  # fmt: skip
+
+BY_VIEW: dict[type[kinds.Object], Resource] = {resource.view: resource for resource in RESOURCES}
+BY_PATH: dict[tuple[str, str, str], Resource] = {(resource.group, resource.version, resource.plural): resource for resource in RESOURCES}
+BY_KIND: dict[tuple[str, str], Resource] = {(resource.api_version, resource.kind): resource for resource in RESOURCES}
+
+
+def resource_of(view: type[kinds.Object]) -> Resource:
+    """The resource that is looked at through this view."""
+    return BY_VIEW[view]

@@ -1,0 +1,218 @@
+"""The two address families, and everything in which they differ.
+
+Rule of this file: a fact that is one thing for IPv4 and another for IPv6 stands here, as a field
+of :class:`Facts`, and nowhere else. Every other module takes a :class:`Family` as a parameter and
+reads the fact; it never asks which family it has.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Facts(NamedTuple):
+    """What differs between the twins. Texts are the words of the system named in the comment."""
+
+    version: int  # of the Internet Protocol
+    bits: int  # of an address
+    socket_family: int  # Linux AF_* number
+    nft_family: str  # nftables: table family and payload expression
+    nft_address: str  # nftables: set and map key type
+    nft_icmp: str  # nftables: the protocol's name of its control messages
+    nft_nfproto: str  # nftables: meta nfproto
+    nft_ether: str  # nftables: ether type
+    cni_version: str  # CNI before 1.0: ips[].version
+    dns_type: str  # DNS record type of an address (RFC 1035, RFC 3596)
+    dns_reverse: str  # DNS zone of pointers
+    unspecified: str
+    loopback: str
+    loopback_network: str
+    everything: str  # the default route's destination
+    link_local: str
+    pod_gateway: str  # next hop of every pod, on the node's end of its link
+    node_mask_size: int  # kube-controller-manager's default for --node-cidr-mask-size-*
+    node_mask_distance: int  # the most bits a node mask may lie below the cluster CIDR (spec/node.md 1.3)
+    default_pod_cidr: str
+    default_service_cidr: str
+    has_broadcast: bool  # is the last address of a network reserved?
+    forwarding: str  # sysctl that makes a host forward
+    route_default_sysctls: tuple[tuple[str, str], ...]  # what a fresh network namespace of ours is set to
+
+
+class Family(enum.Enum):
+    """One of the twins. Its value is Kubernetes' name of it (``spec.ipFamilies``, ``addressType``)."""
+
+    IPV4 = "IPv4"
+    IPV6 = "IPv6"
+
+    @property
+    def other(self) -> Family:
+        """The twin."""
+        return Family.IPV6 if self is Family.IPV4 else Family.IPV4
+
+    @property
+    def facts(self) -> Facts:
+        return _FACTS[self]
+
+    @property
+    def bits(self) -> int:
+        return _FACTS[self].bits
+
+    def address(self, number: int) -> Address:
+        """The address with this number, 0 to 2**bits - 1."""
+        return _CLASSES[self][0](number)
+
+    def network(self, number: int, prefix: int) -> Network:
+        """The network with this base number and prefix length; host bits must be zero."""
+        return _CLASSES[self][1]((number, prefix))
+
+    @staticmethod
+    def of(value: Address | Network) -> Family:
+        """The family of an address or network."""
+        return Family.IPV4 if value.version == _FACTS[Family.IPV4].version else Family.IPV6
+
+    def __repr__(self) -> str:
+        return self.value
+
+    def __str__(self) -> str:
+        return self.value
+
+
+FAMILIES: tuple[Family, Family] = (Family.IPV4, Family.IPV6)
+
+_CLASSES: Mapping[Family, tuple[Callable[[int], Address], Callable[[tuple[int, int]], Network]]] = {
+    Family.IPV4: (ipaddress.IPv4Address, ipaddress.IPv4Network),
+    Family.IPV6: (ipaddress.IPv6Address, ipaddress.IPv6Network),
+}
+
+_FACTS: Mapping[Family, Facts] = {
+    Family.IPV4: Facts(
+        version=4,
+        bits=32,
+        socket_family=2,
+        nft_family="ip",
+        nft_address="ipv4_addr",
+        nft_icmp="icmp",
+        nft_nfproto="ipv4",
+        nft_ether="ip",
+        cni_version="4",
+        dns_type="A",
+        dns_reverse="in-addr.arpa.",
+        unspecified="0.0.0.0",
+        loopback="127.0.0.1",
+        loopback_network="127.0.0.0/8",
+        everything="0.0.0.0/0",
+        link_local="169.254.0.0/16",
+        pod_gateway="169.254.1.1",
+        node_mask_size=24,
+        node_mask_distance=32,
+        default_pod_cidr="10.244.0.0/16",
+        default_service_cidr="10.96.0.0/16",
+        has_broadcast=True,
+        forwarding="net/ipv4/ip_forward",
+        route_default_sysctls=(("net/ipv4/ip_forward", "1"),),
+    ),
+    Family.IPV6: Facts(
+        version=6,
+        bits=128,
+        socket_family=10,
+        nft_family="ip6",
+        nft_address="ipv6_addr",
+        nft_icmp="icmpv6",
+        nft_nfproto="ipv6",
+        nft_ether="ip6",
+        cni_version="6",
+        dns_type="AAAA",
+        dns_reverse="ip6.arpa.",
+        unspecified="::",
+        loopback="::1",
+        loopback_network="::1/128",
+        everything="::/0",
+        link_local="fe80::/10",
+        pod_gateway="fe80::1",
+        node_mask_size=64,
+        node_mask_distance=16,
+        default_pod_cidr="fd00:10:244::/56",
+        default_service_cidr="fd00:10:96::/112",
+        has_broadcast=False,
+        forwarding="net/ipv6/conf/all/forwarding",
+        route_default_sysctls=(
+            ("net/ipv6/conf/all/disable_ipv6", "0"),
+            ("net/ipv6/conf/default/disable_ipv6", "0"),
+            ("net/ipv6/conf/all/accept_dad", "0"),
+            ("net/ipv6/conf/default/accept_dad", "0"),
+            ("net/ipv6/conf/all/accept_ra", "0"),
+            ("net/ipv6/conf/default/accept_ra", "0"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+        ),
+    ),
+}
+
+
+class ByFamily(Generic[T]):
+    """A value for each family that has one, in order: the first is the primary.
+
+    Immutable; ``in``, iteration and ``len`` are over the families, as of a mapping.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[Family, T] | Iterable[tuple[Family, T]] = ()) -> None:
+        self._values: dict[Family, T] = dict(values)
+
+    @staticmethod
+    def of(values: Iterable[U]) -> ByFamily[U]:
+        """Addresses or networks by their own family; ValueError when two share one."""
+        result: dict[Family, U] = {}
+        for value in values:
+            family = Family.of(value)  # type: ignore[arg-type]
+            if family in result:
+                raise ValueError(f"{value} and {result[family]} are both {family}")
+            result[family] = value
+        return ByFamily(result)
+
+    @property
+    def primary(self) -> Family:
+        return next(iter(self._values))
+
+    def __getitem__(self, family: Family) -> T:
+        return self._values[family]
+
+    def get(self, family: Family) -> T | None:
+        return self._values.get(family)
+
+    def items(self) -> Iterable[tuple[Family, T]]:
+        return self._values.items()
+
+    def values(self) -> Iterable[T]:
+        return self._values.values()
+
+    def map(self, function: Callable[[Family, T], U]) -> ByFamily[U]:
+        return ByFamily((family, function(family, value)) for family, value in self._values.items())
+
+    def __contains__(self, family: object) -> bool:
+        return family in self._values
+
+    def __iter__(self) -> Iterator[Family]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ByFamily) and list(self._values.items()) == list(other._values.items())
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._values.items()))
+
+    def __repr__(self) -> str:
+        return "ByFamily(" + ", ".join(f"{family}: {value!r}" for family, value in self._values.items()) + ")"
