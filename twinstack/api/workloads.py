@@ -1,0 +1,118 @@
+"""Views of deployments, replica sets, and of the kinds that hold data.
+
+See ``api.kinds`` for what a view is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twinstack.api.metadata import Condition, LabelSelector, Object, ObjectMeta, ObjectReference, Time, View
+
+
+class PodTemplate(View, frozen=True):
+    metadata: ObjectMeta = ObjectMeta()
+    spec: dict[str, Any] = {}
+
+
+class RollingUpdate(View, frozen=True):
+    maxUnavailable: int | str | None = None
+    maxSurge: int | str | None = None
+
+
+class DeploymentStrategy(View, frozen=True):
+    type: str = "RollingUpdate"
+    rollingUpdate: RollingUpdate | None = None
+
+
+class DeploymentSpec(View, frozen=True):
+    replicas: int | None = None
+    selector: LabelSelector | None = None
+    template: PodTemplate = PodTemplate()
+    strategy: DeploymentStrategy = DeploymentStrategy()
+    minReadySeconds: int = 0
+    revisionHistoryLimit: int | None = None
+    paused: bool = False
+    progressDeadlineSeconds: int | None = None
+
+
+class DeploymentStatus(View, frozen=True):
+    observedGeneration: int = 0
+    replicas: int = 0
+    updatedReplicas: int = 0
+    readyReplicas: int = 0
+    availableReplicas: int = 0
+    unavailableReplicas: int = 0
+    collisionCount: int | None = None
+    conditions: list[Condition] | None = None
+
+
+class Deployment(Object, frozen=True):
+    spec: DeploymentSpec = DeploymentSpec()
+    status: DeploymentStatus = DeploymentStatus()
+
+
+class ReplicaSetSpec(View, frozen=True):
+    replicas: int | None = None
+    selector: LabelSelector | None = None
+    template: PodTemplate = PodTemplate()
+    minReadySeconds: int = 0
+
+
+class ReplicaSetStatus(View, frozen=True):
+    observedGeneration: int = 0
+    replicas: int = 0
+    fullyLabeledReplicas: int = 0
+    readyReplicas: int = 0
+    availableReplicas: int = 0
+    conditions: list[Condition] | None = None
+
+
+class ReplicaSet(Object, frozen=True):
+    spec: ReplicaSetSpec = ReplicaSetSpec()
+    status: ReplicaSetStatus = ReplicaSetStatus()
+
+
+class NamespaceSpec(View, frozen=True):
+    finalizers: list[str] | None = None
+
+
+class NamespaceStatus(View, frozen=True):
+    phase: str = ""
+    conditions: list[Condition] | None = None
+
+
+class Namespace(Object, frozen=True):
+    spec: NamespaceSpec = NamespaceSpec()
+    status: NamespaceStatus = NamespaceStatus()
+
+
+class ConfigMap(Object, frozen=True):
+    data: dict[str, str] | None = None
+    binaryData: dict[str, str] | None = None
+    immutable: bool | None = None
+
+
+class Secret(Object, frozen=True):
+    type: str = "Opaque"
+    data: dict[str, str] | None = None
+    immutable: bool | None = None
+
+
+class ServiceAccount(Object, frozen=True):
+    secrets: list[ObjectReference] | None = None
+
+
+class Event(Object, frozen=True):
+    involvedObject: ObjectReference = ObjectReference()
+    reason: str = ""
+    message: str = ""
+    type: str = ""
+    count: int = 0
+    firstTimestamp: Time | None = None
+    lastTimestamp: Time | None = None
+    eventTime: Time | None = None
+    reportingComponent: str = ""
+    reportingInstance: str = ""
+    action: str = ""
+    source: dict[str, Any] | None = None
