@@ -1,0 +1,39 @@
+"""What a kube-apiserver is told: one field per flag, as text the way the flag has it."""
+
+from __future__ import annotations
+
+import socket
+
+import msgspec
+
+from twinstack.net.errors import Error
+from twinstack.net.family import Family
+
+
+class SettingsError(Error):
+    """A flag's value will not do; the message names the flag, the value and a value that would do."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """One field per flag. ``sockets`` are listening sockets that somebody opened already."""
+
+    data_dir: str
+    bind_address: str = Family.IPV4.facts.unspecified
+    secure_port: int = 6443  # 0 with sockets: none besides them
+    advertise_address: str = ""
+    token_auth_file: str = ""
+    client_ca_file: str = ""
+    tls_cert_file: str = ""
+    tls_private_key_file: str = ""
+    cert_dir: str = ""  # <data-dir>/pki
+    authorization_mode: str = "AlwaysAllow"
+    anonymous_auth: bool = True
+    service_cluster_ip_range: str = ""  # one or two CIDRs, the primary first
+    service_node_port_range: str = "30000-32767"
+    kubelet_client_certificate: str = ""
+    kubelet_client_key: str = ""
+    kubelet_certificate_authority: str = ""
+    endpoint_reconciler_type: str = "lease"  # or none
+    event_ttl_seconds: float = 3600.0
+    sockets: tuple[socket.socket, ...] = ()
+    store: str = "sqlite"  # or memory, in tests
