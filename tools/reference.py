@@ -1,0 +1,83 @@
+"""Write docs/reference anew from the code: every command and flag, every resource.
+
+python tools/reference.py           write
+python tools/reference.py --check   exit 1 when what stands differs
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from twinstack.api.resources import RESOURCES
+from twinstack.cli.main import COMMANDS, group
+
+FOLDER = Path(__file__).parents[1] / "docs" / "reference"
+
+
+def commands() -> str:
+    lines = ["# Commands", "", "Written from the code by `make docs`. Every command takes `--help`.", ""]
+    root = click.Context(group, info_name="twinstack")
+    for title, section in COMMANDS.items():
+        lines += [f"## {title}", ""]
+        for name in section:
+            command = group.get_command(root, name)
+            assert command is not None, name
+            lines += list(_command(command, click.Context(command, info_name=name, parent=root)))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _command(command: click.Command, context: click.Context) -> Iterator[str]:
+    yield f"### `{context.command_path}`"
+    yield ""
+    yield (command.help or "").replace("\b\n", "").strip()
+    yield ""
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            yield from _command(child, click.Context(child, info_name=name, parent=context))
+        return
+    rows = [param.get_help_record(context) for param in command.get_params(context)]
+    rows = [row for row in rows if row]
+    if rows:
+        yield "| flag | meaning |"
+        yield "|---|---|"
+        for flag, meaning in rows:
+            yield f"| `{flag.replace('|', chr(92) + '|')}` | {' '.join(meaning.split()).replace('|', chr(92) + '|')} |"
+        yield ""
+
+
+def resources() -> str:
+    lines = ["# Resources", "", "Written from the code by `make docs`. What the API server serves, and nothing else.", ""]
+    lines += ["| resource | short | group/version | kind | namespaced | subresources |", "|---|---|---|---|---|---|"]
+    for one in RESOURCES:
+        subresources = ", ".join(f"`{sub.name}`" for sub in one.subresources)
+        lines.append(
+            f"| `{one.plural}` | {', '.join(one.short_names)} | `{one.api_version}` | {one.kind} | {'yes' if one.namespaced else 'no'} | {subresources} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"commands.md": commands, "resources.md": resources}
+
+
+def main() -> int:
+    differing = []
+    for name, write in PAGES.items():
+        path, text = FOLDER / name, write()
+        if not path.exists() or path.read_text() != text:
+            differing.append(name)
+            if "--check" not in sys.argv:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+    for name in differing:
+        print(f"docs/reference/{name} {'differs from the code; run make docs' if '--check' in sys.argv else 'written'}")
+    return 1 if differing and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
