@@ -44,6 +44,7 @@ class Facts(NamedTuple):
     default_pod_cidr: str
     default_service_cidr: str
     has_broadcast: bool  # is the last address of a network reserved?
+    service_prefix: int  # the shortest prefix from which Service addresses are handed out (spec/api.md 4.7)
     forwarding: str  # sysctl that makes a host forward
     route_default_sysctls: tuple[tuple[str, str], ...]  # what a fresh network namespace of ours is set to
 
@@ -118,6 +119,7 @@ _FACTS: Mapping[Family, Facts] = {
         default_pod_cidr="10.244.0.0/16",
         default_service_cidr="10.96.0.0/16",
         has_broadcast=True,
+        service_prefix=0,
         forwarding="net/ipv4/ip_forward",
         route_default_sysctls=(("net/ipv4/ip_forward", "1"),),
     ),
@@ -144,6 +146,7 @@ _FACTS: Mapping[Family, Facts] = {
         default_pod_cidr="fd00:10:244::/56",
         default_service_cidr="fd00:10:96::/112",
         has_broadcast=False,
+        service_prefix=64,
         forwarding="net/ipv6/conf/all/forwarding",
         route_default_sysctls=(
             ("net/ipv6/conf/all/disable_ipv6", "0"),
