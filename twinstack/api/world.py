@@ -107,6 +107,33 @@ class Delete(NamedTuple):
     propagation_policy: str = ""
 
 
+class DeleteCollection(NamedTuple):
+    """Delete every object of a resource in a namespace; that there is none is a success."""
+
+    resource: Resource
+    namespace: str
+
+
+class Bind(NamedTuple):
+    """Give a pod its node, by creating a Binding; Conflict when it has one already."""
+
+    key: Key
+    node: str
+    uid: str = ""
+
+
+class Absent(NamedTuple):
+    """Go on with what follows only if the API server itself has no such object, or one with another uid.
+
+    A cache may be behind: one stream of events can run ahead of another. What cannot be taken back is
+    therefore asked for once more. When the object is there, performing raises Conflict, and the key is decided anew.
+    """
+
+    resource: Resource
+    key: Key
+    uid: str = ""
+
+
 class Tell(NamedTuple):
     """Record an event about an object."""
 
@@ -122,7 +149,7 @@ class After(NamedTuple):
     seconds: float
 
 
-Action = Create | Patch | Replace | Delete | Tell | After
+Action = Create | Patch | Replace | Delete | DeleteCollection | Bind | Absent | Tell | After
 
 
 class Controller(Protocol):
