@@ -47,6 +47,8 @@ class Facts(NamedTuple):
     service_prefix: int  # the shortest prefix from which Service addresses are handed out (spec/api.md 4.7)
     forwarding: str  # sysctl that makes a host forward
     route_default_sysctls: tuple[tuple[str, str], ...]  # what a fresh network namespace of ours is set to
+    route_metric: int  # the metric that the kernel gives a route that names none
+    pod_sysctls: tuple[tuple[str, str], ...]  # what a pod's network namespace is set to before its link is made
 
 
 class Family(enum.Enum):
@@ -122,6 +124,8 @@ _FACTS: Mapping[Family, Facts] = {
         service_prefix=0,
         forwarding="net/ipv4/ip_forward",
         route_default_sysctls=(("net/ipv4/ip_forward", "1"),),
+        route_metric=0,
+        pod_sysctls=(),
     ),
     Family.IPV6: Facts(
         version=6,
@@ -156,6 +160,16 @@ _FACTS: Mapping[Family, Facts] = {
             ("net/ipv6/conf/all/accept_ra", "0"),
             ("net/ipv6/conf/default/accept_ra", "0"),
             ("net/ipv6/conf/all/forwarding", "1"),
+        ),
+        route_metric=1024,
+        pod_sysctls=(
+            ("net/ipv6/conf/all/disable_ipv6", "0"),
+            ("net/ipv6/conf/default/disable_ipv6", "0"),
+            ("net/ipv6/conf/lo/disable_ipv6", "0"),
+            ("net/ipv6/conf/all/accept_dad", "0"),
+            ("net/ipv6/conf/default/accept_dad", "0"),
+            ("net/ipv6/conf/all/accept_ra", "0"),
+            ("net/ipv6/conf/default/accept_ra", "0"),
         ),
     ),
 }
