@@ -47,6 +47,7 @@ class Facts(NamedTuple):
     service_prefix: int  # the shortest prefix from which Service addresses are handed out (spec/api.md 4.7)
     forwarding: str  # sysctl that makes a host forward
     route_default_sysctls: tuple[tuple[str, str], ...]  # what a fresh network namespace of ours is set to
+    generates_link_local: bool  # does a link give itself an address when it comes up?
     route_metric: int  # the metric that the kernel gives a route that names none
     pod_sysctls: tuple[tuple[str, str], ...]  # what a pod's network namespace is set to before its link is made
 
@@ -124,6 +125,7 @@ _FACTS: Mapping[Family, Facts] = {
         service_prefix=0,
         forwarding="net/ipv4/ip_forward",
         route_default_sysctls=(("net/ipv4/ip_forward", "1"),),
+        generates_link_local=False,
         route_metric=0,
         pod_sysctls=(),
     ),
@@ -161,6 +163,7 @@ _FACTS: Mapping[Family, Facts] = {
             ("net/ipv6/conf/default/accept_ra", "0"),
             ("net/ipv6/conf/all/forwarding", "1"),
         ),
+        generates_link_local=True,
         route_metric=1024,
         pod_sysctls=(
             ("net/ipv6/conf/all/disable_ipv6", "0"),
