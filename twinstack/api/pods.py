@@ -106,6 +106,7 @@ class Toleration(View, frozen=True):
 class PodAffinityTerm(View, frozen=True):
     labelSelector: LabelSelector | None = None
     namespaces: list[str] | None = None
+    namespaceSelector: LabelSelector | None = None
     topologyKey: str = ""
 
 
@@ -143,6 +144,7 @@ class PodSpec(View, frozen=True):
     schedulingGates: list[dict[str, Any]] | None = None
     tolerations: list[Toleration] | None = None
     affinity: Affinity | None = None
+    topologySpreadConstraints: list[dict[str, Any]] | None = None
     volumes: list[dict[str, Any]] | None = None
     enableServiceLinks: bool | None = None
     priority: int | None = None

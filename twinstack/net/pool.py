@@ -58,6 +58,17 @@ class Intervals:
         self.count += 1
         return True
 
+    def add_range(self, start: int, end: int) -> None:
+        """Add every number of [start, end), however many."""
+        if start >= end:
+            return
+        low, high = bisect_left(self._ends, start), bisect_right(self._starts, end)
+        removed = sum(self._ends[i] - self._starts[i] for i in range(low, high))
+        if low < high:
+            start, end = min(start, self._starts[low]), max(end, self._ends[high - 1])
+        self._starts[low:high], self._ends[low:high] = [start], [end]
+        self.count += end - start - removed
+
     def remove(self, number: int) -> bool:
         """Remove a number; False when it was not there."""
         i = bisect_right(self._starts, number) - 1
