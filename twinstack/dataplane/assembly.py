@@ -1,0 +1,183 @@
+"""A table put together from parts, which knows at once what changed when a part does.
+
+Rule of this file: the cost of a change is the size of the part, never of the table. ``ruleset`` has the theory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+from twinstack.dataplane.ruleset import Chain, Element, Key, Map, Set, Steps, Table, Value, ordered, whole
+from twinstack.net.family import Family
+
+
+class Part(NamedTuple):
+    """What one owner wants in the table: elements, no key twice, and the chains and sets that only those who need them want."""
+
+    elements: tuple[Element, ...] = ()
+    chains: tuple[Chain, ...] = ()
+    sets: tuple[Set | Map, ...] = ()
+
+
+class _Absent:
+    pass
+
+
+_ABSENT: Final = _Absent()
+
+
+class Assembly:
+    """The wanted table as parts, over a frame that never changes.
+
+    Owners that want a chain or a set under the same name must want the same one.
+    """
+
+    def __init__(self, family: Family, name: str, chains: Iterable[Chain], sets: Iterable[Set | Map]) -> None:
+        self._family = family
+        self._name = name
+        self._frame_chains = {chain.name: chain for chain in chains}
+        self._frame_sets = {one.name: one for one in sets}
+        self._parts: dict[str, Part] = {}
+        self._elements: dict[str, dict[Key, Value]] = {}
+        self._owners: dict[str, dict[Key, str]] = {}
+        self._rivals: dict[tuple[str, Key], dict[str, Value]] = {}  # only for keys that several parts claim
+        self._chains: dict[str, Chain] = {}
+        self._sets: dict[str, Set | Map] = {}
+        self._uses: Counter[str] = Counter()
+        self._set_uses: Counter[str] = Counter()
+        # what stood before the changes since the last steps
+        self._was: dict[tuple[str, Key], Value | _Absent] = {}
+        self._was_chain: dict[str, Chain | None] = {}
+        self._was_set: dict[str, Set | Map | None] = {}
+
+    def put(self, owner: str, part: Part | None) -> None:
+        """Exchange the owner's part; None takes it away."""
+        before = self._parts.get(owner)
+        if before == part:
+            return
+        if before is not None:
+            self._take_away(owner, before, part)
+            del self._parts[owner]
+        if part is not None:
+            self._parts[owner] = part
+            self._give(owner, part, before)
+
+    def owners(self) -> Mapping[str, Part]:
+        """The parts by owner."""
+        return self._parts
+
+    def table(self) -> Table:
+        """The wanted table as a value; its elements are this assembly's own and change with it."""
+        return Table(
+            self._family,
+            self._name,
+            {**self._frame_chains, **self._chains},
+            {**self._frame_sets, **self._sets},
+            {name: held for name, held in self._elements.items() if held},
+        )
+
+    def steps(self) -> Steps:
+        """The steps from what stood when this was last called (or :meth:`settle`) to what is wanted now."""
+        out: dict[str, list[Key]] = {}
+        put: dict[str, list[tuple[Key, Value]]] = {}
+        sets_in = [self._sets[name] for name, was in self._was_set.items() if was is None and name in self._sets]
+        sets_out = [name for name, was in self._was_set.items() if was is not None and name not in self._sets]
+        for (set_, key), was in self._was.items():
+            now: Value | _Absent = self._elements.get(set_, {}).get(key, _ABSENT)
+            if now == was:
+                continue
+            if not isinstance(was, _Absent) and set_ not in sets_out:
+                out.setdefault(set_, []).append(key)
+            if not isinstance(now, _Absent):
+                put.setdefault(set_, []).append((key, now))
+        steps = ordered(
+            self._family,
+            self._name,
+            sets_in=sets_in,
+            chains=[(self._chains[name], True) for name, was in self._was_chain.items() if was is None and name in self._chains],
+            out=out,
+            put=put,
+            chains_out=[name for name, was in self._was_chain.items() if was is not None and name not in self._chains],
+            sets_out=sets_out,
+        )
+        self.settle()
+        return steps
+
+    def whole(self) -> Steps:
+        """The steps that make the wanted table whatever stood before."""
+        self.settle()
+        return whole(self.table())
+
+    def settle(self) -> None:
+        """Take what is wanted now as what stands."""
+        self._was.clear()
+        self._was_chain.clear()
+        self._was_set.clear()
+
+    def _give(self, owner: str, part: Part, before: Part | None) -> None:
+        kept = frozenset(before.elements) if before is not None else frozenset()
+        for one in part.sets:
+            if not self._set_uses[one.name]:
+                self._was_set.setdefault(one.name, None)
+                self._sets[one.name] = one
+            self._set_uses[one.name] += 1
+        for chain in part.chains:
+            if not self._uses[chain.name]:
+                self._was_chain.setdefault(chain.name, None)
+                self._chains[chain.name] = chain
+            self._uses[chain.name] += 1
+        for element in part.elements:
+            if element not in kept:
+                self._claim(owner, *element)
+
+    def _take_away(self, owner: str, part: Part, after: Part | None) -> None:
+        kept = frozenset(after.elements) if after is not None else frozenset()
+        for element in part.elements:
+            if element not in kept:
+                self._release(owner, element[0], element[1])
+        for chain in part.chains:
+            self._uses[chain.name] -= 1
+            if not self._uses[chain.name]:
+                del self._uses[chain.name]
+                self._was_chain.setdefault(chain.name, chain)
+                del self._chains[chain.name]
+        for one in part.sets:
+            self._set_uses[one.name] -= 1
+            if not self._set_uses[one.name]:
+                del self._set_uses[one.name]
+                self._was_set.setdefault(one.name, one)
+                del self._sets[one.name]
+
+    def _claim(self, owner: str, set_: str, key: Key, value: Value) -> None:
+        held = self._elements.setdefault(set_, {})
+        owners = self._owners.setdefault(set_, {})
+        holder = owners.get(key)
+        if holder is None:
+            self._was.setdefault((set_, key), _ABSENT)
+            held[key] = value
+            owners[key] = owner
+            return
+        if holder == owner:
+            return  # a part that names a key twice means the first
+        rivals = self._rivals.setdefault((set_, key), {holder: held[key]})
+        rivals[owner] = value
+        self._settle_rivals(set_, key, rivals)
+
+    def _release(self, owner: str, set_: str, key: Key) -> None:
+        rivals = self._rivals.get((set_, key))
+        if rivals is not None:
+            rivals.pop(owner, None)
+            self._settle_rivals(set_, key, rivals)
+            if len(rivals) == 1:
+                del self._rivals[set_, key]
+        elif self._owners.get(set_, {}).get(key) == owner:
+            self._was.setdefault((set_, key), self._elements[set_].pop(key))
+            del self._owners[set_][key]
+
+    def _settle_rivals(self, set_: str, key: Key, rivals: Mapping[str, Value]) -> None:
+        winner = min(rivals)
+        self._was.setdefault((set_, key), self._elements[set_][key])
+        self._elements[set_][key] = rivals[winner]
+        self._owners[set_][key] = winner
