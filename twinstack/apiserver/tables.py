@@ -1,0 +1,216 @@
+"""What ``kubectl get`` prints: server-side Tables (spec/api.md section 10), and metadata alone.
+
+All columns are sent, those of priority 1 too; the client hides them unless asked for ``-o wide``. Cells are JSON
+values as they are: some columns are declared as strings and hold numbers, as in Kubernetes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Final, Literal, NamedTuple
+
+from twinstack.api import errors
+from twinstack.api.objects import Document
+from twinstack.api.resources import Resource
+from twinstack.apiserver import cells, podcells
+from twinstack.apiserver.replies import JSON, accepted
+
+META: Final = "meta.k8s.io"
+META_VERSION: Final = "meta.k8s.io/v1"
+
+Form = Literal["table", "partial", "partial-list", "json"]
+_FORMS: Final[Mapping[str, Form]] = {"Table": "table", "PartialObjectMetadata": "partial", "PartialObjectMetadataList": "partial-list"}
+
+
+@lru_cache(maxsize=256)
+def wants(accept: str) -> Form:
+    """What a client wants its objects as: the first thing in its ``Accept`` that we can give. NotAcceptable when there is none.
+
+    Whoever asks for protobuf gets JSON, which every client that asks for it reads as well.
+    """
+    only_protobuf = False
+    for media_type, parameters in accepted(accept):
+        if media_type in (JSON, "*/*", "application/*"):
+            form = parameters.get("as")
+            if not form:
+                return "json"
+            if form in _FORMS and parameters.get("g") == META and parameters.get("v") == "v1":
+                return _FORMS[form]
+        elif media_type == "application/vnd.kubernetes.protobuf":
+            only_protobuf = True
+    if only_protobuf:
+        return "json"
+    raise errors.NotAcceptable("only the following media types are accepted: application/json, also as=Table or as=PartialObjectMetadata of meta.k8s.io/v1")
+
+
+class Column(NamedTuple):
+    """One column of a Table; *cell* reads it from a document at a time."""
+
+    name: str
+    type: str
+    description: str
+    cell: Callable[[Document, datetime], Any]
+    priority: int = 0
+    format: str = ""
+
+
+def _definitions(columns: Sequence[Column]) -> list[Document]:
+    return [{"name": c.name, "type": c.type, "format": c.format, "description": c.description, "priority": c.priority} for c in columns]
+
+
+def table(
+    resource: Resource,
+    documents: Iterable[Document],
+    *,
+    now: datetime,
+    include_object: str = "Metadata",
+    metadata: Mapping[str, Any] | None = None,
+    headers: bool = True,
+) -> Document:
+    """The Table of these objects.
+
+    *metadata* is the list's (resourceVersion, continue, remainingItemCount) or, for a single object, ``{"resourceVersion": …}``
+    of it. *include_object* is the query parameter ``includeObject``; BadRequest when it is none of Metadata, Object, None.
+    *headers* is False for every event of a watch but the first.
+    """
+    if include_object not in ("", "Metadata", "Object", "None"):
+        raise errors.BadRequest(f"includeObject must be Metadata, Object or None, not {include_object!r}")
+    columns = COLUMNS[resource.kind]
+    readers = [column.cell for column in columns]
+    readers += _CELLS_WITHOUT_COLUMN.get(resource.kind, [])
+    conditions = _CONDITIONS.get(resource.kind)
+    rows: list[Document] = []
+    for document in documents:
+        row: Document = {"cells": [cell(document, now) for cell in readers]}
+        if conditions and (found := conditions(document)):
+            row["conditions"] = found
+        if include_object == "Object":
+            row["object"] = document
+        elif include_object != "None":
+            row["object"] = partial_metadata(document)
+        rows.append(row)
+    return {
+        "kind": "Table",
+        "apiVersion": META_VERSION,
+        "metadata": dict(metadata or {}),
+        "columnDefinitions": _definitions(columns) if headers else [],
+        "rows": rows,
+    }
+
+
+def partial_metadata(document: Document) -> Document:
+    """The metadata of an object and nothing else."""
+    return {"kind": "PartialObjectMetadata", "apiVersion": META_VERSION, "metadata": document.get("metadata") or {}}
+
+
+def partial_metadata_list(documents: Iterable[Document], metadata: Mapping[str, Any]) -> Document:
+    """The metadata of the objects of a list."""
+    return {"kind": "PartialObjectMetadataList", "apiVersion": META_VERSION, "metadata": dict(metadata), "items": [partial_metadata(one) for one in documents]}
+
+
+def _name(description: str = "The object's name, unique among its kind and namespace.") -> Column:
+    return Column("Name", "string", description, cells.name, format="name")
+
+
+_AGE = Column("Age", "string", "How long ago the object was created.", cells.age)
+
+
+def _column(name: str, cell: Callable[[Document, datetime], Any], description: str, *, type_: str = "string", wide: bool = False, format_: str = "") -> Column:
+    return Column(name, type_, description, cell, 1 if wide else 0, format_)
+
+
+_WORKLOAD: Final = (
+    _column("Containers", cells.template_containers, "The names of the containers in the pod template.", wide=True),
+    _column("Images", cells.template_images, "The images of the containers in the pod template.", wide=True),
+)
+
+COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
+    "Service": (
+        _name(),
+        _column("Type", cells.service_type, "How the Service is exposed."),
+        _column("Cluster-IP", cells.service_cluster_ip, "The Service's primary virtual address."),
+        _column("External-IP", cells.service_external_ip, "Addresses or names at which the Service is reached from outside."),
+        _column("Port(s)", cells.service_ports, "The Service's ports, with their node ports and protocols."),
+        _AGE,
+        _column("Selector", cells.service_selector, "The labels of the pods behind the Service.", wide=True),
+    ),
+    "Node": (
+        _name(),
+        _column("Status", cells.node_status, "Whether the node is ready, and whether pods may be scheduled to it."),
+        _column("Roles", cells.node_roles, "The roles that the node's labels name."),
+        _AGE,
+        _column("Version", cells.node_version, "The kubelet's version."),
+        _column("Internal-IP", cells.node_internal_ip, "The node's first internal address.", wide=True),
+        _column("External-IP", cells.node_external_ip, "The node's first external address.", wide=True),
+        _column("OS-Image", cells.node_os_image, "The operating system, as the node reports it.", wide=True),
+        _column("Kernel-Version", cells.node_kernel, "The kernel's version, as the node reports it.", wide=True),
+        _column("Container-Runtime", cells.node_runtime, "The container runtime and its version.", wide=True),
+    ),
+    "Pod": (
+        _name(),
+        _column("Ready", podcells.pod_ready, "How many of the pod's containers are ready."),
+        _column("Status", podcells.pod_status, "The pod's state in one word."),
+        _column("Restarts", podcells.pod_restarts, "How often the pod's containers were restarted, and when last."),
+        _AGE,
+        _column("IP", podcells.pod_ip, "The pod's primary address.", wide=True),
+        _column("Node", podcells.pod_node, "The node that runs the pod.", wide=True),
+        _column("Nominated Node", podcells.pod_nominated_node, "The node where room is being made for the pod.", wide=True),
+        _column("Readiness Gates", podcells.pod_readiness_gates, "How many of the pod's readiness gates are true.", wide=True),
+    ),
+    "Endpoints": (_name(), _column("Endpoints", cells.endpoints, "The addresses and ports that are ready."), _AGE),
+    "EndpointSlice": (
+        _name(),
+        _column("AddressType", cells.slice_address_type, "The family of the slice's addresses."),
+        _column("Ports", cells.slice_ports, "The ports of every endpoint in the slice."),
+        _column("Endpoints", cells.slice_endpoints, "The addresses in the slice, ready or not."),
+        _AGE,
+    ),
+    "ServiceCIDR": (_name(), _column("CIDRs", cells.service_cidrs, "The ranges that Services get their addresses from."), _AGE),
+    "IPAddress": (_name(), _column("ParentRef", cells.parent_ref, "What the address belongs to.")),
+    "Namespace": (_name(), _column("Status", cells.phase, "The namespace's phase."), _AGE),
+    "Event": (
+        _column("Last Seen", cells.event_last_seen, "When the event was observed last."),
+        _column("Type", cells.event_type, "Normal or Warning."),
+        _column("Reason", cells.event_reason, "Why, in one word."),
+        _column("Object", cells.event_object, "What the event is about."),
+        _column("Subobject", cells.event_subobject, "The part of the object that the event is about.", wide=True),
+        _column("Source", cells.event_source, "Who reported the event.", wide=True),
+        _column("Message", cells.event_message, "What happened."),
+        _column("First Seen", cells.event_first_seen, "When the event was observed first.", wide=True),
+        _column("Count", cells.event_count, "How often the event was observed.", wide=True),
+        _column("Name", cells.name, "The object's name, unique among its kind and namespace.", wide=True, format_="name"),
+    ),
+    "Deployment": (
+        _name(),
+        _column("Ready", cells.deployment_ready, "How many replicas are ready, of those wanted."),
+        _column("Up-to-date", cells.deployment_updated, "How many replicas have the present template."),
+        _column("Available", cells.deployment_available, "How many replicas have been ready for long enough."),
+        _AGE,
+        *_WORKLOAD,
+        _column("Selector", cells.deployment_selector, "The labels of the Deployment's pods.", wide=True),
+    ),
+    "ReplicaSet": (
+        _name(),
+        _column("Desired", cells.replicas_desired, "How many replicas are wanted.", type_="integer"),
+        _column("Current", cells.replicas_current, "How many replicas there are.", type_="integer"),
+        _column("Ready", cells.replicas_ready, "How many replicas are ready.", type_="integer"),
+        _AGE,
+        *_WORKLOAD,
+        _column("Selector", cells.replicaset_selector, "The labels of the ReplicaSet's pods.", wide=True),
+    ),
+    "ConfigMap": (_name(), _column("Data", cells.configmap_data, "How many keys it holds."), _AGE),
+    "Secret": (
+        _name(),
+        _column("Type", cells.secret_type, "What the Secret is for."),
+        _column("Data", cells.secret_data, "How many keys it holds."),
+        _AGE,
+    ),
+    "ServiceAccount": (_name(), _AGE),
+    "Lease": (_name(), _column("Holder", cells.lease_holder, "Who holds the lease."), _AGE),
+}
+
+# Kubernetes has two columns and three cells here (spec/api.md section 12, 39).
+_CELLS_WITHOUT_COLUMN: Final[Mapping[str, list[Callable[[Document, datetime], Any]]]] = {"IPAddress": [cells.age]}
+_CONDITIONS: Final[Mapping[str, Callable[[Document], list[Document]]]] = {"Pod": podcells.pod_conditions}
