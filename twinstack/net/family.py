@@ -38,6 +38,7 @@ class Facts(NamedTuple):
     loopback_network: str
     everything: str  # the default route's destination
     link_local: str
+    link_local_multicast: str
     pod_gateway: str  # next hop of every pod, on the node's end of its link
     node_mask_size: int  # kube-controller-manager's default for --node-cidr-mask-size-*
     node_mask_distance: int  # the most bits a node mask may lie below the cluster CIDR (spec/node.md 1.3)
@@ -116,6 +117,7 @@ _FACTS: Mapping[Family, Facts] = {
         loopback_network="127.0.0.0/8",
         everything="0.0.0.0/0",
         link_local="169.254.0.0/16",
+        link_local_multicast="224.0.0.0/24",
         pod_gateway="169.254.1.1",
         node_mask_size=24,
         node_mask_distance=32,
@@ -146,6 +148,7 @@ _FACTS: Mapping[Family, Facts] = {
         loopback_network="::1/128",
         everything="::/0",
         link_local="fe80::/10",
+        link_local_multicast="ff02::/16",
         pod_gateway="fe80::1",
         node_mask_size=64,
         node_mask_distance=16,

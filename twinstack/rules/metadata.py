@@ -19,6 +19,7 @@ ANNOTATIONS_SIZE = 256 * 1024
 STANDARD_FINALIZERS = frozenset({"kubernetes", "orphan", "foregroundDeletion"})
 # Kinds that may not own anything.
 _NO_OWNERS = frozenset({("v1", "Event")})
+_IMMUTABLE = ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
 
 
 def problems_with_metadata(document: Document, *, name_problem: Callable[[str], NameProblem], namespaced: bool, path: str = "metadata") -> list[FieldProblem]:
@@ -36,10 +37,7 @@ def problems_with_metadata(document: Document, *, name_problem: Callable[[str], 
 def problems_with_metadata_update(after: Document, before: Document, *, path: str = "metadata") -> list[FieldProblem]:
     """Everything that is wrong with a change of metadata."""
     new, old = after.get("metadata") or {}, before.get("metadata") or {}
-    problems: list[FieldProblem] = []
-    for field in ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"):
-        if new.get(field) != old.get(field):
-            problems.append(wrong(f"{path}.{field}", new.get(field), "may not change"))
+    problems = [wrong(f"{path}.{field}", new.get(field), "may not change") for field in _IMMUTABLE if new.get(field) != old.get(field)]
     if new.get("generation", 0) < old.get("generation", 0):
         problems.append(wrong(f"{path}.generation", new.get("generation", 0), "may not grow smaller"))
     if old.get("deletionTimestamp"):
@@ -86,7 +84,7 @@ def _problems_with_names(metadata: Mapping[str, Any], name_problem: Callable[[st
     namespace = metadata.get("namespace")
     if namespaced and not namespace:
         yield required(f"{path}.namespace")
-    elif namespaced and (problem := label_problem(namespace)):
+    elif namespaced and (problem := label_problem(str(namespace))):
         yield wrong(f"{path}.namespace", namespace, problem)
     elif not namespaced and namespace:
         yield forbidden(f"{path}.namespace", "must be left out on a cluster-wide object")
