@@ -1,0 +1,280 @@
+"""The documents of the Container Network Interface (CNI 1.1): configuration in, result or error out.
+
+Rule of this file: documents and values only. It imports ``json`` and not msgspec, because a plugin is
+executed anew for every pod and must start fast.
+
+Theory. A runtime says what it wants by environment variables and gives the configuration on stdin; the
+plugin answers on stdout in the version that was asked for. Before 1.0.0 each address named its family;
+since 1.1.0 an interface tells its MTU. Two families are two entries of ``ips``, each with its gateway, and
+one default route each. Ranges have host-local's form: one address is taken of *each* set, the members of one
+set are alternatives of one family.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from twinstack.net.cidr import contains, parse_address, parse_cidr
+from twinstack.net.errors import AddressError, Error
+from twinstack.net.family import Address, Family, Network
+
+Document = dict[str, Any]
+
+PLUGIN = "twinstack-cni"
+VERSIONS: tuple[str, ...] = ("0.4.0", "1.0.0", "1.1.0")
+NEWEST = VERSIONS[-1]
+DATA_DIR = "/var/lib/cni/networks"
+
+# the specification's codes; from 100 on they are a plugin's own
+INCOMPATIBLE_VERSION, UNSUPPORTED_FIELD, UNKNOWN_CONTAINER, BAD_ENVIRONMENT, IO_FAILURE, UNDECODABLE, BAD_CONFIG = 1, 2, 3, 4, 5, 6, 7
+TRY_AGAIN, NOT_AVAILABLE, LIMITED_CONNECTIVITY = 11, 50, 51
+DUPLICATE, NOT_AS_TOLD, NO_ADDRESS, KERNEL_REFUSED = 100, 101, 102, 103
+
+
+class CNIError(Error):
+    """A plugin's failure, told on stdout with its code."""
+
+    def __init__(self, code: int, message: str, details: str = "") -> None:
+        super().__init__(f"{message}: {details}" if details else message)
+        self.code = code
+        self.message = message
+        self.details = details
+
+    def document(self, version: str = NEWEST) -> Document:
+        return {"cniVersion": version, "code": self.code, "msg": self.message, **({"details": self.details} if self.details else {})}
+
+
+class Range(NamedTuple):
+    """Addresses to give out of a subnet: first to last, without ``skipped``."""
+
+    subnet: Network
+    first: Address
+    last: Address
+    skipped: Address | None = None
+
+
+class Attachment(NamedTuple):
+    """One interface of one container: what everything is kept and released by."""
+
+    container: str
+    interface: str
+
+
+class Given(NamedTuple):
+    """An address that a container got, in the subnet that it was taken from."""
+
+    address: Address
+    subnet: Network
+
+
+class Config(NamedTuple):
+    """A plugin's configuration, validated."""
+
+    version: str
+    network: str
+    range_sets: tuple[tuple[Range, ...], ...]
+    data_dir: str = DATA_DIR
+    mtu: int = 0  # 0: the kernel's default
+    requested: tuple[Address, ...] = ()
+    previous: Document | None = None
+    valid: tuple[Attachment, ...] | None = None  # for GC
+
+
+def decode(data: bytes) -> Document:
+    """The JSON object that the bytes are; CNIError 6 when they are none."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CNIError(UNDECODABLE, "the network configuration is not JSON", str(error)) from None
+    if not isinstance(document, dict):
+        raise CNIError(UNDECODABLE, "the network configuration is not a JSON object")
+    return document
+
+
+def encode(document: Document) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def version_of(document: Document) -> str:
+    """The version to answer in; CNIError 1 when we do not speak it. One that is not named is 0.1.0 by the specification."""
+    version = document.get("cniVersion", "0.1.0")
+    if version not in VERSIONS:
+        raise CNIError(INCOMPATIBLE_VERSION, f"CNI version {version!r} is not spoken here", f"versions spoken: {', '.join(VERSIONS)}")
+    return str(version)
+
+
+def at_least(version: str, least: str) -> bool:
+    """Whether a version that we speak is this one or a later one."""
+    return VERSIONS.index(version) >= VERSIONS.index(least)
+
+
+def parse_config(data: bytes, arguments: str = "") -> Config:
+    """The configuration that a runtime gives, *arguments* being its CNI_ARGS; CNIError says what is wrong with it."""
+    document = decode(data)
+    version = version_of(document)
+    ipam = _mapping(document, "ipam")
+    runtime = _mapping(document, "runtimeConfig")
+    if ipam.get("type", PLUGIN) != PLUGIN:
+        raise CNIError(BAD_CONFIG, f"ipam.type {ipam['type']!r} is not called by this plugin", f"leave it out, or say {PLUGIN}: addresses are its own work")
+    sets = [*_list(runtime, "ipRanges", "runtimeConfig"), *_list(ipam, "ranges", "ipam")]
+    if "subnet" in ipam:  # host-local's older form
+        sets.insert(0, [{key: ipam[key] for key in ("subnet", "rangeStart", "rangeEnd", "gateway") if key in ipam}])
+    previous = document.get("prevResult")
+    return Config(
+        version=version,
+        network=_name(document),
+        range_sets=_range_sets(sets),
+        data_dir=_string(ipam, "dataDir", DATA_DIR),
+        mtu=_mtu(document),
+        requested=_requested(document, runtime, arguments),
+        previous=previous if isinstance(previous, dict) else None,
+        valid=_valid(document),
+    )
+
+
+def _mapping(document: Document, key: str) -> Document:
+    value = document.get(key) or {}
+    if not isinstance(value, dict):
+        raise CNIError(BAD_CONFIG, f"{key} is not an object")
+    return value
+
+
+def _list(document: Document, key: str, where: str) -> list[Any]:
+    value = document.get(key) or []
+    if not isinstance(value, list):
+        raise CNIError(BAD_CONFIG, f"{where}.{key} is not a list")
+    return value
+
+
+def _string(document: Document, key: str, default: str) -> str:
+    value = document.get(key) or default
+    if not isinstance(value, str):
+        raise CNIError(BAD_CONFIG, f"{key} is not a text")
+    return value
+
+
+def _name(document: Document) -> str:
+    name = document.get("name")
+    if not isinstance(name, str) or not is_identifier(name):
+        raise CNIError(BAD_CONFIG, f"name {name!r} is not a network's name", "it starts with a letter or digit; letters, digits, '.', '_' and '-' follow")
+    return name
+
+
+def _mtu(document: Document) -> int:
+    mtu = document.get("mtu") or 0
+    if not isinstance(mtu, int) or isinstance(mtu, bool) or not (mtu == 0 or 1280 <= mtu <= 65535):
+        raise CNIError(BAD_CONFIG, f"mtu {mtu!r} is not possible", "1280, which every link must carry (RFC 8200), to 65535; or 0 for the kernel's default")
+    return mtu
+
+
+def is_identifier(text: str) -> bool:
+    """Whether a text may name a container or a network: a letter or digit, then letters, digits, '.', '_', '-'."""
+    return bool(text) and text.isascii() and text[0].isalnum() and text.replace(".", "").replace("_", "").replace("-", "").isalnum()
+
+
+def is_interface_name(text: str) -> bool:
+    """Whether a text may name a link: 1 to 15 bytes, not '.' or '..', neither '/' nor ':' nor white space."""
+    return 0 < len(text.encode(errors="surrogateescape")) <= 15 and text not in (".", "..") and not any(c in "/:\0" or c.isspace() for c in text)
+
+
+def _range_sets(sets: Sequence[Any]) -> tuple[tuple[Range, ...], ...]:
+    parsed = []
+    for i, members in enumerate(sets):
+        if not isinstance(members, list) or not members:
+            raise CNIError(BAD_CONFIG, f"ipam.ranges[{i}] is not a list of ranges")
+        ranges = tuple(_range(member, f"ipam.ranges[{i}][{j}]") for j, member in enumerate(members))
+        families = {Family.of(one.subnet) for one in ranges}
+        if len(families) > 1:
+            raise CNIError(BAD_CONFIG, f"ipam.ranges[{i}] mixes families", "each family has a list of its own: [[{subnet: …}], [{subnet: …}]]")
+        parsed.append(ranges)
+    every = [(f"ipam.ranges[{i}][{j}]", one) for i, ranges in enumerate(parsed) for j, one in enumerate(ranges)]
+    for i, (name, one) in enumerate(every):
+        for other_name, other in every[i + 1 :]:
+            if one.subnet.version == other.subnet.version and one.first <= other.last and other.first <= one.last:  # type: ignore[operator]
+                raise CNIError(BAD_CONFIG, f"{name} and {other_name} overlap", f"{one.first}-{one.last} and {other.first}-{other.last}")
+    return tuple(parsed)
+
+
+def _range(document: Any, where: str) -> Range:
+    if not isinstance(document, dict) or not isinstance(document.get("subnet"), str):
+        raise CNIError(BAD_CONFIG, f"{where} has no subnet")
+    try:
+        subnet = parse_cidr(document["subnet"])
+        family = Family.of(subnet)
+        if family.bits - subnet.prefixlen < 2:
+            raise CNIError(BAD_CONFIG, f"{where}.subnet {subnet} is too small", f"the longest prefix is /{family.bits - 2}")
+        last_number = int(subnet.network_address) + subnet.num_addresses - 1 - (1 if family.facts.has_broadcast else 0)
+        first = _within(document, "rangeStart", subnet, family.address(int(subnet.network_address) + 1), where)
+        last = _within(document, "rangeEnd", subnet, family.address(last_number), where)
+        skipped = parse_address(document["gateway"]) if document.get("gateway") else None
+    except AddressError as error:
+        raise CNIError(BAD_CONFIG, f"{where} is malformed", str(error)) from None
+    if int(first) > int(last):
+        raise CNIError(BAD_CONFIG, f"{where} starts after its end", f"{first} and {last}")
+    return Range(subnet, first, last, skipped)
+
+
+def _within(document: Document, key: str, subnet: Network, default: Address, where: str) -> Address:
+    if not document.get(key):
+        return default
+    address = parse_address(str(document[key]))
+    if not contains(subnet, address):
+        raise CNIError(BAD_CONFIG, f"{where}.{key} {address} is not in {subnet}")
+    return address
+
+
+def _requested(document: Document, runtime: Document, arguments: str) -> tuple[Address, ...]:
+    """Addresses that the runtime asks for by name: CNI_ARGS ``IP=``, ``args.cni.ips`` and ``runtimeConfig.ips``."""
+    texts: list[Any] = []
+    for pair in filter(None, arguments.split(";")):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise CNIError(BAD_ENVIRONMENT, f"CNI_ARGS has {pair!r}, which is not KEY=VALUE")
+        if key == "IP":
+            texts += value.split(",")
+    texts += _list(_mapping(_mapping(document, "args"), "cni"), "ips", "args.cni")
+    texts += _list(runtime, "ips", "runtimeConfig")
+    try:
+        return tuple(dict.fromkeys(parse_address(str(text).partition("/")[0].strip()) for text in texts))
+    except AddressError as error:
+        raise CNIError(BAD_CONFIG, "an address asked for is none", str(error)) from None
+
+
+def _valid(document: Document) -> tuple[Attachment, ...] | None:
+    if "cni.dev/valid-attachments" not in document:
+        return None
+    entries = _list(document, "cni.dev/valid-attachments", "configuration")
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise CNIError(BAD_CONFIG, "cni.dev/valid-attachments is not a list of objects")
+    return tuple(Attachment(str(entry.get("containerID", "")), str(entry.get("ifname", ""))) for entry in entries)
+
+
+def result(version: str, *, host_link: str, host_mac: str, link: str, mac: str, netns: str, mtu: int, given: Iterable[Given]) -> Document:
+    """What ADD answers: both ends of the link, an address of each family, and its default route."""
+    ends: list[Document] = [{"name": host_link, "mac": host_mac}, {"name": link, "mac": mac, "sandbox": netns}]
+    if at_least(version, "1.1.0") and mtu:
+        ends = [{**end, "mtu": mtu} for end in ends]
+    ips, routes = [], []
+    for one in given:
+        facts = Family.of(one.address).facts
+        old = {} if at_least(version, "1.0.0") else {"version": facts.cni_version}
+        ips.append({**old, "address": f"{one.address}/{Family.of(one.address).bits}", "gateway": facts.pod_gateway, "interface": 1})
+        routes.append({"dst": facts.everything, "gw": facts.pod_gateway})
+    return {"cniVersion": version, "interfaces": ends, "ips": ips, "routes": routes, "dns": {}}
+
+
+def addresses_of(answer: Mapping[str, Any]) -> tuple[Address, ...]:
+    """The addresses that a result tells, in its order; CNIError 6 when it is none."""
+    try:
+        return tuple(parse_address(str(one["address"]).partition("/")[0]) for one in answer.get("ips") or [])
+    except (AddressError, KeyError, TypeError) as error:
+        raise CNIError(UNDECODABLE, "a result's ips are malformed", str(error)) from None
+
+
+def network_config(name: str, pod_cidrs: Iterable[str], *, mtu: int = 0, data_dir: str = "") -> Document:
+    """The network configuration list that a node with these pod CIDRs gives its runtime: one address of each."""
+    ipam: Document = {"type": PLUGIN, "ranges": [[{"subnet": cidr}] for cidr in pod_cidrs], **({"dataDir": data_dir} if data_dir else {})}
+    plugin: Document = {"type": PLUGIN, **({"mtu": mtu} if mtu else {}), "capabilities": {"ips": True}, "ipam": ipam}
+    return {"cniVersion": NEWEST, "cniVersions": list(VERSIONS), "name": name, "plugins": [plugin]}
