@@ -1,0 +1,254 @@
+"""Which addresses and node ports are free: kept in memory, built from the objects that record them.
+
+Rule of this file: nothing is handed out twice, and nothing leaks. What is taken is what a stored object says is taken
+(an IPAddress; a Service's node ports), plus what requests under way have taken; when such a request fails, its ``undo`` gives
+everything back at once. Giving back has no call of its own: an address is free when its IPAddress is gone, a port
+when no stored Service holds it, and both are learned from the changes that are fed to :meth:`Context.observe`.
+
+All ranges of one family share one set of taken numbers, so that ranges may overlap, nest and repeat, as ServiceCIDRs
+may (spec/api.md 4.6). No range is ever walked: a /64 costs what a /24 costs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from twinstack.api import kinds
+from twinstack.api.errors import InternalError, invalid
+from twinstack.api.objects import Document, Key, view_of
+from twinstack.api.resources import Resource, resource_of
+from twinstack.apiserver.strategies.base import Reader, Transaction
+from twinstack.net.cidr import parse_address
+from twinstack.net.errors import AddressError
+from twinstack.net.family import FAMILIES, Address, ByFamily, Family, Network
+from twinstack.net.pool import Intervals, Pool
+from twinstack.rules import cidrs
+from twinstack.rules.problems import wrong
+from twinstack.rules.services import held_ports
+
+SERVICES, SERVICE_CIDRS, IP_ADDRESSES = (resource_of(view) for view in (kinds.Service, kinds.ServiceCIDR, kinds.IPAddress))
+
+
+class RangeSettings(Protocol):
+    """The part of the server's settings that the allocators look at."""
+
+    @property
+    def service_cluster_ip_range(self) -> str: ...
+
+    @property
+    def service_node_port_range(self) -> str: ...
+
+
+class Addresses:
+    """The addresses of all ServiceCIDRs."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._taken = {family: Intervals() for family in FAMILIES}
+        self._ranges: dict[str, tuple[tuple[Network, ...], bool]] = {}  # ServiceCIDR → its networks, ready?
+        self._pools: dict[Family, tuple[Pool, ...]] = dict.fromkeys(FAMILIES, ())
+
+    def observe_range(self, name: str, cidr: kinds.ServiceCIDR | None) -> None:
+        """Learn a ServiceCIDR's present state; None when it is gone."""
+        if cidr is None:
+            self._ranges.pop(name, None)
+        else:
+            self._ranges[name] = (cidrs.networks_of(cidr), cidrs.is_ready(cidr))
+        ready = dict.fromkeys(network for networks, is_ready in self._ranges.values() if is_ready for network in networks)
+        for family in FAMILIES:
+            self._pools[family] = tuple(pool for network in ready if Family.of(network) is family and (pool := self._pool(network)))
+
+    def _pool(self, network: Network) -> Pool | None:
+        band = cidrs.address_band(network)
+        if band is None:
+            return None
+        pool = Pool(band.first, band.last, reserved=band.reserved)
+        pool.taken = self._taken[Family.of(network)]
+        return pool
+
+    def observe_address(self, name: str, *, exists: bool) -> None:
+        """Learn that an IPAddress exists, or is gone."""
+        try:
+            address = parse_address(name)
+        except AddressError:
+            return
+        taken = self._taken[Family.of(address)]
+        if exists:
+            taken.add(int(address))
+        else:
+            taken.remove(int(address))
+
+    def contains(self, address: Address) -> bool:
+        """Whether any ServiceCIDR, ready or not, hands this address out."""
+        return any(cidrs.hands_out(network, address) for networks, _ in self._ranges.values() for network in networks)
+
+    def is_taken(self, address: Address) -> bool:
+        return int(address) in self._taken[Family.of(address)]
+
+    def take(self, address: Address) -> str | None:
+        """Take this very address; why not, when it cannot be had."""
+        pools = [pool for pool in self._pools[Family.of(address)] if int(address) in pool]
+        if not pools:
+            return "no ServiceCIDR that is ready hands this address out: it does not match the current range"
+        return None if pools[0].take(int(address)) else "is already allocated"
+
+    def take_any(self, family: Family) -> Address | None:
+        """Take any free address of the family; None when the range is full."""
+        pools = list(self._pools[family])
+        self._chance.shuffle(pools)
+        for pool in pools:
+            number = pool.take_next(self._chance.getrandbits(64))
+            if number is not None:
+                return family.address(number)
+        return None
+
+    def give(self, address: Address) -> None:
+        """Undo a take whose record was never written."""
+        self._taken[Family.of(address)].remove(int(address))
+
+    def free(self, family: Family) -> int:
+        """How many addresses are left to hand out; overlapping ranges count twice."""
+        return sum(pool.size - pool.taken.count_within(pool.first, pool.last + 1) for pool in self._pools[family])
+
+
+class Ports:
+    """The node ports, of all protocols and families together."""
+
+    def __init__(self, first: int, last: int, chance: random.Random) -> None:
+        band = cidrs.port_band(first, last)
+        self._pool = Pool(band.first, band.last, reserved=band.reserved)
+        self._chance = chance
+        self._holders: Counter[int] = Counter()  # by stored Services
+
+    def observe(self, before: Iterable[int], after: Iterable[int]) -> None:
+        """Learn what a stored Service held, and holds now."""
+        old, new = set(before), set(after)
+        for number in new - old:
+            self._holders[number] += 1
+            self._pool.taken.add(number)
+        for number in old - new:
+            self._holders[number] -= 1
+            if self._holders[number] <= 0:
+                del self._holders[number]
+                self._pool.taken.remove(number)
+
+    def take(self, number: int) -> str | None:
+        """Take this very port; why not, when it cannot be had."""
+        if number not in self._pool:
+            return f"the provided port is not in the valid range {self._pool.first}-{self._pool.last}"
+        return None if self._pool.take(number) else "the provided port is already allocated"
+
+    def take_any(self) -> int | None:
+        return self._pool.take_next(self._chance.getrandbits(64))
+
+    def give(self, number: int) -> None:
+        """Undo a take, unless a stored Service holds the port by now."""
+        if not self._holders[number]:
+            self._pool.taken.remove(number)
+
+    @property
+    def free(self) -> int:
+        return self._pool.free
+
+    def is_taken(self, number: int) -> bool:
+        return number in self._pool.taken
+
+
+class PortRequest:
+    """The node ports that one request takes; what it took goes back when the request fails."""
+
+    def __init__(self, ports: Ports, transaction: Transaction) -> None:
+        self._ports, self._transaction = ports, transaction
+
+    def take(self, number: int) -> str | None:
+        problem = self._ports.take(number)
+        if problem is None:
+            self._transaction.undo.callback(self._ports.give, number)
+        return problem
+
+    def take_any(self) -> int | None:
+        number = self._ports.take_any()
+        if number is not None:
+            self._transaction.undo.callback(self._ports.give, number)
+        return number
+
+
+class Context:
+    """What the strategies know of the cluster: its families, its addresses, its ports."""
+
+    def __init__(self, ranges: ByFamily[Network], *, node_ports: tuple[int, int] = cidrs.DEFAULT_PORT_RANGE, chance: random.Random | None = None) -> None:
+        self.ranges = ranges
+        self.families = tuple(ranges)
+        self.chance = chance or random.Random()
+        self.addresses = Addresses(self.chance)
+        self.ports = Ports(*node_ports, self.chance)
+
+    def load(self, reader: Reader) -> None:
+        """Learn everything that is stored. Once, before any request."""
+        for resource in (SERVICE_CIDRS, IP_ADDRESSES, SERVICES):
+            for document in reader.list(resource):
+                self.observe(resource, None, document)
+
+    def observe(self, resource: Resource, before: Document | None, after: Document | None) -> None:
+        """Learn a committed change; None before a creation and after a deletion."""
+        one = after or before
+        if one is None:
+            return
+        if resource is IP_ADDRESSES or resource == IP_ADDRESSES:
+            self.addresses.observe_address(one["metadata"]["name"], exists=after is not None)
+        elif resource == SERVICES:
+            self.ports.observe(held_ports(before) if before else (), held_ports(after) if after else ())
+        elif resource == SERVICE_CIDRS:
+            self.addresses.observe_range(one["metadata"]["name"], view_of(kinds.ServiceCIDR, after) if after else None)
+
+    def allocate(self, document: Document, families: Sequence[Family], asked: Sequence[str], transaction: Transaction) -> list[str]:
+        """An address for each family: the text asked for at its place, else any; recorded as IPAddresses in the transaction.
+
+        Invalid when an address asked for cannot be had, InternalError when the range is full.
+        """
+        metadata = document["metadata"]
+        namespace, name = metadata.get("namespace", ""), metadata.get("name", "")
+        texts = []
+        for i, family in enumerate(families):
+            if i < len(asked) and asked[i]:
+                address, text = parse_address(asked[i]), asked[i]
+                if problem := self.addresses.take(address):
+                    problem_path = wrong("spec.clusterIPs", list(asked), f"failed to allocate {text}: {problem}")
+                    raise invalid("Service", name, [problem_path])
+            else:
+                found = self.addresses.take_any(family)
+                if found is None:
+                    raise InternalError(f"failed to allocate an {family} address for Service {namespace}/{name}: range is full")
+                address, text = found, str(found)
+            transaction.undo.callback(self._give, address, transaction.reader)
+            transaction.create(IP_ADDRESSES, cidrs.ip_address(address, namespace=namespace, name=name))
+            texts.append(text)
+        return texts
+
+    def release(self, document: Document, texts: Iterable[str], transaction: Transaction) -> None:
+        """Delete the records of addresses that the Service gives back; another Service's record of the same address stays."""
+        metadata = document["metadata"]
+        for text in texts:
+            try:
+                key = Key("", str(parse_address(text)))
+            except AddressError:
+                continue
+            record = transaction.reader.get(IP_ADDRESSES, key)
+            parent = ((record or {}).get("spec") or {}).get("parentRef") or {}
+            if record and (parent.get("namespace", ""), parent.get("name", "")) == (metadata.get("namespace", ""), metadata.get("name", "")):
+                transaction.delete(IP_ADDRESSES, key)
+
+    def _give(self, address: Address, reader: Reader) -> None:
+        if reader.get(IP_ADDRESSES, Key("", str(address))) is None:
+            self.addresses.give(address)
+
+
+def context_of(settings: RangeSettings, reader: Reader | None = None) -> Context:
+    """The context that the flags describe, loaded when a reader is given. AddressError names the flag that will not do."""
+    context = Context(cidrs.parse_service_ranges(settings.service_cluster_ip_range), node_ports=cidrs.parse_port_range(settings.service_node_port_range))
+    if reader is not None:
+        context.load(reader)
+    return context
