@@ -112,8 +112,8 @@ def _progress(
     if is_complete(after, replicas):
         return _with(conditions, PROGRESSING, "True", _NEW_AVAILABLE, f"{subject} has all its pods available.", now), None
     settled = current is not None and current.reason == _NEW_AVAILABLE
-    if settled and after.replicas == after.updatedReplicas and before.observedGeneration == after.observedGeneration:
-        return conditions, None  # it was complete; pods that die later are not a rollout
+    if settled and after.replicas == after.updatedReplicas:
+        return conditions, None  # it was complete; pods that die or are added later are not a rollout
     if current is None or settled or _got_better(before, after):
         conditions = _with(conditions, PROGRESSING, "True", _UPDATED, f"{subject} is getting its pods.", now, touch=True)
         return conditions, float(deadline)
