@@ -1,0 +1,285 @@
+"""The network plugin: gives a pod's namespace one link, and on it one address of each family.
+
+Rule of this file: one function per CNI command, each from a request to an answer; what fails halfway leaves
+nothing behind.
+
+Theory. A pod is wired point to point: a veth pair, one end in the pod, the other on the node, no bridge. The
+pod sends everything to a gateway that exists on the node's end of every such link (169.254.1.1 and fe80::1,
+``Facts.pod_gateway``); the node has one host route per pod address. So every packet of a pod is routed, and
+therefore seen by the node's nftables chains, even between two pods of one node; a Service that leads back to
+its own client works. The gateway has scope link, so that the node speaks to its pods from a real address of
+its own. No address waits for duplicate address detection: there is nobody else on the link.
+
+The names and numbers of both ends are computed from the container and interface, so that DEL finds the link
+without anything having been written down. The two interface indexes differ (see ``kernel.netlink``).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from ipaddress import ip_address, ip_network
+from typing import Any, NamedTuple
+
+from twinstack.api import cni
+from twinstack.api.cni import Attachment, CNIError, Config, Document, Given
+from twinstack.cni.ipam import Store
+from twinstack.dataplane.host import Route
+from twinstack.kernel import namespaces
+from twinstack.kernel.errors import KernelError
+from twinstack.kernel.netlink import Netlink
+from twinstack.net.errors import translate
+from twinstack.net.family import Family
+
+_KERNEL: Mapping[type[BaseException], Callable[[Any], BaseException]] = {
+    KernelError: lambda error: CNIError(cni.KERNEL_REFUSED, "the kernel refused", str(error))
+}
+_POD_NUMBER = 2  # after lo
+_HOST_NUMBERS = 1 << 20  # where the node's ends begin; nothing numbers its links so high by itself
+_ATTEMPTS = 8
+
+
+class Request(NamedTuple):
+    """What a runtime asks for: the environment, and the configuration as it came."""
+
+    command: str
+    who: Attachment
+    netns: str
+    arguments: str
+    data: bytes
+
+
+class Ends(NamedTuple):
+    """The names and hardware addresses of a pod's link, computed from who it is for."""
+
+    host_link: str
+    host_number: int
+    host_mac: str
+    mac: str
+
+
+def ends_of(who: Attachment) -> Ends:
+    """The ends of the link of an attachment; always the same."""
+    digest = hashlib.sha256(f"{who.container}\n{who.interface}".encode(errors="surrogateescape")).digest()
+    number = _HOST_NUMBERS + int.from_bytes(digest[16:19], "big")
+    # second-lowest bit of the first octet: locally administered (RFC 7042)
+    return Ends(f"ts{digest[:6].hex()}", number, f"02:00:{digest[8:12].hex(':')}", f"02:01:{digest[12:16].hex(':')}")
+
+
+def request_of(environment: Mapping[str, str], data: bytes) -> Request:
+    """The request that a runtime makes; CNIError 4 when the environment is not as the specification has it."""
+    command = environment.get("CNI_COMMAND", "")
+    if command not in COMMANDS:
+        raise CNIError(cni.BAD_ENVIRONMENT, f"CNI_COMMAND {command!r} is unknown", f"commands: {', '.join(COMMANDS)}")
+    container, interface, netns = (environment.get(name, "") for name in ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS"))
+    if command in ("ADD", "CHECK", "DEL"):
+        if not cni.is_identifier(container):
+            raise CNIError(cni.BAD_ENVIRONMENT, f"CNI_CONTAINERID {container!r} is not a container's id")
+        if not cni.is_interface_name(interface):
+            raise CNIError(cni.BAD_ENVIRONMENT, f"CNI_IFNAME {interface!r} is not an interface's name")
+        if command != "DEL" and not netns:
+            raise CNIError(cni.BAD_ENVIRONMENT, "CNI_NETNS is missing")
+    return Request(command, Attachment(container, interface), netns, environment.get("CNI_ARGS", ""), data)
+
+
+def respond(environment: Mapping[str, str], data: bytes, netns: int | None = None) -> tuple[int, bytes]:
+    """A runtime's request in, exit status and stdout out. *netns* is the pod's namespace where the caller has it open."""
+    version = cni.NEWEST
+    try:
+        request = request_of(environment, data)
+        if request.command != "VERSION":
+            version = cni.version_of(cni.decode(data))
+        with translate(_KERNEL):
+            answer = COMMANDS[request.command](request, netns)
+        return 0, b"" if answer is None else cni.encode(answer) + b"\n"
+    except CNIError as error:
+        return 1, cni.encode(error.document(version)) + b"\n"
+
+
+def add(request: Request, netns: int | None) -> Document:
+    """Wire the pod and answer with its addresses."""
+    config = _config(request)
+    if not config.range_sets:
+        raise CNIError(cni.BAD_CONFIG, "ipam.ranges is empty", "one list for each family: [[{subnet: 10.244.1.0/24}], [{subnet: fd00:10:244:1::/64}]]")
+    ends, who, store = ends_of(request.who), request.who, Store(config)
+    with ExitStack() as undo:
+        if netns is None:
+            netns = _opened(request.netns)
+            undo.callback(os.close, netns)
+        given = store.take(who)
+        with ExitStack() as failed:
+            failed.callback(store.give, who)
+            mtu = _wire(netns, ends, who.interface, config.mtu, given, failed)
+            failed.pop_all()
+    return cni.result(
+        config.version, host_link=ends.host_link, host_mac=ends.host_mac, link=who.interface, mac=ends.mac, netns=request.netns, mtu=mtu, given=given
+    )
+
+
+def _wire(netns: int, ends: Ends, interface: str, mtu: int, given: Sequence[Given], failed: ExitStack) -> int:
+    """Make the link and everything on it; returns its MTU."""
+    with Netlink(netns) as pod, Netlink() as node:
+        pod.write_sysctls(pair for one in given for pair in Family.of(one.address).facts.pod_sysctls)
+        _pair(node, netns, ends, interface, mtu)
+        failed.callback(_unwire, ends)
+        for one in given:
+            family = Family.of(one.address)
+            node.add_address(ends.host_link, ip_address(family.facts.pod_gateway), family.bits, scope="link")
+            node.add_route(Route(family.network(int(one.address), family.bits), ends.host_link))
+        pod.change_link("lo", up=True)
+        pod.change_link(interface, up=True)
+        for one in given:
+            family = Family.of(one.address)
+            pod.add_address(interface, one.address, family.bits)
+            pod.add_route(Route(ip_network(family.facts.everything), interface, ip_address(family.facts.pod_gateway), onlink=True))
+        node.commit()
+        pod.commit()
+        _forward({Family.of(one.address) for one in given})
+        node.wait_until_running([ends.host_link])
+        pod.wait_until_running([interface])
+        found = pod.link(interface)
+        return found.mtu if found is not None else 0
+
+
+def _pair(node: Netlink, netns: int, ends: Ends, interface: str, mtu: int) -> None:
+    """Make the two ends under free numbers: the pod's is 2 unless that is taken, the node's the computed one or one further on."""
+    for attempt in range(_ATTEMPTS):
+        node.add_veth(
+            ends.host_link,
+            interface,
+            number=ends.host_number + attempt,
+            peer_number=_POD_NUMBER if attempt == 0 else 0,
+            mac=ends.host_mac,
+            peer_mac=ends.mac,
+            peer_netns=netns,
+            mtu=mtu,
+            up=True,
+            quiet=True,
+        )
+        try:
+            return node.commit()
+        except KernelError as error:
+            if error.exists:
+                raise CNIError(cni.DUPLICATE, f"there is a link {interface} in the container, or its end {ends.host_link} on the node", str(error)) from error
+            if error.errno != errno.EBUSY or attempt == _ATTEMPTS - 1:
+                raise
+
+
+def _unwire(ends: Ends) -> None:
+    with Netlink() as node:
+        node.remove_link(ends.host_link)
+        node.commit()
+
+
+def _forward(families: Iterable[Family]) -> None:
+    """Let the node forward the families that its pods have."""
+    for family in families:
+        if namespaces.read_sysctl(family.facts.forwarding) == "0":
+            namespaces.write_sysctl(family.facts.forwarding, "1")
+
+
+def delete(request: Request, netns: int | None) -> None:
+    """Take the link away and give the addresses back; what is gone already is a success, and so is a namespace that is."""
+    config = _config(request)
+    try:
+        _unwire(ends_of(request.who))
+    finally:
+        Store(config).give(request.who)
+
+
+def check(request: Request, netns: int | None) -> None:
+    """CNIError 101 when the container's network is not what ADD answered."""
+    config = _config(request)
+    if config.previous is None:
+        raise CNIError(cni.BAD_CONFIG, "CHECK needs a prevResult")
+    addresses = cni.addresses_of(config.previous)
+    ends = ends_of(request.who)
+    missing = set(addresses) - Store(config).has(request.who)
+    if missing:
+        raise CNIError(cni.NOT_AS_TOLD, "addresses are not kept for the container", ", ".join(map(str, missing)))
+    with ExitStack() as undo:
+        if netns is None:
+            netns = _opened(request.netns)
+            undo.callback(os.close, netns)
+        pod, node = undo.enter_context(Netlink(netns)), undo.enter_context(Netlink())
+        for kernel, name in ((pod, request.who.interface), (node, ends.host_link)):
+            link = kernel.link(name)
+            if link is None or not link.up:
+                raise CNIError(cni.NOT_AS_TOLD, f"link {name} is {'missing' if link is None else 'down'}")
+        there = {one.address for one in pod.addresses() if one.link == request.who.interface}
+        defaults = {route.family for route in pod.routes(protocol=None) if route.destination.prefixlen == 0}
+        routed = {route.destination for route in node.routes() if route.link == ends.host_link}
+        for address in addresses:
+            family = Family.of(address)
+            if address not in there:
+                raise CNIError(cni.NOT_AS_TOLD, f"address {address} is not on {request.who.interface}")
+            if family not in defaults:
+                raise CNIError(cni.NOT_AS_TOLD, f"the container has no default route for {family}")
+            if family.network(int(address), family.bits) not in routed:
+                raise CNIError(cni.NOT_AS_TOLD, f"the node has no route to {address} over {ends.host_link}")
+
+
+def collect(request: Request, netns: int | None) -> None:
+    """GC: give back and unwire what belongs to attachments that the runtime does not list."""
+    config = _config(request)
+    _needs(config, "GC")
+    if config.valid is None:
+        raise CNIError(cni.BAD_CONFIG, "GC needs cni.dev/valid-attachments")
+    valid = set(config.valid)
+    stale = Store(config).keep_only(lambda who: who in valid)
+    with Netlink() as node:
+        for who in stale:
+            node.remove_link(ends_of(who).host_link)
+        node.commit()
+
+
+def status(request: Request, netns: int | None) -> None:
+    """CNIError 50 when an ADD could not succeed: no ranges, no address store, no right to make links."""
+    config = _config(request)
+    _needs(config, "STATUS")
+    try:
+        if not config.range_sets:
+            raise CNIError(cni.NOT_AVAILABLE, "ipam.ranges is empty")
+        Store(config).check_usable()
+        with Netlink() as node:
+            node.change_link("lo")
+            node.commit()
+    except (CNIError, KernelError) as error:
+        raise CNIError(cni.NOT_AVAILABLE, "an address cannot be given now", str(error)) from error
+
+
+def version(request: Request, netns: int | None) -> Document:
+    """The versions that we speak."""
+    told = cni.decode(request.data).get("cniVersion") if request.data.strip() else None
+    return {"cniVersion": told if told in cni.VERSIONS else cni.NEWEST, "supportedVersions": list(cni.VERSIONS)}
+
+
+COMMANDS: dict[str, Callable[[Request, int | None], Document | None]] = {
+    "ADD": add,
+    "DEL": delete,
+    "CHECK": check,
+    "GC": collect,
+    "STATUS": status,
+    "VERSION": version,
+}
+
+
+def _config(request: Request) -> Config:
+    return cni.parse_config(request.data, request.arguments)
+
+
+def _needs(config: Config, command: str) -> None:
+    if not cni.at_least(config.version, "1.1.0"):
+        raise CNIError(cni.INCOMPATIBLE_VERSION, f"{command} came with CNI 1.1.0", f"the configuration says {config.version}")
+
+
+def _opened(path: str) -> int:
+    try:
+        return namespaces.opened(path)
+    except KernelError as error:
+        if error.missing:
+            raise CNIError(cni.UNKNOWN_CONTAINER, f"there is no network namespace {path}") from error
+        raise
