@@ -123,7 +123,9 @@ def _wire(netns: int, ends: Ends, interface: str, mtu: int, given: Sequence[Give
     """Make the link and everything on it; returns its MTU."""
     with Netlink(netns) as pod, Netlink() as node:
         pod.write_sysctls(pair for one in given for pair in Family.of(one.address).facts.pod_sysctls)
-        _pair(node, netns, ends, interface, mtu)
+        first = _pair(node, netns, ends, interface, mtu)
+        # a second interface of a container leaves its default routes alone
+        have = set() if first else {route.family for route in pod.routes(protocol=None) if route.destination.prefixlen == 0}
         failed.callback(_unwire, ends)
         for one in given:
             family = Family.of(one.address)
@@ -134,7 +136,8 @@ def _wire(netns: int, ends: Ends, interface: str, mtu: int, given: Sequence[Give
         for one in given:
             family = Family.of(one.address)
             pod.add_address(interface, one.address, family.bits)
-            pod.add_route(Route(ip_network(family.facts.everything), interface, ip_address(family.facts.pod_gateway), onlink=True))
+            if family not in have:
+                pod.add_route(Route(ip_network(family.facts.everything), interface, ip_address(family.facts.pod_gateway), onlink=True))
         node.commit()
         pod.commit()
         _forward({Family.of(one.address) for one in given})
@@ -144,8 +147,11 @@ def _wire(netns: int, ends: Ends, interface: str, mtu: int, given: Sequence[Give
         return found.mtu if found is not None else 0
 
 
-def _pair(node: Netlink, netns: int, ends: Ends, interface: str, mtu: int) -> None:
-    """Make the two ends under free numbers: the pod's is 2 unless that is taken, the node's the computed one or one further on."""
+def _pair(node: Netlink, netns: int, ends: Ends, interface: str, mtu: int) -> bool:
+    """Make the two ends under free numbers: the pod's is 2 unless that is taken, the node's the computed one or one further on.
+
+    Returns whether the pod's is 2, which its first interface is.
+    """
     for attempt in range(_ATTEMPTS):
         node.add_veth(
             ends.host_link,
@@ -160,12 +166,14 @@ def _pair(node: Netlink, netns: int, ends: Ends, interface: str, mtu: int) -> No
             quiet=True,
         )
         try:
-            return node.commit()
+            node.commit()
+            return attempt == 0
         except KernelError as error:
             if error.exists:
                 raise CNIError(cni.DUPLICATE, f"there is a link {interface} in the container, or its end {ends.host_link} on the node", str(error)) from error
-            if error.errno != errno.EBUSY or attempt == _ATTEMPTS - 1:
+            if error.errno != errno.EBUSY:
                 raise
+    raise CNIError(cni.TRY_AGAIN, f"no interface index is free for {ends.host_link}")
 
 
 def _unwire(ends: Ends) -> None:
