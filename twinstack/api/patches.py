@@ -114,6 +114,8 @@ def _operations(patch: Any) -> list[tuple[Mapping[str, Any], Callable[[Any], Any
         for field in needed:
             if not isinstance(given.get(field), str):
                 raise errors.BadRequest(f"operation {index} of the JSON patch: {field} must be a JSON pointer")
+        if given.get("from") == "" and "from" in needed:
+            raise errors.BadRequest(f"operation {index} of the JSON patch: the whole object cannot be copied or moved into itself")
         if name in ("add", "replace", "test") and "value" not in given:
             raise errors.BadRequest(f"operation {index} of the JSON patch: value is missing")
         try:
