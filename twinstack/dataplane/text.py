@@ -62,8 +62,8 @@ def _selector(word: str, facts_word: str) -> str:
     """How nft spells one of our selectors in a table of the family with this word."""
     if word in ("saddr", "daddr"):
         return f"{facts_word} {word}"
-    if word == "ct original daddr":
-        return f"ct original {facts_word} daddr"
+    if word in ("ct original saddr", "ct original daddr"):
+        return f"ct original {facts_word} {word[12:]}"
     return {"l4proto": "meta l4proto", "dport": "th dport"}.get(word, word)
 
 
@@ -242,7 +242,7 @@ def _take_selectors(text: str, word: str) -> tuple[tuple[str, ...], str]:
 
 
 def _take_selector(text: str, word: str) -> tuple[str, str]:
-    for ours in ("saddr", "daddr", "l4proto", "dport", "ct original daddr", "ct original proto-dst", *_MATCHES):
+    for ours in ("saddr", "daddr", "l4proto", "dport", "ct original saddr", "ct original daddr", "ct original proto-dst", *_MATCHES):
         theirs = _selector(ours, word)
         if text == theirs or text.startswith(theirs + " "):
             return ours, text[len(theirs) :].lstrip()

@@ -262,6 +262,7 @@ class _Walk:
             "iifname": state.iif,
             "ct state": state.packet.state,
             "ct status": "dnat" if state.translated else "",
+            "ct original saddr": state.packet.source,
             "ct original daddr": state.packet.destination,
             "ct original proto-dst": state.packet.port,
         }

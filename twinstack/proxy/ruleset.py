@@ -1,0 +1,320 @@
+"""The table that a node's proxy wants: a constant number of rules, and every Service only elements of maps.
+
+Rule of this file: Service ports in, a :class:`~twinstack.dataplane.ruleset.Table` out. It is pure, so the same
+value is printed, traced, tested and applied. It never asks which twin it serves: both get the same rules.
+
+Theory. A packet to a front end (address, protocol, port) meets one lookup in a verdict map. The verdict names the
+chain that does the rest, and the chain depends only on *counts*, never on the Service:
+
+    pick-3              one of the front end's 3 endpoints, at random (map ``endpoints``, keyed by front end and index)
+    mark-pick-3         the same, and masqueraded: for traffic from outside the cluster
+    local-2-of-3        externalTrafficPolicy Local: of 2 local endpoints; pods and this node: of all 3
+    node-…              the same for node ports, whose front end has no address
+
+So there is one chain for each distinct count, and 100,000 Services of three endpoints share one. What has no
+endpoint never gets an address translated, and meets a second verdict map in the filter hooks: refused (ICMP port
+unreachable, in each protocol), or dropped where a Local policy has endpoints only elsewhere. New connections to
+a cluster IP's unknown port, or to an address of the service ranges that no Service has, are refused, too.
+
+Hooks, by priority: guard -110 (source ranges, before translation), nat -100 (prerouting, output), filter 0 and nat 100
+(postrouting: masquerade).
+
+    | from → to                          | masqueraded                                                     |
+    |------------------------------------|-----------------------------------------------------------------|
+    | anything → cluster IP              | with --masquerade-all; else if the source is no pod, where known |
+    | outside → node port, LB, external  | policy Cluster: yes; Local: no                                  |
+    | this node → the same, policy Local | yes                                                             |
+    | an endpoint → itself by a Service  | yes (hairpin)                                                   |
+
+Session affinity is not among them yet. Its map (client and front end → endpoint) has to be taught by a rule, and
+libnftables 1.0.6 ends the process by an assertion when such a rule's key is longer than 16 bytes, which every
+key with two long addresses is. A Service that asks for it is served without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from twinstack.dataplane.assembly import Assembly, Part
+from twinstack.dataplane.ruleset import (
+    Chain,
+    Dnat,
+    Goto,
+    Hook,
+    Key,
+    Lookup,
+    Map,
+    Mark,
+    Marked,
+    Masquerade,
+    Match,
+    Rule,
+    Set,
+    Table,
+    Value,
+    Verdict,
+)
+from twinstack.net.cidr import contains, parse_address, parse_cidr
+from twinstack.net.family import Family
+from twinstack.proxy.services import Backend, ServicePort
+
+TABLE = "twinstack-proxy"
+PROTOCOLS = ("tcp", "udp", "sctp")
+
+_FRONT = ("daddr", "l4proto", "dport")
+_NODE_FRONT = ("l4proto", "dport")
+_ANY_INDEX = "numgen random mod 65536"
+_NEW = Match(("ct state",), "new")
+_FROM_HERE = Match(("fib saddr type",), "local")
+_KNOWN_PROTOCOL = Match(("l4proto",), "{ " + ", ".join(PROTOCOLS) + " }")
+
+REFUSE = "refuse"
+_REFUSED = Goto(REFUSE)
+_DROPPED = Verdict("drop")
+
+
+class Options(NamedTuple):
+    """What the node's operator decided, for one family.
+
+    *pods* recognises a local pod's traffic: a selector and what it must be, such as ``("saddr", "10.244.0.0/16")``.
+    *node_ports* says where node ports answer: None on the node's primary addresses (:func:`node_part`), else on
+    the node's own addresses in these networks, the loopback excepted.
+    """
+
+    pods: tuple[str, str] | None = None
+    masquerade_all: bool = False
+    mark: int = 0x4000
+    node_ports: tuple[str, ...] | None = None
+
+
+class Shape:
+    """The rules of one family under given options, and the elements that Service ports are among them."""
+
+    def __init__(self, family: Family, options: Options) -> None:
+        self.family = family
+        self.options = options
+        self._chains: dict[str, Chain] = {}
+        self._gotos: dict[str, Goto] = {}
+
+    def assembly(self) -> Assembly:
+        """The table without any Service."""
+        return Assembly(self.family, TABLE, self._frame_chains(), self._frame_sets())
+
+    def table(self, ports: Iterable[ServicePort], *, node_addresses: Iterable[str] = (), service_cidrs: Iterable[str] = ()) -> Table:
+        """The whole table for these Service ports."""
+        assembly = self.assembly()
+        assembly.put("", self.node_part(node_addresses, service_cidrs))
+        for port in ports:
+            assembly.put(f"{port.name}/{port.protocol}", self.part([port], node_addresses))
+        return assembly.table()
+
+    def node_part(self, addresses: Iterable[str], service_cidrs: Iterable[str]) -> Part:
+        """What comes of the node and the cluster: where node ports answer, and which addresses are Services'."""
+        elements: dict[tuple[str, Key], Value] = {}
+        if self.options.node_ports is None:
+            loopback = parse_cidr(self.family.facts.loopback_network)
+            elements.update((("node-addresses", (text,)), None) for text in addresses if not contains(loopback, parse_address(text)))
+        else:
+            elements.update((("node-networks", (text,)), None) for text in self.options.node_ports)
+        elements.update((("service-ranges", (text,)), None) for text in service_cidrs)
+        return Part(tuple((name, key, value) for (name, key), value in elements.items()))
+
+    def part(self, ports: Sequence[ServicePort], node_addresses: Iterable[str] = ()) -> Part:
+        """The elements of a Service's ports, and the chains and sets that their verdicts need."""
+        maker = _PartMaker(self, tuple(node_addresses))
+        for port in ports:
+            maker.port(port)
+        return maker.part()
+
+    def goto(self, name: str) -> Goto:
+        """The verdict that leads to a chain; one object each, for thousands of elements hold it."""
+        found = self._gotos.get(name)
+        if found is None:
+            found = self._gotos[name] = Goto(name)
+        return found
+
+    def chain(self, name: str, *rules: Rule, hook: Hook | None = None) -> Chain:
+        """The chain of this name, made at the first call."""
+        found = self._chains.get(name)
+        if found is None:
+            found = self._chains[name] = Chain(name, rules, hook)
+        return found
+
+    def _to_node(self) -> Rule:
+        """Matches a packet to an address at which node ports answer."""
+        if self.options.node_ports is None:
+            return (Match(("daddr",), "@node-addresses"),)
+        return (
+            Match(("fib daddr type",), "local"),
+            Match(("daddr",), self.family.facts.loopback_network, "!="),
+            Match(("daddr",), "@node-networks"),
+        )
+
+    def _frame_sets(self) -> list[Set | Map]:
+        return [
+            Map("endpoints", (*_FRONT, _ANY_INDEX), ("daddr", "dport")),
+            Map("local-endpoints", (*_FRONT, _ANY_INDEX), ("daddr", "dport")),
+            Map("node-endpoints", (*_NODE_FRONT, _ANY_INDEX), ("daddr", "dport")),
+            Map("node-local-endpoints", (*_NODE_FRONT, _ANY_INDEX), ("daddr", "dport")),
+            Map("services", _FRONT, ("verdict",)),
+            Map("node-services", _NODE_FRONT, ("verdict",)),
+            Map("no-endpoints", _FRONT, ("verdict",)),
+            Map("node-no-endpoints", _NODE_FRONT, ("verdict",)),
+            Set("cluster-ips", ("daddr",)),
+            Set("service-ranges", ("daddr",), ("interval",)),
+            Set("node-addresses", ("daddr",)) if self.options.node_ports is None else Set("node-networks", ("daddr",), ("interval",)),
+            Set("hairpin", ("saddr", "daddr")),
+            Set("guarded", _FRONT),
+            Set("allowed-sources", ("saddr", *_FRONT), ("interval",)),
+        ]
+
+    def _frame_chains(self) -> list[Chain]:
+        options = self.options
+        to_cluster_ip = Match(("daddr",), "@cluster-ips")
+        services: list[Rule] = []
+        if options.masquerade_all:
+            services.append((to_cluster_ip, Mark(options.mark)))
+        elif options.pods:
+            services.append((to_cluster_ip, Match((options.pods[0],), options.pods[1], "!="), Mark(options.mark)))
+        services.append((Lookup(_FRONT, "services"),))
+        services.append((*self._to_node(), Lookup(_NODE_FRONT, "node-services")))
+        guard: Rule = (_NEW, Match(_FRONT, "@guarded"), Match(("saddr", *_FRONT), "@allowed-sources", "!="), _DROPPED)
+        no_endpoints: Rule = (_NEW, Lookup(_FRONT, "no-endpoints"))
+        node_no_endpoints: Rule = (_NEW, *self._to_node(), Lookup(_NODE_FRONT, "node-no-endpoints"))
+        unknown: tuple[Rule, ...] = (
+            (_NEW, to_cluster_ip, _REFUSED),
+            (_NEW, Match(("daddr",), "@service-ranges"), _REFUSED),
+        )
+        return [
+            Chain(REFUSE, ((Verdict("reject"),),)),
+            Chain("to-services", tuple(services)),
+            Chain("guard-prerouting", (guard,), Hook("filter", "prerouting", -110)),
+            Chain("guard-output", (guard,), Hook("filter", "output", -110)),
+            Chain("nat-prerouting", ((Goto("to-services", jump=True),),), Hook("nat", "prerouting", -100)),
+            Chain("nat-output", ((Goto("to-services", jump=True),),), Hook("nat", "output", -100)),
+            Chain("filter-input", (node_no_endpoints, no_endpoints), Hook("filter", "input", 0)),
+            Chain("filter-forward", (no_endpoints, *unknown), Hook("filter", "forward", 0)),
+            Chain("filter-output", (no_endpoints, *unknown), Hook("filter", "output", 0)),
+            Chain(
+                "nat-postrouting",
+                (
+                    (Marked(options.mark), Mark(options.mark, on=False), Masquerade()),
+                    (Match(("ct status",), "dnat"), Match(("saddr", "daddr"), "@hairpin"), Masquerade()),
+                ),
+                Hook("nat", "postrouting", 100),
+            ),
+        ]
+
+
+class _Kind(NamedTuple):
+    """A kind of front end: with an address, or a node port's without."""
+
+    prefix: str
+    front: tuple[str, ...]
+    verdicts: str
+    missing: str
+    endpoints: str
+    local_endpoints: str
+
+
+_ADDRESSED = _Kind("", _FRONT, "services", "no-endpoints", "endpoints", "local-endpoints")
+_NODE = _Kind("node-", _NODE_FRONT, "node-services", "node-no-endpoints", "node-endpoints", "node-local-endpoints")
+
+
+class _PartMaker:
+    """Collects one Service's elements; of two that say different things about one key the first stands."""
+
+    def __init__(self, shape: Shape, node_addresses: Sequence[str]) -> None:
+        self._shape = shape
+        self._node_addresses = node_addresses
+        self._elements: dict[tuple[str, Key], Value] = {}
+        self._chains: dict[str, Chain] = {}
+
+    def part(self) -> Part:
+        return Part(tuple((name, key, value) for (name, key), value in self._elements.items()), tuple(self._chains.values()))
+
+    def port(self, port: ServicePort) -> None:
+        put = self._elements.setdefault
+        put(("cluster-ips", (port.address,)), None)
+        for address in port.here:
+            put(("hairpin", (address, address)), None)
+        self._internal(port)
+        if port.node_port:
+            self._external(_NODE, (port.protocol, port.node_port), port)
+        for address in (*port.externals, *port.balancers):
+            self._external(_ADDRESSED, (address, port.protocol, port.port), port)
+        if port.sources is not None:
+            for address in port.balancers:
+                self._guard((address, port.protocol, port.port), address, port.sources)
+
+    def _internal(self, port: ServicePort) -> None:
+        front = (port.address, port.protocol, port.port)
+        backends = port.local if port.internal_local else port.cluster
+        if backends:
+            self._endpoints(_ADDRESSED.endpoints, front, backends)
+            self._verdict(_ADDRESSED, front, self._pick(_ADDRESSED, len(backends)))
+        else:
+            self._missing(_ADDRESSED, front, dropped=port.internal_local and port.exists)
+
+    def _external(self, kind: _Kind, front: Key, port: ServicePort) -> None:
+        if not port.cluster and not (port.external_local and port.local):
+            self._missing(kind, front, dropped=port.external_local and port.exists)
+            return
+        self._endpoints(kind.endpoints, front, port.cluster)
+        if not port.external_local:
+            self._verdict(kind, front, self._marked_pick(kind, len(port.cluster)))
+            return
+        self._endpoints(kind.local_endpoints, front, port.local)
+        self._verdict(kind, front, self._local_of(kind, len(port.local), len(port.cluster)))
+        if not port.local:
+            self._missing(kind, front, dropped=True)
+
+    def _endpoints(self, map_: str, front: Key, backends: Sequence[Backend]) -> None:
+        for index, backend in enumerate(backends):
+            self._elements.setdefault((map_, (*front, index)), backend)
+
+    def _verdict(self, kind: _Kind, front: Key, chain: str) -> None:
+        self._elements.setdefault((kind.verdicts, front), self._shape.goto(chain))
+
+    def _missing(self, kind: _Kind, front: Key, *, dropped: bool) -> None:
+        self._elements.setdefault((kind.missing, front), _DROPPED if dropped else _REFUSED)
+
+    def _guard(self, front: Key, balancer: str, sources: Sequence[str]) -> None:
+        self._elements.setdefault(("guarded", front), None)
+        networks = [parse_cidr(text) for text in sources]
+        for text in sources:
+            self._elements.setdefault(("allowed-sources", (text, *front)), None)
+        # a node that is allowed must reach the balancer's address although that is then its own source
+        if any(contains(network, parse_address(own)) for network in networks for own in self._node_addresses) and not any(
+            contains(network, parse_address(balancer)) for network in networks
+        ):
+            self._elements.setdefault(("allowed-sources", (balancer, *front)), None)
+
+    def _need(self, name: str, *rules: Rule) -> str:
+        self._chains[name] = self._shape.chain(name, *rules)
+        return name
+
+    def _pick(self, kind: _Kind, count: int, *, local: bool = False) -> str:
+        """The chain that picks one of so many endpoints of the front end."""
+        name = f"{kind.prefix}pick-{'local-' if local else ''}{count}"
+        map_ = kind.local_endpoints if local else kind.endpoints
+        self._need(name, (_KNOWN_PROTOCOL, Dnat((*kind.front, f"numgen random mod {count}"), map_)))
+        return name
+
+    def _marked_pick(self, kind: _Kind, count: int) -> str:
+        pick = self._pick(kind, count)
+        return self._need(f"mark-{pick}", (Mark(self._shape.options.mark), Goto(pick)))
+
+    def _local_of(self, kind: _Kind, local: int, cluster: int) -> str:
+        """The chain of externalTrafficPolicy Local."""
+        options = self._shape.options
+        rules: list[Rule] = []
+        if cluster:
+            pick = self._pick(kind, cluster)
+            if options.pods:
+                rules.append((Match((options.pods[0],), options.pods[1]), Goto(pick)))
+            rules.append((_FROM_HERE, Mark(options.mark), Goto(pick)))
+        if local:
+            rules.append((Goto(self._pick(kind, local, local=True)),))
+        return self._need(f"{kind.prefix}local-{local}-of-{cluster}", *rules)

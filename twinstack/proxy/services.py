@@ -1,0 +1,251 @@
+"""What one family of a Service is to a node: its front ends, and the endpoints that serve them.
+
+Rule of this file: Service and EndpointSlices in, values out. It knows Kubernetes' rules of choice and no packet
+filter; ``ruleset`` makes elements of what is decided here.
+
+Theory (spec: Service, EndpointSlice; KEP-1669 terminating endpoints, KEP-2433 and 3015 topology). A Service port
+exists in a family only if the Service has a cluster IP of that family; else nothing of it does, no node port
+either. Of its endpoints two lists matter:
+
+    cluster   ready ones, narrowed by topology hints; if there are none, those serving while they terminate
+    local     ready ones of this node; if there are none, this node's serving while they terminate
+
+``internalTrafficPolicy: Local`` sends cluster-IP traffic to the second, ``externalTrafficPolicy: Local`` traffic from
+outside; everything else uses the first. ``exists`` says whether any endpoint could serve anywhere: without one,
+clients are refused; with one, a Local policy without local endpoints drops.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from twinstack.api import kinds
+from twinstack.net.cidr import parse_cidr
+from twinstack.net.errors import AddressError
+from twinstack.net.family import Family, Network
+
+SERVICE_NAME = "kubernetes.io/service-name"
+PROXY_NAME = "service.kubernetes.io/service-proxy-name"
+HEADLESS = "service.kubernetes.io/headless"
+ZONE = "topology.kubernetes.io/zone"
+DEFAULT_AFFINITY_SECONDS = 10800
+
+Backend = tuple[str, int]
+
+
+class Place(NamedTuple):
+    """Where this proxy runs: what decides which endpoints are near."""
+
+    node: str
+    zone: str = ""
+
+
+class ServicePort(NamedTuple):
+    """One port of a Service in one family. Addresses are canonical texts, the protocol in lower case."""
+
+    name: str  # namespace/name:port, the port's name left out with its colon when it has none
+    protocol: str
+    address: str
+    port: int
+    node_port: int
+    externals: tuple[str, ...]
+    balancers: tuple[str, ...]
+    sources: tuple[str, ...] | None  # source ranges in force for the balancers' addresses
+    cluster: tuple[Backend, ...]
+    local: tuple[Backend, ...]
+    exists: bool
+    internal_local: bool
+    external_local: bool
+    affinity_seconds: int  # 0 for none
+    here: frozenset[str]  # addresses of this node's endpoints among the two lists
+
+
+class _Candidate(NamedTuple):
+    ready: bool
+    draining: bool  # serving while terminating
+    terminating: bool
+    local: bool
+    endpoint: kinds.Endpoint
+
+
+def canonical(text: str, family: Family) -> str | None:
+    """The canonical text of an address of the family; None for the other family's and for what is no address."""
+    number = family.facts.socket_family
+    try:
+        return socket.inet_ntop(number, socket.inet_pton(number, text))
+    except (OSError, ValueError):
+        return None
+
+
+def is_ours(service: kinds.Service) -> bool:
+    """Whether a Service is one for a proxy: it has a cluster IP, and no other proxy was named for it."""
+    spec = service.spec
+    return spec.type != "ExternalName" and spec.clusterIP not in ("", "None") and PROXY_NAME not in (service.metadata.labels or {})
+
+
+def cluster_ip(service: kinds.Service, family: Family) -> str | None:
+    """The Service's cluster IP of the family; None when it does not exist there."""
+    spec = service.spec
+    for asked, text in zip(spec.ipFamilies, spec.clusterIPs, strict=False):
+        if asked == family.value:
+            return canonical(text, family)
+    return canonical(spec.clusterIP, family) if not spec.ipFamilies else None
+
+
+def service_ports(service: kinds.Service, slices: Iterable[kinds.EndpointSlice], family: Family, place: Place) -> list[ServicePort]:
+    """The Service's ports in the family; none when it does not exist there. *slices* are those of this Service, in any order."""
+    address = cluster_ip(service, family) if is_ours(service) else None
+    if address is None:
+        return []
+    spec = service.spec
+    own = sorted((one for one in slices if one.addressType == family.value), key=lambda one: one.metadata.name)
+    externals = _addresses(spec.externalIPs, family)
+    balancers = _balancers(service, family)
+    sources = source_ranges(spec.loadBalancerSourceRanges, family) if balancers else None
+    affinity = affinity_seconds(service)
+    external_policy = spec.externalTrafficPolicy == "Local" and (spec.type in ("NodePort", "LoadBalancer") or bool(spec.externalIPs))
+    result = []
+    for port in spec.ports:
+        reachable_from_outside = bool(port.nodePort or externals or balancers)
+        internal_local = spec.internalTrafficPolicy == "Local"
+        external_local = external_policy and reachable_from_outside
+        candidates = _candidates(own, port, family, place)
+        cluster: tuple[Backend, ...] = ()
+        local: tuple[Backend, ...] = ()
+        if not internal_local or reachable_from_outside:
+            cluster = _chosen(_nearest(candidates, place))
+        if internal_local or external_local:
+            local = _chosen({backend: one for backend, one in candidates.items() if one.local})
+        result.append(
+            ServicePort(
+                name=f"{service.metadata.namespace}/{service.metadata.name}" + (f":{port.name}" if port.name else ""),
+                protocol=port.protocol.lower(),
+                address=address,
+                port=port.port,
+                node_port=port.nodePort,
+                externals=externals,
+                balancers=balancers,
+                sources=sources,
+                cluster=cluster,
+                local=local,
+                exists=bool(cluster or local) or any(one.ready or one.draining for one in candidates.values()),
+                internal_local=internal_local,
+                external_local=external_local,
+                affinity_seconds=affinity,
+                here=frozenset(backend[0] for backend in (*cluster, *local) if candidates[backend].local),
+            )
+        )
+    return result
+
+
+def affinity_seconds(service: kinds.Service) -> int:
+    """How long a client stays with its endpoint; 0 when it does not."""
+    if service.spec.sessionAffinity != "ClientIP":
+        return 0
+    config = service.spec.sessionAffinityConfig
+    given = config.clientIP.timeoutSeconds if config and config.clientIP else None
+    return DEFAULT_AFFINITY_SECONDS if given is None else given
+
+
+def source_ranges(texts: Sequence[str], family: Family) -> tuple[str, ...] | None:
+    """The family's source ranges, disjoint and sorted; None when its clients are not restricted.
+
+    A list that names only the other family does not restrict this one, and neither does one with its default route.
+    """
+    networks: list[Network] = []
+    for text in texts:
+        try:
+            network = parse_cidr(text.strip(), masked=True)
+        except AddressError:
+            continue
+        if Family.of(network) is family:
+            networks.append(network)
+    if not networks or any(network.prefixlen == 0 for network in networks):
+        return None
+    return tuple(str(network) for network in collapsed(networks))
+
+
+def collapsed(networks: Iterable[Network]) -> list[Network]:
+    """Networks of one family without overlaps and neighbours, as an interval set of the kernel wants them."""
+    result: list[Network] = list(ipaddress.collapse_addresses(networks))  # type: ignore[type-var]
+    return result
+
+
+def local_ready(service: kinds.Service, slices: Iterable[kinds.EndpointSlice], family: Family, place: Place) -> int:
+    """How many addresses of ready endpoints are on this node, over all ports: what a health-check node port tells."""
+    own = [one for one in slices if one.addressType == family.value]
+    return len({backend[0] for port in service.spec.ports for backend, one in _candidates(own, port, family, place).items() if one.local and one.ready})
+
+
+def _addresses(texts: Sequence[str], family: Family) -> tuple[str, ...]:
+    if not texts:
+        return ()
+    return tuple(dict.fromkeys(found for text in texts if (found := canonical(text, family)) is not None))
+
+
+def _balancers(service: kinds.Service, family: Family) -> tuple[str, ...]:
+    """The load balancer's addresses that are to be answered here; those of ipMode Proxy are not."""
+    ingress = service.status.loadBalancer.ingress
+    if not ingress or service.spec.type != "LoadBalancer":
+        return ()
+    return _addresses([one.ip for one in ingress if one.ip and one.ipMode in (None, "VIP")], family)
+
+
+def _candidates(slices: Sequence[kinds.EndpointSlice], port: kinds.ServicePort, family: Family, place: Place) -> dict[Backend, _Candidate]:
+    """The endpoints of a port by address and number. Of two with the same, a terminating one never takes the place of another."""
+    found: dict[Backend, _Candidate] = {}
+    for one in slices:
+        numbers = [given.port for given in one.ports or () if given.name == port.name and (given.protocol or "TCP") == port.protocol]
+        for number in numbers:
+            for endpoint in one.endpoints or ():
+                address = canonical(endpoint.addresses[0], family) if endpoint.addresses else None
+                if address is None or not number:
+                    continue
+                conditions = endpoint.conditions
+                terminating = conditions.terminating is True
+                candidate = _Candidate(
+                    ready=conditions.ready is not False,
+                    draining=terminating and conditions.serving is not False,
+                    terminating=terminating,
+                    local=endpoint.nodeName == place.node,
+                    endpoint=endpoint,
+                )
+                backend = (address, number)
+                if not terminating or backend not in found:
+                    found[backend] = candidate
+    return found
+
+
+def _chosen(candidates: Mapping[Backend, _Candidate]) -> tuple[Backend, ...]:
+    ready = [backend for backend, one in candidates.items() if one.ready]
+    return tuple(sorted(ready or [backend for backend, one in candidates.items() if one.draining]))
+
+
+def _nearest(candidates: Mapping[Backend, _Candidate], place: Place) -> Mapping[Backend, _Candidate]:
+    """The candidates that topology hints leave: same node, else same zone, else all.
+
+    A level counts only if every ready endpoint has a hint of it and one names us. The fall-back to terminating
+    endpoints knows no topology, so those stay.
+    """
+    ready = {backend: one for backend, one in candidates.items() if one.ready}
+    if not ready or any(one.endpoint.hints is None for one in ready.values()):
+        return candidates
+    for named in (_hinted_nodes, _hinted_zones):
+        wanted = place.node if named is _hinted_nodes else place.zone
+        hints = {backend: named(one.endpoint) for backend, one in ready.items()}
+        if wanted and all(hints.values()) and any(wanted in hint for hint in hints.values()):
+            return {backend: one for backend, one in ready.items() if wanted in hints[backend]}
+    return candidates
+
+
+def _hinted_nodes(endpoint: kinds.Endpoint) -> tuple[str, ...]:
+    hints = endpoint.hints
+    return tuple(one.name for one in hints.forNodes or ()) if hints else ()
+
+
+def _hinted_zones(endpoint: kinds.Endpoint) -> tuple[str, ...]:
+    hints = endpoint.hints
+    return tuple(one.name for one in hints.forZones or ()) if hints else ()
