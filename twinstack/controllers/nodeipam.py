@@ -61,7 +61,7 @@ class NodeIPAM:
             return []
         found = self._blocks.next_blocks(text for other in world.list(Node) for text in _cidrs_of(other))
         if isinstance(found, BlockRange):
-            message = f"{node.metadata.name} gets no pod CIDRs, because all {found.count} blocks of /{found.prefix} in {found.cluster} are taken"
+            message = f"{node.metadata.name} gets no pod CIDRs, because all {found.blocks} blocks of /{found.prefix} in {found.cluster} are taken"
             return [Tell(node, "Normal", "CIDRNotAvailable", message), After(_RETRY_SECONDS)]
         texts = [str(one) for one in found]
         return [Patch(_RESOURCE, key, {"spec": {"podCIDR": texts[0], "podCIDRs": texts}}, uid=node.metadata.uid)]

@@ -39,7 +39,7 @@ class BlockRange(NamedTuple):
     prefix: int
 
     @property
-    def count(self) -> int:
+    def blocks(self) -> int:
         """How many blocks there are."""
         return 1 << (self.prefix - self.cluster.prefixlen)
 
@@ -52,7 +52,7 @@ class BlockRange(NamedTuple):
         if not overlap(self.cluster, inner):
             return range(0)
         if inner.prefixlen <= self.cluster.prefixlen:
-            return range(self.count)
+            return range(self.blocks)
         first = block_number(self.cluster, self.prefix, inner)
         last = block_number(self.cluster, self.prefix, inner.broadcast_address)
         return range(first, last + 1)
@@ -122,7 +122,7 @@ def _problems_with_list(cidrs: Sequence[Network], flag: str) -> Iterable[Problem
 def _problems_with_flags(cidrs: Sequence[Network], mask_size: int, sizes: Mapping[Family, int]) -> Iterable[Problem]:
     families = {Family.of(cidr) for cidr in cidrs}
     if mask_size and len(families) > 1:
-        flags = " and ".join(f"--{mask_flag(family)}" for family in families if family)
+        flags = " and ".join(f"--{mask_flag(family)}" for family in FAMILIES)
         yield Problem("node-cidr-mask-size", str(mask_size), f"is for clusters of one family; this one has two, for which there are {flags}", "leaving it out")
     elif mask_size and sizes:
         named = ", ".join(f"--{mask_flag(family)}" for family in sizes)
@@ -158,7 +158,8 @@ class Blocks:
 
     def __init__(self, ranges: Sequence[BlockRange], service_cidrs: Iterable[Network] = ()) -> None:
         self.ranges = tuple(ranges)
-        self._excluded = [[numbers for cidr in services if (numbers := one.numbers_of(cidr))] for services in (tuple(service_cidrs),) for one in ranges]
+        services = tuple(service_cidrs)
+        self._excluded = [[one.numbers_of(cidr) for cidr in services] for one in self.ranges]
         self._parsed: dict[str, tuple[range, ...]] = {}
 
     def numbers_of(self, text: str) -> tuple[range, ...]:
@@ -182,7 +183,7 @@ class Blocks:
                     place.append(numbers)
         result = []
         for one, taken, excluded in zip(self.ranges, used, self._excluded, strict=True):
-            number = _next(one.count, taken, excluded)
+            number = _next(one.blocks, taken, excluded)
             if number is None:
                 return one
             result.append(one.block(number))
