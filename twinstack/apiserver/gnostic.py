@@ -3,7 +3,8 @@
 An encoder only, and only for the parts that we serve: info, paths with their operations and parameters, definitions.
 The numbers are those of ``openapiv2/OpenAPIv2.proto``. Vendor extensions hold YAML, of which JSON is a part.
 
-Media type: ``application/com.github.proto-openapi.spec.v2@v1.0+protobuf``.
+Clients ask for it by a media type with an ``@`` in it, which RFC 9110 does not allow in an answer, and Go refuses to read:
+the answer carries the name with a dot instead, which may be asked for as well.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any, Final
 
 from twinstack.api.objects import encode
 
-MEDIA_TYPE: Final = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+MEDIA_TYPE: Final = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+ASKED_FOR: Final = ("application/com.github.proto-openapi.spec.v2@v1.0+protobuf", MEDIA_TYPE)
 
 _Node = Mapping[str, Any]
 _VARINT: Final = 0

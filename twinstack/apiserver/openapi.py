@@ -141,11 +141,11 @@ class OpenAPI:
         asked = [media_type for media_type, _ in accepted(accept)]
         if path == "/openapi/v2":
             for media_type in asked:
-                if media_type == gnostic.MEDIA_TYPE:
+                if media_type in gnostic.ASKED_FOR:
                     return self._reply("v2.pb", gnostic.MEDIA_TYPE, self._v2_protobuf)
                 if media_type in (JSON, "*/*", "application/*"):
                     return self._reply("v2.json", JSON, self._v2)
-            return Reply(406, "text/plain; charset=utf-8", b"/openapi/v2 is served as application/json and " + gnostic.MEDIA_TYPE.encode() + b"\n")
+            return Reply(406, "text/plain; charset=utf-8", b"/openapi/v2 is served as application/json and " + gnostic.ASKED_FOR[0].encode() + b"\n")
         if path == "/openapi/v3":
             return self._reply("v3", JSON, self._v3_index)
         if path.startswith("/openapi/v3/"):
