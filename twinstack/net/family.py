@@ -44,12 +44,15 @@ class Facts(NamedTuple):
     node_mask_distance: int  # the most bits a node mask may lie below the cluster CIDR (spec/node.md 1.3)
     default_pod_cidr: str
     default_service_cidr: str
+    documentation: str  # an address that nobody has (RFC 5737, RFC 3849); the route to it is the default route
     has_broadcast: bool  # is the last address of a network reserved?
     service_prefix: int  # the shortest prefix from which Service addresses are handed out (spec/api.md 4.7)
+    slice_canonical: bool  # must an EndpointSlice's addresses be in canonical form? (spec/api.md 8.4)
     forwarding: str  # sysctl that makes a host forward
     route_default_sysctls: tuple[tuple[str, str], ...]  # what a fresh network namespace of ours is set to
     generates_link_local: bool  # does a link give itself an address when it comes up?
     route_metric: int  # the metric that the kernel gives a route that names none
+    lab_networks: tuple[tuple[str, str], ...]  # choices of a lab's underlay and outside; {0} to {2} are hexadecimal digits of its name's digest
     pod_sysctls: tuple[tuple[str, str], ...]  # what a pod's network namespace is set to before its link is made
 
 
@@ -123,12 +126,15 @@ _FACTS: Mapping[Family, Facts] = {
         node_mask_distance=32,
         default_pod_cidr="10.244.0.0/16",
         default_service_cidr="10.96.0.0/16",
+        documentation="192.0.2.1",
         has_broadcast=True,
         service_prefix=0,
+        slice_canonical=False,
         forwarding="net/ipv4/ip_forward",
         route_default_sysctls=(("net/ipv4/ip_forward", "1"),),
         generates_link_local=False,
         route_metric=0,
+        lab_networks=(("172.30.0.0/24", "198.51.100.0/24"), ("192.168.244.0/24", "203.0.113.0/24"), ("10.255.244.0/24", "192.0.2.0/24")),
         pod_sysctls=(),
     ),
     Family.IPV6: Facts(
@@ -154,8 +160,10 @@ _FACTS: Mapping[Family, Facts] = {
         node_mask_distance=16,
         default_pod_cidr="fd00:10:244::/56",
         default_service_cidr="fd00:10:96::/112",
+        documentation="2001:db8::1",
         has_broadcast=False,
         service_prefix=64,
+        slice_canonical=True,
         forwarding="net/ipv6/conf/all/forwarding",
         route_default_sysctls=(
             ("net/ipv6/conf/all/disable_ipv6", "0"),
@@ -168,6 +176,7 @@ _FACTS: Mapping[Family, Facts] = {
         ),
         generates_link_local=True,
         route_metric=1024,
+        lab_networks=(("fd{0}:{1}:{2}::/64", "2001:db8:{0}:{1}::/64"), ("fd{0}:{1}:{2}:1::/64", "2001:db8:{1}:{2}::/64")),
         pod_sysctls=(
             ("net/ipv6/conf/all/disable_ipv6", "0"),
             ("net/ipv6/conf/default/disable_ipv6", "0"),

@@ -10,7 +10,7 @@ from twinstack.api.objects import Document, Key, view_of
 from twinstack.api.resources import Resource, resource_of
 from twinstack.apiserver.allocators import Context, PortRequest
 from twinstack.apiserver.strategies.base import Transaction
-from twinstack.apiserver.strategies.typed import Typed, keep_half
+from twinstack.apiserver.strategies.typed import Typed
 from twinstack.net.family import Family
 from twinstack.rules import nodeports, services
 from twinstack.rules.families import CLUSTER_TYPES, NONE, Resolution, resolve
@@ -53,7 +53,6 @@ class Services(Typed):
         _stop_at(nodeports.plan_health_check(spec, None, ports, name=name), name)
 
     def begin_update(self, after: Document, before: Document, subresource: str, transaction: Transaction) -> None:
-        keep_half(after, before, subresource)
         if subresource:
             return
         if not services.is_shown(before):
@@ -70,7 +69,7 @@ class Services(Typed):
         _stop_at(nodeports.plan_health_check(spec, old, ports, name=name), name)
         services.wipe(spec, old)
         if spec["type"] != "LoadBalancer":
-            after.setdefault("status", {})["loadBalancer"] = {}
+            after["status"] = {**(after.get("status") or {}), "loadBalancer": {}}
 
     def problems_with_create(self, document: Document) -> list[FieldProblem]:
         return problems_with_service(view_of(kinds.Service, document))
@@ -134,7 +133,8 @@ def _needs_addresses(spec: Document) -> bool:
 
 
 def _addresses(spec: Document) -> list[str]:
-    return [text for text in spec.get("clusterIPs") or () if text != NONE]
+    single = spec.get("clusterIP")
+    return [text for text in spec.get("clusterIPs") or ([single] if single else ()) if text != NONE]
 
 
 def _write_addresses(spec: Document, texts: list[str]) -> None:

@@ -1,0 +1,52 @@
+"""Pods: a spec that stands, a status that a node reports, and a deletion that waits for the node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from twinstack.api.errors import FieldProblem
+from twinstack.api.objects import Document
+from twinstack.apiserver.strategies.base import Transaction
+from twinstack.apiserver.strategies.typed import Typed
+from twinstack.rules import pod_validation, pods
+
+
+class Pods(Typed):
+    """Nothing of a pod's spec changes but what :func:`pod_validation.problems_with_pod_update` lists, and its node by a Binding."""
+
+    has_status = True
+    counts_generation = True
+
+    def fill(self, document: Document) -> None:
+        pods.default_pod(document)
+
+    def begin_create(self, document: Document, transaction: Transaction) -> None:
+        pods.complete_new_pod(document)
+
+    def problems_with_create(self, document: Document) -> list[FieldProblem]:
+        return pod_validation.problems_with_pod_spec(document["spec"])
+
+    def problems_with_update(self, after: Document, before: Document, subresource: str) -> list[FieldProblem]:
+        if subresource == "status":
+            return pod_validation.problems_with_pod_status(after, before)
+        return [] if subresource else pod_validation.problems_with_pod_update(after, before)
+
+    def warnings(self, after: Document, before: Document | None) -> list[str]:
+        return pod_validation.warnings_about_pod(after)
+
+    def fields(self, document: Document) -> Mapping[str, str]:
+        spec, status = document.get("spec") or {}, document.get("status") or {}
+        addresses = status.get("podIPs") or ()
+        return {
+            "spec.nodeName": spec.get("nodeName", ""),
+            "spec.restartPolicy": spec.get("restartPolicy", ""),
+            "spec.schedulerName": spec.get("schedulerName", ""),
+            "spec.serviceAccountName": spec.get("serviceAccountName", ""),
+            "spec.hostNetwork": "true" if spec.get("hostNetwork") else "false",
+            "status.phase": status.get("phase", ""),
+            "status.podIP": addresses[0].get("ip", "") if addresses else "",
+            "status.nominatedNodeName": status.get("nominatedNodeName", ""),
+        }
+
+    def grace_period_seconds(self, document: Document, asked: int | None) -> int:
+        return pods.grace_period_seconds(document, asked)

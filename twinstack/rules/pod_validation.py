@@ -1,0 +1,327 @@
+"""Everything that can be wrong with a pod's spec, in a Pod and in a template alike, and with a pod's reported addresses.
+
+Rule of this file: documents in, field problems out. It judges what the node side acts upon (containers, ports, probes, volumes,
+names, policies, tolerations, addresses); fields that nobody here acts upon are kept and not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from twinstack.api.errors import FieldProblem, ProblemType
+from twinstack.api.objects import Document
+from twinstack.net.cidr import parse_address
+from twinstack.net.errors import AddressError
+from twinstack.net.family import Family
+from twinstack.rules.addresses import address_problem, problems_with_pair
+from twinstack.rules.metadata import problems_with_labels
+from twinstack.rules.names import (
+    environment_name_problem,
+    label_problem,
+    label_value_problem,
+    port_name_problem,
+    port_number_problem,
+    qualified_problem,
+    subdomain_problem,
+)
+from twinstack.rules.nodes import EFFECTS
+from twinstack.rules.problems import duplicate, forbidden, required, unsupported, wrong
+from twinstack.rules.service_validation import PROTOCOLS
+from twinstack.rules.services import spelling_warnings
+
+RESTARTS = ("Always", "OnFailure", "Never")
+DNS_POLICIES = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
+PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc", "sleep")
+_LONGEST_SECONDS = 2**31 - 1
+
+
+def problems_with_pod_spec(spec: Mapping[str, Any], path: str = "spec") -> list[FieldProblem]:
+    """What is wrong with a pod's spec."""
+    return [
+        *_problems_with_volumes(spec.get("volumes") or (), f"{path}.volumes"),
+        *_problems_with_containers(spec, path),
+        *_problems_with_policies(spec, path),
+        *_problems_with_names(spec, path),
+        *_problems_with_placement(spec, path),
+    ]
+
+
+def _problems_with_volumes(volumes: Sequence[Mapping[str, Any]], path: str) -> Iterator[FieldProblem]:
+    seen: set[str] = set()
+    for i, volume in enumerate(volumes):
+        name = volume.get("name", "")
+        if not name:
+            yield required(f"{path}[{i}].name")
+        elif problem := label_problem(name):
+            yield wrong(f"{path}[{i}].name", name, problem)
+        if name in seen:
+            yield duplicate(f"{path}[{i}].name", name)
+        seen.add(name)
+        sources = [source for source in volume if source != "name"]
+        for extra in sources[1:]:
+            yield forbidden(f"{path}[{i}].{extra}", f"the volume is a {sources[0]} already")
+        for source, field in (("hostPath", "path"), ("configMap", "name"), ("secret", "secretName")):
+            if isinstance(volume.get(source), Mapping) and not volume[source].get(field):
+                yield required(f"{path}[{i}].{source}.{field}")
+
+
+def _problems_with_containers(spec: Mapping[str, Any], path: str) -> Iterator[FieldProblem]:
+    if not spec.get("containers"):
+        yield required(f"{path}.containers", "a pod has at least one container")
+    volumes = {volume.get("name") for volume in spec.get("volumes") or ()}
+    names: set[str] = set()
+    host_ports: set[tuple[str, str, int]] = set()
+    for field in ("initContainers", "containers"):
+        for i, container in enumerate(spec.get(field) or ()):
+            here = f"{path}.{field}[{i}]"
+            name = container.get("name", "")
+            if not name:
+                yield required(f"{here}.name")
+            elif problem := label_problem(name):
+                yield wrong(f"{here}.name", name, problem)
+            elif name in names:
+                yield duplicate(f"{here}.name", name)
+            names.add(name)
+            yield from _problems_with_container(container, here, volumes, first=field == "initContainers")
+            yield from _problems_with_ports(container.get("ports") or (), f"{here}.ports", host_ports, on_host=bool(spec.get("hostNetwork")))
+
+
+def _problems_with_container(container: Mapping[str, Any], path: str, volumes: set[Any], *, first: bool) -> Iterator[FieldProblem]:
+    image = container.get("image", "")
+    if not image:
+        yield required(f"{path}.image")
+    elif image != image.strip():
+        yield wrong(f"{path}.image", image, "must not begin or end with a space")
+    if container.get("imagePullPolicy") not in PULL_POLICIES:
+        yield unsupported(f"{path}.imagePullPolicy", container.get("imagePullPolicy", ""), PULL_POLICIES)
+    restart = container.get("restartPolicy")
+    if restart is not None and restart not in (("Always",) if first else RESTARTS):
+        yield unsupported(f"{path}.restartPolicy", restart, ("Always",) if first else RESTARTS)
+    for i, variable in enumerate(container.get("env") or ()):
+        name = variable.get("name", "")
+        if not name:
+            yield required(f"{path}.env[{i}].name")
+        elif problem := environment_name_problem(name):
+            yield wrong(f"{path}.env[{i}].name", name, problem)
+        if variable.get("value") and variable.get("valueFrom"):
+            yield wrong(f"{path}.env[{i}].valueFrom", "", "must be left out where value is given")
+    mounts: set[str] = set()
+    for i, mount in enumerate(container.get("volumeMounts") or ()):
+        here = f"{path}.volumeMounts[{i}]"
+        if not mount.get("name"):
+            yield required(f"{here}.name")
+        elif mount["name"] not in volumes:
+            yield FieldProblem(f"{here}.name", ProblemType.NOT_FOUND, mount["name"])
+        if not mount.get("mountPath"):
+            yield required(f"{here}.mountPath")
+        elif mount["mountPath"] in mounts:
+            yield wrong(f"{here}.mountPath", mount["mountPath"], "must be unique")
+        mounts.add(mount.get("mountPath", ""))
+    for name in ("livenessProbe", "readinessProbe", "startupProbe"):
+        if container.get(name) is None:
+            continue
+        if first and restart != "Always":
+            yield forbidden(f"{path}.{name}", "an init container that ends has no probes")
+        else:
+            yield from _problems_with_probe(container[name], f"{path}.{name}", once=name != "readinessProbe")
+    for hook, handler in (container.get("lifecycle") or {}).items():
+        if isinstance(handler, Mapping):
+            yield from _problems_with_handler(handler, f"{path}.lifecycle.{hook}")
+
+
+def _problems_with_ports(ports: Sequence[Mapping[str, Any]], path: str, host_ports: set[tuple[str, str, int]], *, on_host: bool) -> Iterator[FieldProblem]:
+    names: set[str] = set()
+    for i, port in enumerate(ports):
+        here, number, host, name = f"{path}[{i}]", port.get("containerPort", 0), port.get("hostPort", 0), port.get("name", "")
+        if name:
+            if problem := port_name_problem(name):
+                yield wrong(f"{here}.name", name, problem)
+            elif name in names:
+                yield duplicate(f"{here}.name", name)
+            names.add(name)
+        if not number:
+            yield required(f"{here}.containerPort")
+        elif problem := port_number_problem(number):
+            yield wrong(f"{here}.containerPort", number, problem)
+        if host:
+            if problem := port_number_problem(host):
+                yield wrong(f"{here}.hostPort", host, problem)
+            if on_host and host != number:
+                yield wrong(f"{here}.hostPort", host, "must equal containerPort on the host's network")
+            front = (port.get("protocol", ""), port.get("hostIP", ""), host)
+            if front in host_ports:
+                yield duplicate(f"{here}.hostPort", f"{host}/{front[0]}")
+            host_ports.add(front)
+        if port.get("protocol") not in PROTOCOLS:
+            yield unsupported(f"{here}.protocol", port.get("protocol", ""), PROTOCOLS)
+
+
+def _problems_with_probe(probe: Mapping[str, Any], path: str, *, once: bool) -> Iterator[FieldProblem]:
+    yield from _problems_with_handler(probe, path)
+    for field in ("initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"):
+        if probe.get(field, 0) < 0:
+            yield wrong(f"{path}.{field}", probe[field], "must not be negative")
+    if once and probe.get("successThreshold", 1) != 1:
+        yield wrong(f"{path}.successThreshold", probe["successThreshold"], "must be 1")
+
+
+def _problems_with_handler(handler: Mapping[str, Any], path: str) -> Iterator[FieldProblem]:
+    given = [name for name in HANDLERS if handler.get(name) is not None]
+    if not given:
+        yield required(path, f"one of {', '.join(HANDLERS)} is needed")
+    for name in given[1:]:
+        yield forbidden(f"{path}.{name}", f"it is an {given[0]} already")
+    if "exec" in given and not handler["exec"].get("command"):
+        yield required(f"{path}.exec.command")
+    for name in ("httpGet", "tcpSocket"):
+        if name in given:
+            port = handler[name].get("port", 0)
+            if problem := port_name_problem(port) if isinstance(port, str) else port_number_problem(port):
+                yield wrong(f"{path}.{name}.port", port, problem)
+    if "httpGet" in given and handler["httpGet"].get("scheme", "HTTP") not in ("HTTP", "HTTPS"):
+        yield unsupported(f"{path}.httpGet.scheme", handler["httpGet"]["scheme"], ("HTTP", "HTTPS"))
+
+
+def _problems_with_policies(spec: Mapping[str, Any], path: str) -> Iterator[FieldProblem]:
+    for field, allowed in (("restartPolicy", RESTARTS), ("dnsPolicy", DNS_POLICIES)):
+        if not spec.get(field):
+            yield required(f"{path}.{field}")
+        elif spec[field] not in allowed:
+            yield unsupported(f"{path}.{field}", spec[field], allowed)
+    config = spec.get("dnsConfig") or {}
+    if spec.get("dnsPolicy") == "None" and not spec.get("dnsConfig"):
+        yield required(f"{path}.dnsConfig", "where dnsPolicy is None, at least one nameserver is needed")
+    elif spec.get("dnsPolicy") == "None" and not config.get("nameservers"):
+        yield required(f"{path}.dnsConfig.nameservers", "where dnsPolicy is None, at least one is needed")
+    for i, server in enumerate(config.get("nameservers") or ()):
+        if problem := address_problem(server):
+            yield wrong(f"{path}.dnsConfig.nameservers[{i}]", server, problem)
+    if spec.get("terminationGracePeriodSeconds", 0) < 0:
+        yield wrong(f"{path}.terminationGracePeriodSeconds", spec["terminationGracePeriodSeconds"], "must not be negative")
+    deadline = spec.get("activeDeadlineSeconds")
+    if deadline is not None and not 1 <= deadline <= _LONGEST_SECONDS:
+        yield wrong(f"{path}.activeDeadlineSeconds", deadline, f"must be between 1 and {_LONGEST_SECONDS}")
+
+
+def _problems_with_names(spec: Mapping[str, Any], path: str) -> Iterator[FieldProblem]:
+    checks: tuple[tuple[str, Callable[[str], str | None]], ...] = (
+        ("hostname", label_problem),
+        ("subdomain", label_problem),
+        ("nodeName", subdomain_problem),
+        ("serviceAccountName", subdomain_problem),
+    )
+    for field, check in checks:
+        if spec.get(field) and (problem := check(spec[field])):
+            yield wrong(f"{path}.{field}", spec[field], problem)
+    for i, alias in enumerate(spec.get("hostAliases") or ()):
+        if problem := address_problem(alias.get("ip", "")):
+            yield wrong(f"{path}.hostAliases[{i}].ip", alias.get("ip", ""), problem)
+        for j, name in enumerate(alias.get("hostnames") or ()):
+            if problem := subdomain_problem(name):
+                yield wrong(f"{path}.hostAliases[{i}].hostnames[{j}]", name, problem)
+
+
+def _problems_with_placement(spec: Mapping[str, Any], path: str) -> Iterator[FieldProblem]:
+    yield from problems_with_labels(spec.get("nodeSelector"), f"{path}.nodeSelector")
+    if spec.get("nodeName") and spec.get("schedulingGates"):
+        yield forbidden(f"{path}.nodeName", "must be left out while schedulingGates hold the pod back")
+    for i, toleration in enumerate(spec.get("tolerations") or ()):
+        here, key, operator = f"{path}.tolerations[{i}]", toleration.get("key", ""), toleration.get("operator", "")
+        if key and (problem := qualified_problem(key)):
+            yield wrong(f"{here}.key", key, problem)
+        if not key and operator != "Exists":
+            yield wrong(f"{here}.operator", operator, "must be Exists where key is empty")
+        if operator not in ("", "Equal", "Exists"):
+            yield unsupported(f"{here}.operator", operator, ("Equal", "Exists"))
+        if operator == "Exists" and toleration.get("value"):
+            yield wrong(f"{here}.operator", toleration["value"], "value must be empty where operator is Exists")
+        elif problem := label_value_problem(toleration.get("value", "")):
+            yield wrong(f"{here}.operator", toleration["value"], problem)
+        if toleration.get("effect", "") not in ("", *EFFECTS):
+            yield unsupported(f"{here}.effect", toleration["effect"], EFFECTS)
+        if toleration.get("tolerationSeconds") is not None and toleration.get("effect") != "NoExecute":
+            yield wrong(f"{here}.effect", toleration.get("effect", ""), "must be NoExecute where tolerationSeconds is given")
+    affinity = spec.get("affinity") or {}
+    for kind in ("podAffinity", "podAntiAffinity"):
+        field = "requiredDuringSchedulingIgnoredDuringExecution"
+        for i, term in enumerate((affinity.get(kind) or {}).get(field) or ()):
+            if not term.get("topologyKey"):
+                yield required(f"{path}.affinity.{kind}.{field}[{i}].topologyKey")
+
+
+def problems_with_pod_update(after: Document, before: Document) -> list[FieldProblem]:
+    """A pod's spec never changes, but for its images, a nearer deadline, more tolerations, fewer scheduling gates."""
+    new, old = dict(after.get("spec") or {}), before.get("spec") or {}
+    problems: list[FieldProblem] = []
+    deadline, was = new.get("activeDeadlineSeconds"), old.get("activeDeadlineSeconds")
+    if was is not None and (deadline is None or deadline > was):
+        problems.append(wrong("spec.activeDeadlineSeconds", deadline, f"must be at most {was}, which it was"))
+    missing = [one for one in old.get("tolerations") or () if one not in (new.get("tolerations") or ())]
+    if missing:
+        problems.append(forbidden("spec.tolerations", "may only be added to"))
+    added = [gate for gate in new.get("schedulingGates") or () if gate not in (old.get("schedulingGates") or ())]
+    if added:
+        problems.append(forbidden("spec.schedulingGates", "may only be removed"))
+    if problems:
+        return problems
+    for field in ("activeDeadlineSeconds", "tolerations", "schedulingGates"):
+        _take_from(new, old, field)
+    if old.get("terminationGracePeriodSeconds", 0) < 0 and new.get("terminationGracePeriodSeconds") == 1:
+        _take_from(new, old, "terminationGracePeriodSeconds")
+    if old.get("schedulingGates"):  # a pod that is held back may still be told more precisely where to go
+        _take_from(new, old, "nodeSelector")
+    for field in ("containers", "initContainers"):
+        _take_images(new, old, field)
+    if new != old:
+        changed = sorted(field for field in new.keys() | old.keys() if new.get(field) != old.get(field))
+        problems.append(forbidden("spec", f"may not change but for images, activeDeadlineSeconds, tolerations and gates; changed: {', '.join(changed)}"))
+    return problems
+
+
+def _take_from(new: dict[str, Any], old: Mapping[str, Any], field: str) -> None:
+    if field in old:
+        new[field] = old[field]
+    else:
+        new.pop(field, None)
+
+
+def _take_images(new: dict[str, Any], old: Mapping[str, Any], field: str) -> None:
+    mine, theirs = new.get(field) or [], old.get(field) or []
+    if len(mine) == len(theirs) and mine:
+        new[field] = [{**one, "image": other.get("image", "")} for one, other in zip(mine, theirs, strict=True)]
+
+
+def problems_with_pod_status(after: Document, before: Document) -> list[FieldProblem]:
+    """What is wrong with the addresses that a node reports (spec/api.md 8.3)."""
+    new, old = after.get("status") or {}, before.get("status") or {}
+    problems = list(_problems_with_addresses(new.get("podIPs") or (), old.get("podIPs") or (), "status.podIPs"))
+    hosts = new.get("hostIPs") or ()
+    if hosts and new.get("hostIP", "") != hosts[0].get("ip", ""):
+        problems.append(wrong("status.hostIPs[0].ip", hosts[0].get("ip", ""), "must equal status.hostIP"))
+    return [*problems, *_problems_with_addresses(hosts, old.get("hostIPs") or (), "status.hostIPs")]
+
+
+def _problems_with_addresses(after: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]], path: str) -> Iterator[FieldProblem]:
+    texts, stood = [one.get("ip", "") for one in after], {one.get("ip", "") for one in before}
+    families: list[Family | None] = []
+    for i, text in enumerate(texts):
+        try:
+            families.append(Family.of(parse_address(text)))
+        except AddressError as error:
+            families.append(None)
+            if text not in stood or not text:
+                yield wrong(f"{path}[{i}]", text, str(error))
+    yield from problems_with_pair(texts, path, what="address", families=families)
+
+
+def warnings_about_pod(document: Document) -> list[str]:
+    """Odd spellings of reported addresses."""
+    status = document.get("status") or {}
+    return [
+        warning
+        for field in ("podIPs", "hostIPs")
+        for i, one in enumerate(status.get(field) or ())
+        for warning in spelling_warnings(f"status.{field}[{i}].ip", one.get("ip", ""))
+    ]

@@ -1,0 +1,191 @@
+"""Deployments and ReplicaSets on their way: their defaults, and everything that can be wrong with them.
+
+The pod template in them is judged as a pod is, but for what only a running pod may have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from twinstack.api.errors import FieldProblem
+from twinstack.api.kinds import LabelSelector
+from twinstack.api.objects import Document, view_of
+from twinstack.api.selectors import of_selector
+from twinstack.rules.metadata import problems_with_annotations, problems_with_labels
+from twinstack.rules.names import label_value_problem, qualified_problem
+from twinstack.rules.pod_validation import problems_with_pod_spec
+from twinstack.rules.pods import default_pod_spec
+from twinstack.rules.problems import forbidden, required, unsupported, wrong
+from twinstack.rules.shape import default, drop_zeros, part
+
+SHARE = "25%"
+_OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
+
+
+def default_deployment(document: Document) -> None:
+    """The version's static defaults of a Deployment."""
+    spec = part(document, "spec")
+    drop_zeros(spec, ("minReadySeconds", "paused"))
+    spec.setdefault("replicas", 1)
+    spec.setdefault("revisionHistoryLimit", 10)
+    spec.setdefault("progressDeadlineSeconds", 600)
+    strategy = part(spec, "strategy")
+    default(strategy, "type", "RollingUpdate")
+    if strategy["type"] == "RollingUpdate":
+        rolling = part(strategy, "rollingUpdate")
+        rolling.setdefault("maxUnavailable", SHARE)
+        rolling.setdefault("maxSurge", SHARE)
+    _default_template(spec)
+    drop_zeros(part(document, "status"), _COUNTS)
+
+
+def default_replica_set(document: Document) -> None:
+    """The version's static defaults of a ReplicaSet; a selector that is left out is the template's labels."""
+    spec = part(document, "spec")
+    drop_zeros(spec, ("minReadySeconds",))
+    spec.setdefault("replicas", 1)
+    _default_template(spec)
+    status = part(document, "status")
+    drop_zeros(status, [count for count in _COUNTS if count != "replicas"])
+    status.setdefault("replicas", 0)
+
+
+_COUNTS = (
+    "observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas", "fullyLabeledReplicas",
+    "terminatingReplicas", "conditions",
+)  # fmt: skip
+_PARTS = ("updatedReplicas", "readyReplicas", "availableReplicas", "fullyLabeledReplicas")
+
+
+def _default_template(spec: dict[str, Any]) -> None:
+    template = part(spec, "template")
+    drop_zeros(part(template, "metadata"), ("labels", "annotations"))
+    default_pod_spec(part(template, "spec"))
+
+
+def problems_with_deployment(after: Document, before: Document | None = None) -> list[FieldProblem]:
+    """What is wrong with a Deployment's spec."""
+    spec = after.get("spec") or {}
+    problems = [*_problems_with_workload(spec, before), *_problems_with_strategy(spec.get("strategy") or {})]
+    history, deadline = spec.get("revisionHistoryLimit"), spec.get("progressDeadlineSeconds")
+    if history is not None and history < 0:
+        problems.append(wrong("spec.revisionHistoryLimit", history, "must not be negative"))
+    if deadline is not None and deadline <= spec.get("minReadySeconds", 0):
+        problems.append(wrong("spec.progressDeadlineSeconds", deadline, "must be greater than spec.minReadySeconds"))
+    return problems
+
+
+def problems_with_replica_set(after: Document, before: Document | None = None) -> list[FieldProblem]:
+    """What is wrong with a ReplicaSet's spec."""
+    return _problems_with_workload(after.get("spec") or {}, before)
+
+
+def _problems_with_workload(spec: Mapping[str, Any], before: Document | None) -> list[FieldProblem]:
+    problems = [
+        wrong(f"spec.{field}", spec[field], "must not be negative")
+        for field in ("replicas", "minReadySeconds")
+        if spec.get(field) is not None and spec[field] < 0
+    ]
+    selector = spec.get("selector")
+    if before is not None and selector != (before.get("spec") or {}).get("selector"):
+        problems.append(wrong("spec.selector", selector, "may not change"))
+    template = spec.get("template") or {}
+    labels = (template.get("metadata") or {}).get("labels") or {}
+    selects = True
+    if selector is None:
+        problems.append(required("spec.selector"))
+    elif wrong_ones := list(problems_with_selector(selector, "spec.selector")):
+        problems += wrong_ones
+    elif not selector.get("matchLabels") and not selector.get("matchExpressions"):
+        problems.append(wrong("spec.selector", selector, "must not be empty, which would select every pod"))
+    else:
+        found = of_selector(view_of(LabelSelector, selector))
+        selects = found is not None and found.matches(labels)
+    if not selects:
+        problems.append(wrong("spec.template.metadata.labels", labels, "must be selected by spec.selector"))
+    return [*problems, *_problems_with_template(template)]
+
+
+def _problems_with_template(template: Mapping[str, Any]) -> Iterator[FieldProblem]:
+    path, metadata, spec = "spec.template", template.get("metadata") or {}, template.get("spec") or {}
+    yield from problems_with_labels(metadata.get("labels"), f"{path}.metadata.labels")
+    yield from problems_with_annotations(metadata.get("annotations"), f"{path}.metadata.annotations")
+    yield from problems_with_pod_spec(spec, f"{path}.spec")
+    if spec.get("restartPolicy") not in (None, "", "Always"):
+        yield unsupported(f"{path}.spec.restartPolicy", spec["restartPolicy"], ("Always",))
+    if spec.get("activeDeadlineSeconds") is not None:
+        yield forbidden(f"{path}.spec.activeDeadlineSeconds", "a workload's pods have no deadline")
+
+
+def problems_with_selector(selector: Mapping[str, Any], path: str) -> Iterator[FieldProblem]:
+    """What is wrong with a label selector."""
+    yield from problems_with_labels(selector.get("matchLabels"), f"{path}.matchLabels")
+    for i, expression in enumerate(selector.get("matchExpressions") or ()):
+        here, operator, values = f"{path}.matchExpressions[{i}]", expression.get("operator", ""), expression.get("values") or []
+        if problem := qualified_problem(expression.get("key", "")):
+            yield wrong(f"{here}.key", expression.get("key", ""), problem)
+        if operator not in _OPERATORS:
+            yield unsupported(f"{here}.operator", operator, _OPERATORS)
+        elif operator in ("In", "NotIn") and not values:
+            yield required(f"{here}.values", f"operator {operator} compares with at least one")
+        elif operator not in ("In", "NotIn") and values:
+            yield forbidden(f"{here}.values", f"operator {operator} compares with none")
+        for j, value in enumerate(values):
+            if problem := label_value_problem(value):
+                yield wrong(f"{here}.values[{j}]", value, problem)
+
+
+def _problems_with_strategy(strategy: Mapping[str, Any]) -> Iterator[FieldProblem]:
+    type_, path = strategy.get("type"), "spec.strategy"
+    rolling = strategy.get("rollingUpdate")
+    if type_ not in ("Recreate", "RollingUpdate"):
+        yield unsupported(f"{path}.type", type_, ("Recreate", "RollingUpdate"))
+    elif type_ == "Recreate":
+        if rolling is not None:
+            yield forbidden(f"{path}.rollingUpdate", "must be left out where type is Recreate")
+    elif rolling is None:
+        yield required(f"{path}.rollingUpdate")
+    else:
+        nothing = True
+        for field in ("maxUnavailable", "maxSurge"):
+            value = rolling.get(field, 0)
+            problem = _share_problem(value)
+            if problem:
+                yield wrong(f"{path}.rollingUpdate.{field}", value, problem)
+            nothing = nothing and (problem is not None or value in (0, "0%"))
+        if _percent(rolling.get("maxUnavailable", 0)) > 100:
+            yield wrong(f"{path}.rollingUpdate.maxUnavailable", rolling["maxUnavailable"], "must be at most 100%")
+        if nothing:
+            yield wrong(f"{path}.rollingUpdate.maxUnavailable", rolling.get("maxUnavailable", 0), "must not be 0 when maxSurge is 0")
+
+
+def _share_problem(value: Any) -> str | None:
+    if isinstance(value, int):
+        return None if value >= 0 else "must not be negative"
+    return (
+        None
+        if isinstance(value, str) and value.endswith("%") and value[:-1].isascii() and value[:-1].isdigit()
+        else "must be a number or a percentage, such as 25%"
+    )
+
+
+def _percent(value: Any) -> int:
+    return int(value[:-1]) if _share_problem(value) is None and isinstance(value, str) else 0
+
+
+def problems_with_workload_status(after: Document, before: Document) -> list[FieldProblem]:
+    """Counts are not negative, and none exceeds the one that it is a part of."""
+    status = after.get("status") or {}
+    problems = [
+        wrong(f"status.{field}", status[field], "must not be negative") for field in _COUNTS if isinstance(status.get(field), int) and status[field] < 0
+    ]
+    total = status.get("replicas", 0)
+    problems += [
+        wrong(f"status.{field}", status[field], f"must be at most status.replicas, which is {total}") for field in _PARTS if status.get(field, 0) > total
+    ]
+    if status.get("availableReplicas", 0) > status.get("readyReplicas", 0):
+        problems.append(wrong("status.availableReplicas", status["availableReplicas"], "must be at most status.readyReplicas"))
+    if (status.get("collisionCount") or 0) < ((before.get("status") or {}).get("collisionCount") or 0):
+        problems.append(wrong("status.collisionCount", status.get("collisionCount"), "may not grow smaller"))
+    return problems
