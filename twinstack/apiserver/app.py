@@ -1,0 +1,248 @@
+"""The API server put together: store, cache, strategies, handlers, HTTP door, and what runs beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+
+from twinstack.api import errors, objects
+from twinstack.api.errors import APIError, BadRequest, NotFound
+from twinstack.api.objects import Document, Key
+from twinstack.api.resources import Resource
+from twinstack.apiserver import requests, serving, upkeep
+from twinstack.apiserver.allocators import Context, context_of
+from twinstack.apiserver.auth import Authenticator, read_token_file
+from twinstack.apiserver.cache import Cache, Stored
+from twinstack.apiserver.calls import Answer, Call, Reaction, Stream, Streamed, failure
+from twinstack.apiserver.changes import NAMESPACES
+from twinstack.apiserver.discovery import Discovery
+from twinstack.apiserver.handlers import Handlers
+from twinstack.apiserver.http import HTTPServer, unexpected
+from twinstack.apiserver.metrics import RequestMetrics
+from twinstack.apiserver.openapi import OpenAPI, SchemaMissing
+from twinstack.apiserver.replies import Reply
+from twinstack.apiserver.settings import Settings, SettingsError
+from twinstack.apiserver.strategies.base import Reader, Strategy
+from twinstack.apiserver.streams import KubeletLogs
+from twinstack.loops.health import Check, answer
+from twinstack.net.cidr import host_port
+from twinstack.store.base import Store
+from twinstack.store.memory import MemoryStore
+from twinstack.store.sqlite import SQLiteStore
+
+log = logging.getLogger(__name__)
+
+_CONTEXT_RESOURCES = frozenset(("services", "servicecidrs", "ipaddresses"))
+
+
+def strategies(context: Context) -> dict[Resource, Strategy]:
+    try:
+        table = importlib.import_module("twinstack.apiserver.strategies.table")
+    except ImportError:
+        return {}
+    return dict(table.strategies(context))
+
+
+async def bootstrap(hand: Hand, context: Context, settings: Settings, ready: Callable[[], None]) -> None:
+    for name in ("default", "kube-system", "kube-public", "kube-node-lease"):
+        if hand.reader.get(NAMESPACES, Key("", name)) is None:
+            await hand.create(NAMESPACES, {"metadata": {"name": name}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}})
+    ready()
+
+
+class Application:
+    """Answers calls: who is it, what is asked, who handles it."""
+
+    def __init__(self, settings: Settings, store: Store, *, advertised: str = "") -> None:
+        self.settings = settings
+        self.store = store
+        self.cache = Cache()
+        self.context: Context = context_of(settings)
+        self.cache.install(strategies(self.context))
+        self.cache.load(store)
+        self.context.load(self.cache)
+        self.cache.observe(self._observe)
+        self.openapi = OpenAPI()
+        self.discovery = Discovery(server_address=host_port(advertised, settings.secure_port) if advertised else "")
+        self.handlers = Handlers(self.cache, store, self.openapi, logs=KubeletLogs(self.cache, settings).react)
+        tokens = read_token_file(Path(settings.token_auth_file)) if settings.token_auth_file else {}
+        self.authenticator = Authenticator(tokens, anonymous=settings.anonymous_auth)
+        self.metrics = RequestMetrics(self.cache)
+        self.registry = CollectorRegistry()
+        self.registry.register(self.metrics)
+        ProcessCollector(registry=self.registry)
+        self.live: dict[str, Check] = {"ping": lambda: None, "store": lambda: None}
+        self.not_ready: dict[str, str] = {"poststarthook/bootstrap": "not finished"}
+
+    def _observe(self, resource: Resource, before: Stored | None, after: Stored | None) -> None:
+        """Feed the allocators with what they look at."""
+        if resource.plural in _CONTEXT_RESOURCES:
+            self.context.observe(resource, before.raw_document() if before else None, after.raw_document() if after else None)
+
+    async def respond(self, call: Call) -> Reaction:
+        """The reaction to any call whatever; failures are Status documents."""
+        start = time.perf_counter()
+        request: requests.Request | None = None
+        reaction: Reaction
+        try:
+            self.authenticator.user_of(call)
+            if requests.is_resource_path(call.path):
+                request = requests.parse(call.method, call.path, call.query)
+                reaction = await self.handlers.react(request, call)
+            else:
+                reaction = self._besides(call)
+        except APIError as error:
+            reaction = failure(error)
+        except msgspec.ValidationError as error:
+            reaction = failure(BadRequest(f"a field does not have the type it must have: {error}"))
+        except SchemaMissing as error:
+            reaction = failure(errors.ServiceUnavailable(str(error)))
+        except RecursionError:
+            reaction = failure(BadRequest("the document is nested too deeply"))
+        except Exception as error:
+            reaction = unexpected(error)
+        if isinstance(reaction, Streamed):
+            return reaction._replace(run=self._counted(request, reaction, start))
+        self.metrics.observe(request, reaction.status, time.perf_counter() - start)
+        return reaction
+
+    def _counted(self, request: requests.Request | None, streamed: Streamed, start: float) -> Callable[[Stream], asyncio.Future[None]]:
+        async def run(stream: Stream) -> None:
+            self.metrics.long_running += 1
+            try:
+                await streamed.run(stream)
+            finally:
+                self.metrics.long_running -= 1
+                self.metrics.observe(request, 200, time.perf_counter() - start)
+
+        return run  # type: ignore[return-value]
+
+    # ---- what is not an object
+
+    def _besides(self, call: Call) -> Answer:
+        path = call.path
+        first = path.split("/", 2)[1]
+        if first in ("livez", "readyz", "healthz"):
+            return self._health(path, requests.Query.parse(call.query))
+        if call.method not in ("GET", "HEAD"):
+            raise NotFound("the server could not find the requested resource")
+        if path == "/metrics":
+            return Answer(200, generate_latest(self.registry), "text/plain; version=0.0.4; charset=utf-8")
+        accept = call.headers.get("Accept", "")
+        reply: Reply | None = self.openapi.answer(path, accept) if first == "openapi" else self.discovery.answer(path, accept)
+        if reply is None:
+            raise NotFound("the server could not find the requested resource")
+        if not reply.etag:
+            return Answer(reply.status, reply.body, reply.content_type)
+        if reply.etag in call.headers.get("If-None-Match", ""):
+            return Answer(304, b"", reply.content_type, [("ETag", reply.etag)])
+        return Answer(reply.status, reply.body, reply.content_type, [("ETag", reply.etag), ("Vary", "Accept")])
+
+    def _health(self, path: str, query: requests.Query) -> Answer:
+        """``/livez``, ``/readyz``, ``/healthz``, and one check alone, such as ``/readyz/ping``."""
+        name, _, one = path.strip("/").partition("/")
+        checks = dict(self.live)
+        if name != "livez":
+            checks.update({check: (lambda why=why: why) for check, why in self.not_ready.items()})  # type: ignore[misc]
+            if not self.not_ready:
+                checks["poststarthook/bootstrap"] = lambda: None
+        if one:
+            if one not in checks:
+                raise NotFound("the server could not find the requested resource")
+            checks = {one: checks[one]}
+        code, body = answer(checks, name, verbose=query.has("verbose"), exclude=frozenset(query.texts("exclude")))
+        return Answer(code, body.encode(), "text/plain; charset=utf-8", [("X-Content-Type-Options", "nosniff")])
+
+
+class Hand:
+    """The server's own hand on itself, for its bootstrap (``strategies.base.API``)."""
+
+    def __init__(self, handlers: Handlers) -> None:
+        self._handlers = handlers
+
+    @property
+    def reader(self) -> Reader:
+        return self._handlers.cache
+
+    async def create(self, resource: Resource, document: Document) -> Document:
+        document.setdefault("kind", resource.kind)
+        document.setdefault("apiVersion", resource.api_version)
+        outcome = await self._handlers.changes.create(resource, document, document.setdefault("metadata", {}).get("namespace", ""))
+        result: Document = objects.decode(outcome.data)
+        return result
+
+    async def update(self, resource: Resource, document: Document, subresource: str = "") -> Document:
+        encoded = objects.encode(document)
+        outcome = await self._handlers.changes.update(resource, objects.key_of(document), lambda _: objects.decode(encoded), subresource=subresource)
+        result: Document = objects.decode(outcome.data)
+        return result
+
+    async def delete(self, resource: Resource, key: Key) -> None:
+        await self._handlers.deletions.delete(resource, key)
+
+
+def open_store(settings: Settings) -> Store:
+    if settings.store == "memory":
+        return MemoryStore()
+    return SQLiteStore(Path(settings.data_dir))
+
+
+def check(settings: Settings) -> None:
+    """SettingsError for what is refused before anything is touched."""
+    if settings.authorization_mode != "AlwaysAllow":
+        raise SettingsError(f"--authorization-mode={settings.authorization_mode} is not served yet; AlwaysAllow would do")
+    if settings.endpoint_reconciler_type not in ("lease", "master-count", "none"):
+        raise SettingsError(f"--endpoint-reconciler-type={settings.endpoint_reconciler_type} is unknown; lease or none would do")
+    if settings.event_ttl_seconds <= 0:
+        raise SettingsError(f"--event-ttl={settings.event_ttl_seconds:g}s is no time to live; 1h would do")
+    if bool(settings.kubelet_client_certificate) != bool(settings.kubelet_client_key):
+        raise SettingsError("--kubelet-client-certificate and --kubelet-client-key go together: both or none would do")
+
+
+async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -> None:
+    """Serve until cancelled; *ready* is called once ``/readyz`` says ok."""
+    check(settings)
+    advertised = serving.advertise_address(settings)
+    sockets = serving.open_sockets(settings)
+    try:
+        store = open_store(settings)
+        try:
+            app = Application(settings, store, advertised=advertised)
+            tls = serving.tls_context(settings, app.context.ranges.values(), advertised)
+            door = HTTPServer(app.respond)
+            # What was loaded stays: the garbage collector need not look at it again.
+            gc.collect()
+            gc.freeze()
+            await door.start(sockets, tls)
+            try:
+                await _serve(app, msgspec.structs.replace(settings, advertise_address=advertised), ready)
+            finally:
+                await door.stop()
+        finally:
+            await store.close()
+    finally:
+        for one in sockets:
+            one.close()
+
+
+async def _serve(app: Application, settings: Settings, ready: Callable[[], None]) -> None:
+    """Run what runs beside the answers, until cancelled."""
+
+    def is_ready() -> None:
+        app.not_ready.clear()
+        log.info("Serving", extra={"address": settings.bind_address, "port": settings.secure_port})
+        ready()
+
+    expiry = upkeep.EventExpiry(app.cache, app.handlers.deletions, settings.event_ttl_seconds)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(bootstrap(Hand(app.handlers), app.context, settings, is_ready))
+        tasks.create_task(upkeep.compact_now_and_then(app.store, app.cache))
+        tasks.create_task(expiry.run())

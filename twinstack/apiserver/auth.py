@@ -1,0 +1,82 @@
+"""Who calls: bearer tokens, client certificates, or nobody in particular.
+
+Every known user is in the group ``system:authenticated``. Unknown credentials are 401, never anonymous.
+Authorization is AlwaysAllow; so, as upstream has it, nobody in particular gets no further than the health of the server.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from twinstack.api.errors import Unauthorized
+from twinstack.apiserver.calls import Call, Subject, User
+from twinstack.apiserver.settings import SettingsError
+
+AUTHENTICATED = "system:authenticated"
+ANONYMOUS = User("system:anonymous", "", ("system:unauthenticated",))
+_OPEN_TO_ALL = ("/livez", "/readyz", "/healthz")
+
+
+def read_token_file(path: Path) -> dict[str, User]:
+    """Upstream's static token file: ``token,user,uid,"group1,group2"`` a line, groups optional."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file, skipinitialspace=True))
+    except OSError as error:
+        raise SettingsError(f"--token-auth-file={path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SettingsError(f"--token-auth-file={path} is not a CSV file: {error}") from error
+    users: dict[str, User] = {}
+    for number, row in enumerate(rows, 1):
+        if not row or row[0].startswith("#"):
+            continue
+        if len(row) < 3 or not row[0].strip() or not row[1].strip():
+            raise SettingsError(f'--token-auth-file={path}: line {number} is not token,user,uid or token,user,uid,"group1,group2"')
+        groups = tuple(group.strip() for group in row[3].split(",") if group.strip()) if len(row) > 3 else ()
+        users[row[0].strip()] = User(row[1].strip(), row[2].strip(), groups)
+    return users
+
+
+class Authenticator:
+    """Finds a call's user."""
+
+    def __init__(self, tokens: Mapping[str, User], *, anonymous: bool) -> None:
+        self._tokens = {token: user._replace(groups=(*user.groups, AUTHENTICATED)) for token, user in tokens.items()}
+        self._anonymous = anonymous
+
+    def user_of(self, call: Call) -> User:
+        """The user, or Unauthorized."""
+        header = call.headers.get("Authorization", "")
+        if header:
+            scheme, _, token = header.partition(" ")
+            user = self._tokens.get(token.strip()) if scheme.lower() == "bearer" else None
+            if user is not None:
+                return user
+        if call.subject:
+            user = user_of_subject(call.subject)
+            if user is not None:
+                return user
+        if not header and self._anonymous and is_open(call.path):
+            return ANONYMOUS
+        raise Unauthorized("Unauthorized")
+
+
+def is_open(path: str) -> bool:
+    """Whether anybody may ask for this."""
+    return path in _OPEN_TO_ALL or path.startswith(tuple(one + "/" for one in _OPEN_TO_ALL))
+
+
+@lru_cache(maxsize=1024)
+def user_of_subject(subject: Subject) -> User | None:
+    """The user of a client certificate: the common name; the organizations are the groups."""
+    name, groups = "", []
+    for part in subject:
+        for field, value in part:
+            if field == "commonName":
+                name = value
+            elif field == "organizationName":
+                groups.append(value)
+    return User(name, "", (*groups, AUTHENTICATED)) if name else None

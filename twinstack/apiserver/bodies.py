@@ -1,0 +1,181 @@
+"""From a request's body to a document, and the options that ride along.
+
+JSON and YAML come in; protobuf does not yet and says so. Whatever bytes come, a document or one of our own errors
+comes out: null fields are dropped as Kubernetes' decoder drops them, YAML aliases are refused because a few lines of them can mean
+gigabytes, and the fields that views know have their types checked before any rule looks at them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import yaml
+
+from twinstack.api import objects
+from twinstack.api.errors import BadRequest, UnsupportedMediaType
+from twinstack.api.objects import Document
+from twinstack.api.resources import Resource
+from twinstack.apiserver.calls import Call
+from twinstack.apiserver.requests import Query
+
+PROTOBUF: Final = "application/vnd.kubernetes.protobuf"
+_JSON_TYPES: Final = frozenset(("application/json", "text/json"))
+_YAML_TYPES: Final = frozenset(("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"))
+_CONTAINERS: Final = (dict, list)
+
+PATCH_TYPES: Final = {
+    "application/json-patch+json": "json",
+    "application/merge-patch+json": "merge",
+    "application/strategic-merge-patch+json": "strategic",
+}
+_APPLY_TYPES: Final = frozenset(("application/apply-patch+yaml", "application/apply-patch+cbor"))
+
+
+class _Loader(yaml.CSafeLoader):
+    """YAML as JSON would have it: a date stays a text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def media_type(call: Call) -> str:
+    return call.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def value_of(call: Call) -> Any:
+    """The JSON value that the body means; BadRequest or UnsupportedMediaType when it means none."""
+    kind = media_type(call)
+    if kind in _YAML_TYPES:
+        return parse_yaml(call.body)
+    if kind and kind not in _JSON_TYPES:
+        hint = "; send JSON (kubectl --v=8 shows what it sends; Go clients: ContentType: application/json)" if kind == PROTOBUF else ""
+        raise UnsupportedMediaType(f"the body of the request was in an unknown format - accepted media types include: application/json, application/yaml{hint}")
+    return parse_json(call.body)
+
+
+def parse_json(body: bytes) -> Any:
+    try:
+        value = objects.decode(body)
+        return _without_nulls(value) if b"null" in body else value
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+    except (RecursionError, UnicodeError) as error:
+        raise BadRequest("the body is nested too deeply or is not UTF-8") from error
+
+
+def parse_yaml(body: bytes) -> Any:
+    try:
+        if b"*" in body and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(body, Loader=_Loader)):
+            raise BadRequest("the YAML body has aliases, which are not accepted")
+        value = yaml.load(body, Loader=_Loader)
+        return _without_nulls(objects.decode(objects.encode(value)))
+    except yaml.YAMLError as error:
+        raise BadRequest(f"the body is not YAML: {error}") from error
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError, UnicodeError) as error:
+        raise BadRequest(f"the YAML body cannot be written as JSON: {error}") from error
+
+
+def _without_nulls(value: Any) -> Any:
+    """Drop null fields of maps, in place."""
+    if isinstance(value, dict):
+        for name in [name for name, child in value.items() if child is None]:
+            del value[name]
+        for child in value.values():
+            if isinstance(child, _CONTAINERS):
+                _without_nulls(child)
+    elif isinstance(value, list):
+        for child in value:
+            if isinstance(child, _CONTAINERS):
+                _without_nulls(child)
+    return value
+
+
+def patch_of(call: Call) -> tuple[str, Any]:
+    """The kind of a patch (json, merge, strategic) and the patch itself, nulls and all."""
+    kind = PATCH_TYPES.get(media_type(call))
+    if kind is None:
+        more = "; server-side apply is not served yet" if media_type(call) in _APPLY_TYPES else ""
+        raise UnsupportedMediaType(f"the body of the request was in an unknown format - accepted media types include: {', '.join(PATCH_TYPES)}{more}")
+    try:
+        return kind, objects.decode(call.body)
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"the patch is not JSON: {error}") from error
+    except (RecursionError, UnicodeError) as error:
+        raise BadRequest("the patch is nested too deeply or is not UTF-8") from error
+
+
+def document_of(call: Call, api_version: str, kind: str) -> Document:
+    """The document of this kind in the body; a kind or version that is left out is the one expected."""
+    value = value_of(call)
+    if not isinstance(value, dict):
+        raise BadRequest(f"the body is not a {kind}: a JSON object was expected")
+    check_kind(value, api_version, kind)
+    return value
+
+
+def check_kind(document: Document, api_version: str, kind: str) -> None:
+    found_version, found_kind = document.setdefault("apiVersion", api_version), document.setdefault("kind", kind)
+    if found_version != api_version:
+        raise BadRequest(f"the API version in the data ({found_version}) does not match the expected API version ({api_version})")
+    if found_kind != kind:
+        raise BadRequest(f"the kind in the data ({found_kind}) does not match the expected kind ({kind})")
+    if not isinstance(document.setdefault("metadata", {}), dict):
+        raise BadRequest(f"{kind}: metadata is an object")
+
+
+def check_types(resource: Resource, document: Document) -> None:
+    """BadRequest when a field that our views know has another type than it must have."""
+    try:
+        msgspec.convert(document, resource.view)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: {error}') from error
+
+
+class DeleteOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to delete: Kubernetes' DeleteOptions, from the body or the query."""
+
+    class Preconditions(msgspec.Struct, frozen=True):
+        uid: str | None = None
+        resourceVersion: str | None = None
+
+    gracePeriodSeconds: int | None = None
+    propagationPolicy: str | None = None
+    orphanDependents: bool | None = None
+    preconditions: Preconditions = Preconditions()
+    dryRun: list[str] = []
+
+
+def delete_options(call: Call, query: Query) -> DeleteOptions:
+    """The options of a deletion; the body's, or the query's where there is no body."""
+    if call.body.strip():
+        value = value_of(call)
+        if not isinstance(value, dict):
+            raise BadRequest("the body of a deletion is a DeleteOptions object")
+        try:
+            options = msgspec.convert(value, DeleteOptions)
+        except msgspec.ValidationError as error:
+            raise BadRequest(f"DeleteOptions: {error}") from error
+    else:
+        orphan = query.flag("orphanDependents") if query.has("orphanDependents") else None
+        options = DeleteOptions(
+            gracePeriodSeconds=query.number("gracePeriodSeconds"),
+            propagationPolicy=query.text("propagationPolicy") or None,
+            orphanDependents=orphan,
+        )
+    if options.propagationPolicy not in (None, "Orphan", "Background", "Foreground"):
+        raise BadRequest(f"propagationPolicy is one of Orphan, Background, Foreground, not {options.propagationPolicy!r}")
+    if options.propagationPolicy is not None and options.orphanDependents is not None:
+        raise BadRequest("only one of propagationPolicy and orphanDependents may be given")
+    return options
+
+
+def dry_run(query: Query, besides: list[str] | None = None) -> bool:
+    """Whether nothing is to be kept."""
+    values = [value for value in (*query.texts("dryRun"), *(besides or ())) if value]
+    if any(value != "All" for value in values):
+        raise BadRequest(f"dryRun may only be All, not {', '.join(values)}")
+    return bool(values)

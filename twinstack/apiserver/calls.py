@@ -1,0 +1,83 @@
+"""What passes between the HTTP door and the rest of the server: a call in, an answer or a stream out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from twinstack.api import objects
+from twinstack.api.errors import APIError
+
+JSON = "application/json"
+Subject = tuple[tuple[tuple[str, str], ...], ...]  # a certificate's subject as the ssl module has it
+
+
+class User(NamedTuple):
+    """Who calls."""
+
+    name: str
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+
+
+class Call(NamedTuple):
+    """One HTTP request, its body read. Header names are looked up in any case; ``path`` is as it was sent, percent signs and all."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    subject: Subject  # of the verified client certificate; empty without one
+    body: bytes
+    can_stream: bool = True  # HTTP/1.0 cannot
+
+
+class Answer(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+    headers: Sequence[tuple[str, str]] = ()
+
+
+class Stream(Protocol):
+    """An answer without an end: chunks to a client that may be slow, or gone."""
+
+    async def send(self, data: bytes) -> None:
+        """Send a chunk, and wait while the client is behind; ConnectionError when it is gone."""
+
+    def push(self, framed: bytes) -> None:
+        """Send what :func:`frame` made, without waiting."""
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that the client has not taken yet."""
+
+    def abort(self) -> None:
+        """Drop the connection."""
+
+    async def ended(self, seconds: float) -> bool:
+        """Wait so long for the client to go or the server to stop; whether it happened."""
+
+
+class Streamed(NamedTuple):
+    """An answer that goes on: ``run`` sends it and returns when it is over."""
+
+    content_type: str
+    run: Callable[[Stream], Awaitable[None]]
+    headers: Sequence[tuple[str, str]] = ()
+
+
+Reaction = Answer | Streamed
+
+
+def frame(data: bytes) -> bytes:
+    """One chunk of HTTP's chunked transfer coding (RFC 9112 section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def failure(error: APIError) -> Answer:
+    """The Status document of a failure."""
+    headers = [("Retry-After", str(error.retry_after_seconds))] if error.retry_after_seconds is not None else []
+    return Answer(error.http_code, objects.encode(error.status()), JSON, headers)

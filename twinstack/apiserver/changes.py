@@ -1,0 +1,306 @@
+"""The way of a new object and of a changed one (spec/api.md 0.3 and 0.4).
+
+Rule of this file: from the look at the present state to the store's acceptance nothing waits, so what was
+checked still holds when it is accepted; and whatever a strategy took is given back when any later step fails.
+
+The way of a create: decode → default → metadata → name → begin (families, addresses, ports) → validate → one commit of
+the object and everything beside it → answer. Of an update: the same, with the old object in view; a conflict with a write that
+is not durable yet waits for that one and begins anew, unless the caller named the version that it changes.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from twinstack.api import errors, objects
+from twinstack.api.errors import BadRequest, Forbidden
+from twinstack.api.objects import Document, Key
+from twinstack.api.resources import BY_PATH, Resource
+from twinstack.apiserver.bodies import check_kind, check_types
+from twinstack.apiserver.cache import Cache, Collection, Stored
+from twinstack.apiserver.strategies.base import Strategy, Transaction
+from twinstack.rules.metadata import problems_with_metadata, problems_with_metadata_update
+from twinstack.store.base import KeyExists, RevisionMismatch, Store, StoreError, Write
+
+NAMESPACES = BY_PATH["", "v1", "namespaces"]
+_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels, no look-alikes: random names spell nothing
+ATTEMPTS = 8
+MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
+_SYSTEM = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
+
+
+def timestamp(now: datetime) -> str:
+    """RFC 3339 in whole seconds, as metadata has it."""
+    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of a change: the bytes of the answer, and what to tell besides."""
+
+    data: bytes
+    warnings: Sequence[str] = ()
+    created: bool = False
+    document: Document | None = None  # where the bytes had to be made from one
+
+
+class Changes:
+    """Creates and updates."""
+
+    def __init__(self, cache: Cache, store: Store, now: Callable[[], datetime], chance: random.Random | None = None) -> None:
+        self.cache = cache
+        self.store = store
+        self.now = now
+        self._chance = chance or random.Random()
+
+    # ---- create
+
+    async def create(self, resource: Resource, document: Document, namespace: str, *, dry_run: bool = False) -> Outcome:
+        """Create an object; *namespace* is the request's."""
+        collection = self.cache.collections[resource]
+        metadata = document["metadata"]
+        check_types(resource, document)
+        _fit_namespace(resource, metadata, namespace)
+        if metadata.pop("resourceVersion", ""):
+            raise BadRequest("resourceVersion should not be set on objects to be created")
+        self._check_namespace(resource, metadata)
+        now = self.now()
+        for field in ("deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "selfLink", "generation"):
+            metadata.pop(field, None)
+        metadata["uid"] = str(uuid.uuid4())
+        metadata["creationTimestamp"] = timestamp(now)
+        if collection.strategy.counts_generation:
+            metadata["generation"] = 1
+        generated = bool(metadata.get("generateName")) and not metadata.get("name")
+        if not generated:
+            return await self._create(collection, document, now, dry_run=dry_run)
+        original = objects.encode(document)
+        for attempt in range(1, ATTEMPTS + 1):
+            document = objects.decode(original)
+            document["metadata"]["name"] = self._generated(metadata["generateName"])
+            try:
+                return await self._create(collection, document, now, dry_run=dry_run)
+            except errors.AlreadyExists:
+                if attempt == ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _create(self, collection: Collection, document: Document, now: datetime, *, dry_run: bool) -> Outcome:
+        resource, strategy = collection.resource, collection.strategy
+        if strategy.has_status:
+            document.pop("status", None)
+        strategy.default(document)
+        transaction = Transaction(self.cache, now=now, dry_run=dry_run)
+        with transaction.undo:
+            strategy.begin_create(document, transaction)
+            name = document["metadata"].get("name", "")
+            problems = [
+                *problems_with_metadata(document, name_problem=strategy.name_problem, namespaced=resource.namespaced),
+                *strategy.problems_with_create(document),
+            ]
+            if problems:
+                raise errors.invalid(resource.kind, name, problems, group=resource.group)
+            warnings = [*transaction.warnings, *strategy.warnings(document, None)]
+            if dry_run:
+                if objects.key_of(document) in collection.items:
+                    raise errors.already_exists(resource.plural, name, group=resource.group)
+                strategy.on_read(document)
+                return Outcome(objects.encode(document), warnings, True, document)
+            write = collection.write(document, 0)
+            revisions = await self.commit([write, *self.beside(transaction)], transaction)
+        return Outcome(self._answer(collection, write, revisions[0]), warnings, True)
+
+    def _generated(self, prefix: str) -> str:
+        return prefix[:58] + "".join(self._chance.choices(_ALPHABET, k=5))
+
+    def _check_namespace(self, resource: Resource, metadata: Document) -> None:
+        """The namespace lifecycle: nothing new where there is no namespace, or where one is going away."""
+        if not resource.namespaced:
+            return
+        name = metadata["namespace"]
+        namespace = self.cache.collections[NAMESPACES].items.get(Key("", name))
+        if namespace is None:
+            raise errors.not_found(NAMESPACES.plural, name)
+        if b'"deletionTimestamp":"' in namespace.data and self.is_terminating(namespace):
+            what = f'{resource.qualified} "{metadata.get("name") or metadata.get("generateName", "")}"'
+            raise Forbidden(
+                f"{what} is forbidden: unable to create new content in namespace {name} because it is being terminated",
+                group=resource.group,
+                kind=resource.plural,
+                name=metadata.get("name", ""),
+                causes=[{"reason": "NamespaceTerminating", "message": f"namespace {name} is being terminated", "field": "metadata.namespace"}],
+            )
+
+    @staticmethod
+    def is_terminating(one: Stored) -> bool:
+        return bool(one.document()["metadata"].get("deletionTimestamp"))
+
+    # ---- update
+
+    async def update(
+        self,
+        resource: Resource,
+        key: Key,
+        change: Callable[[Document], Document],
+        *,
+        subresource: str = "",
+        dry_run: bool = False,
+        create: bool = False,
+    ) -> Outcome:
+        """Change an object: *change* makes the new document of the stored one, which carries its resourceVersion.
+
+        A resourceVersion in the new document that differs from the stored one's is a conflict; one that is left out is not.
+        With *create*, one that does not exist is created, where its kind allows that: *change* is given an empty document.
+        """
+        collection = self.cache.collections[resource]
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await self.store.settled()
+            stored = collection.items.get(key)
+            if stored is None:
+                if create and not subresource and collection.strategy.creates_on_update:
+                    return await self.create(resource, change({}), key.namespace, dry_run=dry_run)
+                raise errors.not_found(resource.plural, key.name, group=resource.group)
+            after = change(stored.raw_document())
+            try:
+                return await self._update(collection, stored, after, subresource, dry_run=dry_run)
+            except RevisionMismatch:
+                continue
+        raise errors.conflict(resource.plural, key.name, MODIFIED, group=resource.group)
+
+    async def _update(self, collection: Collection, stored: Stored, after: Document, subresource: str, *, dry_run: bool) -> Outcome:
+        resource, strategy, key = collection.resource, collection.strategy, stored.key
+        check_kind(after, resource.api_version, resource.kind)
+        check_types(resource, after)
+        before = stored.document()
+        metadata, old = after["metadata"], before["metadata"]
+        self._check_identity(resource, key, metadata, old, stored, strategy)
+        for field in _SYSTEM:
+            if field in old:
+                metadata[field] = old[field]
+            else:
+                metadata.pop(field, None)
+        metadata.pop("managedFields", None)
+        metadata["resourceVersion"] = old["resourceVersion"]
+        _keep_what_the_door_does_not_open(after, before, subresource, strategy)
+        strategy.default(after)
+        transaction = Transaction(self.cache, now=self.now(), dry_run=dry_run)
+        with transaction.undo:
+            strategy.begin_update(after, before, subresource, transaction)
+            if strategy.counts_generation and not subresource and _differs_beyond_metadata(after, before):
+                metadata["generation"] = old.get("generation", 0) + 1
+            problems = [*problems_with_metadata_update(after, before), *strategy.problems_with_update(after, before, subresource)]
+            if problems:
+                raise errors.invalid(resource.kind, key.name, problems, group=resource.group)
+            warnings = [*transaction.warnings, *strategy.warnings(after, before)]
+            if dry_run:
+                strategy.on_read(after)
+                return Outcome(objects.encode(after), warnings, False, after)
+            if is_finally_gone(after):
+                strategy.after_delete(after, transaction)
+                removal = [collection.deletion(key, stored.revision), *self.beside(transaction)]
+                revisions = await self.commit(removal, transaction)
+                metadata["resourceVersion"] = str(revisions[0])
+                return Outcome(objects.encode(after), warnings, False, after)
+            beside = self.beside(transaction)
+            if not beside and after == (before if stored.raw is stored.data else stored.raw_document()):
+                return Outcome(stored.data, warnings)
+            write = collection.write(after, stored.revision)
+            revisions = await self.commit([write, *beside], transaction)
+        return Outcome(self._answer(collection, write, revisions[0]), warnings)
+
+    @staticmethod
+    def _check_identity(resource: Resource, key: Key, metadata: Document, old: Document, stored: Stored, strategy: Strategy) -> None:
+        """The new document must be of the object that the path names, and of the version that stands."""
+        _fit_namespace(resource, metadata, key.namespace)
+        if metadata.setdefault("name", key.name) != key.name:
+            raise BadRequest(f"the name of the object ({metadata['name']}) does not match the name on the URL ({key.name})")
+        if metadata.get("uid", old.get("uid")) != old.get("uid"):
+            detail = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {old.get('uid')}"
+            raise errors.conflict(resource.plural, key.name, detail, group=resource.group)
+        version = metadata.get("resourceVersion", "")
+        if not version and not strategy.unconditional_update:
+            problem = errors.FieldProblem("metadata.resourceVersion", errors.ProblemType.INVALID, "", "must be specified for an update")
+            raise errors.invalid(resource.kind, key.name, [problem], group=resource.group)
+        if version and version != str(stored.revision):
+            raise errors.conflict(resource.plural, key.name, MODIFIED, group=resource.group)
+
+    # ---- the commit
+
+    def beside(self, transaction: Transaction) -> list[Write]:
+        """The writes that go with the object's own."""
+        writes: list[Write] = []
+        for resource, document in transaction.creates:
+            collection = self.cache.collections[resource]
+            metadata = document.setdefault("metadata", {})
+            metadata.setdefault("uid", str(uuid.uuid4()))
+            metadata.setdefault("creationTimestamp", timestamp(transaction.now))
+            if collection.strategy.counts_generation:
+                metadata.setdefault("generation", 1)
+            collection.strategy.default(document)
+            writes.append(collection.write(document, 0))
+        for resource, key in transaction.deletes:
+            collection = self.cache.collections[resource]
+            if key in collection.items:
+                writes.append(collection.deletion(key, None))
+        return writes
+
+    async def commit(self, writes: Sequence[Write], transaction: Transaction) -> list[int]:
+        """Make it durable. A failure leaves through the transaction's undo; RevisionMismatch is the caller's to repeat."""
+        try:
+            revisions = await self.store.commit(writes)
+        except RevisionMismatch:
+            raise
+        except KeyExists as error:
+            write = next(one for one in writes if one.key == error.key)
+            resource = write.note.collection.resource
+            raise errors.already_exists(resource.plural, write.note.key.name, group=resource.group) from error
+        except StoreError as error:
+            raise errors.ServiceUnavailable(f"the change could not be stored: {error}", retry_after_seconds=1) from error
+        transaction.undo.pop_all()
+        for function in transaction.after_commit:
+            function()
+        return revisions
+
+    @staticmethod
+    def _answer(collection: Collection, write: Write, revision: int) -> bytes:
+        return collection.stored(write.note, revision).data
+
+
+def is_finally_gone(document: Document) -> bool:
+    """Whether nothing keeps an object any longer whose deletion was asked for."""
+    metadata = document["metadata"]
+    if not metadata.get("deletionTimestamp") or metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds"):
+        return False
+    return document.get("kind") != NAMESPACES.kind or not (document.get("spec") or {}).get("finalizers")
+
+
+def _fit_namespace(resource: Resource, metadata: Document, namespace: str) -> None:
+    """The document's namespace is the request's."""
+    if not resource.namespaced:
+        metadata.pop("namespace", None)
+    elif metadata.get("namespace", "") in ("", namespace):
+        metadata["namespace"] = namespace
+    else:
+        raise BadRequest("the namespace of the provided object does not match the namespace sent on the request")
+
+
+def _keep_what_the_door_does_not_open(after: Document, before: Document, subresource: str, strategy: Strategy) -> None:
+    """The status door changes status (and metadata); the main door does not change status where the kind has one."""
+    if subresource == "status":
+        for name in [name for name in after if name not in ("metadata", "status")]:
+            del after[name]
+        after.update({name: value for name, value in before.items() if name not in ("metadata", "status")})
+    elif not subresource and strategy.has_status:
+        after.pop("status", None)
+        if "status" in before:
+            after["status"] = before["status"]
+
+
+def _differs_beyond_metadata(after: Document, before: Document) -> bool:
+    names = (after.keys() | before.keys()) - {"metadata", "status"}
+    return any(after.get(name) != before.get(name) for name in names)

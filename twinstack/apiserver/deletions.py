@@ -1,0 +1,143 @@
+"""How objects go: at once, after a grace period, or once their finalizers are done.
+
+An object whose deletion was asked for stays while anything holds it: a grace period that its agent ends by deleting
+with zero seconds, finalizers that controllers take away, a namespace's ``spec.finalizers``. The
+propagation policies Orphan and Foreground are finalizers too, for the garbage controller to act upon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Final
+
+from twinstack.api import errors, objects
+from twinstack.api.objects import Document, Key
+from twinstack.api.resources import Resource
+from twinstack.apiserver.bodies import DeleteOptions
+from twinstack.apiserver.cache import Collection, Filter, Stored
+from twinstack.apiserver.changes import ATTEMPTS, MODIFIED, NAMESPACES, Changes, Outcome, is_finally_gone, timestamp
+from twinstack.apiserver.strategies.base import Transaction
+from twinstack.store.base import RevisionMismatch
+
+ORPHAN: Final = "orphan"
+FOREGROUND: Final = "foregroundDeletion"
+_ANSWERED_WITH_OBJECT: Final = frozenset(("pods", "services", "serviceaccounts"))
+_AT_ONCE: Final = 64
+PLAIN: Final = DeleteOptions()
+
+
+class Deletions:
+    """Deletes one, or a collection."""
+
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
+
+    async def delete(self, resource: Resource, key: Key, options: DeleteOptions = PLAIN, *, dry_run: bool = False) -> Outcome:
+        """Delete an object, or ask for its deletion. The outcome is the object as it is now, or a Status when it is gone."""
+        changes = self._changes
+        collection = changes.cache.collections[resource]
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await changes.store.settled()
+            stored = collection.items.get(key)
+            if stored is None:
+                raise errors.not_found(resource.plural, key.name, group=resource.group)
+            _check_preconditions(resource, stored, options)
+            try:
+                return await self._delete(collection, stored, options, dry_run=dry_run)
+            except RevisionMismatch:
+                continue
+        raise errors.conflict(resource.plural, key.name, MODIFIED, group=resource.group)
+
+    async def _delete(self, collection: Collection, stored: Stored, options: DeleteOptions, *, dry_run: bool) -> Outcome:
+        changes, strategy, resource = self._changes, collection.strategy, collection.resource
+        now = changes.now()
+        before = stored.raw_document()
+        after = stored.raw_document()
+        metadata = after["metadata"]
+        grace = max(0, strategy.grace_period_seconds(before, options.gracePeriodSeconds))
+        _set_propagation(metadata, options)
+        deleting = metadata.get("deletionTimestamp")
+        if not deleting:
+            metadata["deletionTimestamp"] = timestamp(now + timedelta(seconds=grace))
+            metadata["deletionGracePeriodSeconds"] = grace
+            if strategy.counts_generation:
+                metadata["generation"] = metadata.get("generation", 0) + 1
+        elif grace < metadata.get("deletionGracePeriodSeconds", 0):
+            # A second deletion can only make it sooner.
+            metadata["deletionTimestamp"] = timestamp(now + timedelta(seconds=grace))
+            metadata["deletionGracePeriodSeconds"] = grace
+        if resource == NAMESPACES:
+            after.setdefault("status", {})["phase"] = "Terminating"
+        transaction = Transaction(changes.cache, now=now, dry_run=dry_run)
+        with transaction.undo:
+            if is_finally_gone(after):
+                strategy.after_delete(after, transaction)
+                if not dry_run:
+                    removal = [collection.deletion(stored.key, stored.revision), *changes.beside(transaction)]
+                    revisions = await changes.commit(removal, transaction)
+                    metadata["resourceVersion"] = str(revisions[0])
+                return Outcome(_farewell(resource, stored, after))
+            if after == before or dry_run:
+                return Outcome(objects.encode(after))
+            write = collection.write(after, stored.revision)
+            revisions = await changes.commit([write, *changes.beside(transaction)], transaction)
+        return Outcome(collection.stored(write.note, revisions[0]).data)
+
+    async def delete_collection(self, resource: Resource, filter_: Filter, options: DeleteOptions, *, dry_run: bool = False) -> list[Stored]:
+        """Delete everything that matches; returns what matched. What goes meanwhile by another hand is no failure."""
+        collection = self._changes.cache.collections[resource]
+        matched = list(filter_.select(collection))
+
+        async def one(stored: Stored) -> None:
+            try:
+                await self.delete(resource, stored.key, options, dry_run=dry_run)
+            except errors.NotFound:
+                return
+
+        for start in range(0, len(matched), _AT_ONCE):
+            results = await asyncio.gather(*(one(stored) for stored in matched[start : start + _AT_ONCE]), return_exceptions=True)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+        return matched
+
+
+def _check_preconditions(resource: Resource, stored: Stored, options: DeleteOptions) -> None:
+    wanted = options.preconditions
+    detail = ""
+    if wanted.uid is not None and wanted.uid != stored.uid:
+        detail = f"Precondition failed: UID in precondition: {wanted.uid}, UID in object meta: {stored.uid}"
+    elif wanted.resourceVersion is not None and wanted.resourceVersion != str(stored.revision):
+        detail = f"Precondition failed: ResourceVersion in precondition: {wanted.resourceVersion}, ResourceVersion in object meta: {stored.revision}"
+    if detail:
+        raise errors.conflict(resource.plural, stored.key.name, detail, group=resource.group)
+
+
+def _set_propagation(metadata: Document, options: DeleteOptions) -> None:
+    """Put in and take out the finalizers that the policy means; without a policy, those that are there stay."""
+    policy = options.propagationPolicy
+    if policy is None and options.orphanDependents is not None:
+        policy = "Orphan" if options.orphanDependents else "Background"
+    if policy is None:
+        return
+    finalizers = [name for name in metadata.get("finalizers") or () if name not in (ORPHAN, FOREGROUND)]
+    if policy == "Orphan":
+        finalizers.append(ORPHAN)
+    elif policy == "Foreground":
+        finalizers.append(FOREGROUND)
+    if finalizers:
+        metadata["finalizers"] = finalizers
+    else:
+        metadata.pop("finalizers", None)
+
+
+def _farewell(resource: Resource, stored: Stored, document: Document) -> bytes:
+    """The answer to a deletion that is done."""
+    if resource.plural in _ANSWERED_WITH_OBJECT:
+        return objects.encode(document)
+    details = {"name": stored.key.name, "kind": resource.plural, "uid": stored.uid}
+    if resource.group:
+        details["group"] = resource.group
+    return objects.encode({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})

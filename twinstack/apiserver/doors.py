@@ -1,0 +1,110 @@
+"""Subresources that show another document than the object's own: scale, binding, finalize."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from twinstack.api import errors, objects
+from twinstack.api.errors import BadRequest, FieldProblem, ProblemType
+from twinstack.api.objects import Document, Key
+from twinstack.api.resources import Resource
+from twinstack.apiserver.changes import Changes, Outcome, timestamp
+
+SCALE_VERSION, SCALE_KIND = "autoscaling/v1", "Scale"
+_MAX_REPLICAS = 2**31 - 1
+
+
+def scale_of(document: Document) -> Document:
+    """How many replicas an object wants and has, as a Scale."""
+    metadata = document["metadata"]
+    named = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+    spec, status = document.get("spec") or {}, document.get("status") or {}
+    shown: Document = {"replicas": status.get("replicas", 0)}
+    if selector := _selector_text(spec.get("selector") or {}):
+        shown["selector"] = selector
+    return {
+        "kind": SCALE_KIND,
+        "apiVersion": SCALE_VERSION,
+        "metadata": {name: metadata[name] for name in named if name in metadata},
+        "spec": {"replicas": spec.get("replicas", 1)},
+        "status": shown,
+    }
+
+
+def _selector_text(selector: Mapping[str, Any]) -> str:
+    """A workload's selector in the form that ``labelSelector`` takes."""
+    parts = [f"{key}={value}" for key, value in sorted((selector.get("matchLabels") or {}).items())]
+    for one in selector.get("matchExpressions") or ():
+        key, operator, values = one.get("key", ""), one.get("operator", ""), ",".join(sorted(one.get("values") or ()))
+        parts.append({"In": f"{key} in ({values})", "NotIn": f"{key} notin ({values})", "Exists": key, "DoesNotExist": f"!{key}"}.get(operator, key))
+    return ",".join(parts)
+
+
+def scaled(document: Document, scale: Document) -> Document:
+    """The object with the replicas that a Scale wants; the Scale's resourceVersion, if any, is the one that is changed."""
+    spec, metadata = scale.get("spec") or {}, scale.get("metadata") or {}
+    if not isinstance(spec, dict) or not isinstance(metadata, dict):
+        raise BadRequest("Scale: spec and metadata are objects")
+    name = document["metadata"]["name"]
+    replicas = spec.get("replicas", 0)
+    if type(replicas) is not int:
+        raise BadRequest("Scale: spec.replicas is a whole number")
+    if not 0 <= replicas <= _MAX_REPLICAS:
+        problem = FieldProblem("spec.replicas", ProblemType.INVALID, replicas, f"must be between 0 and {_MAX_REPLICAS}")
+        raise errors.invalid(SCALE_KIND, name, [problem], group="autoscaling")
+    if metadata.get("name", name) != name:
+        raise BadRequest(f"the name of the object ({metadata['name']}) does not match the name on the URL ({name})")
+    if metadata.get("uid"):
+        document["metadata"]["uid"] = metadata["uid"]
+    if metadata.get("resourceVersion"):
+        document["metadata"]["resourceVersion"] = metadata["resourceVersion"]
+    objects.write(document, ("spec", "replicas"), replicas)
+    return document
+
+
+async def bind(changes: Changes, resource: Resource, key: Key, binding: Document, *, dry_run: bool) -> Outcome:
+    """Give a pod its node: Conflict when it has one, or when it is going away."""
+    target = binding.get("target") or {}
+    node = target.get("name") if isinstance(target, dict) else None
+    if not isinstance(node, str) or not node:
+        raise errors.invalid("Binding", key.name, [FieldProblem("target.name", ProblemType.REQUIRED)])
+    if target.get("kind", "Node") not in ("", "Node"):
+        raise errors.invalid("Binding", key.name, [FieldProblem("target.kind", ProblemType.NOT_SUPPORTED, target["kind"], 'supported values: "Node"')])
+    metadata = binding["metadata"]
+    if metadata.get("name", key.name) != key.name:
+        raise BadRequest(f"the name of the Binding ({metadata['name']}) does not match the pod's on the URL ({key.name})")
+
+    def bound(pod: Document) -> Document:
+        has = (pod.get("spec") or {}).get("nodeName")
+        if pod["metadata"].get("deletionTimestamp"):
+            raise errors.conflict("pods/binding", key.name, f"pod {key.name} is being deleted, cannot be assigned to a host")
+        if has:
+            raise errors.conflict("pods/binding", key.name, f'pod {key.name} is already assigned to node "{has}"')
+        if metadata.get("uid"):
+            pod["metadata"]["uid"] = metadata["uid"]
+        objects.write(pod, ("spec", "nodeName"), node)
+        if isinstance(metadata.get("annotations"), dict) and metadata["annotations"]:
+            pod["metadata"]["annotations"] = {**(pod["metadata"].get("annotations") or {}), **metadata["annotations"]}
+        status = pod.setdefault("status", {})
+        conditions = [one for one in status.get("conditions") or () if one.get("type") != "PodScheduled"]
+        conditions.append({"type": "PodScheduled", "status": "True", "lastTransitionTime": timestamp(changes.now())})
+        status["conditions"] = conditions
+        return pod
+
+    outcome = await changes.update(resource, key, bound, subresource="binding", dry_run=dry_run)
+    success = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+    return Outcome(objects.encode(success), outcome.warnings, True)
+
+
+def finalized(namespace: Document, body: Document) -> Document:
+    """The namespace with the finalizers in its spec that the body leaves it."""
+    spec = body.get("spec") or {}
+    wanted = (spec.get("finalizers") or []) if isinstance(spec, dict) else None
+    if not isinstance(wanted, list) or not all(isinstance(one, str) for one in wanted):
+        raise BadRequest("Namespace: spec.finalizers is a list of texts")
+    version = body["metadata"].get("resourceVersion")
+    if version:
+        namespace["metadata"]["resourceVersion"] = version
+    objects.write(namespace, ("spec", "finalizers"), wanted)
+    return namespace

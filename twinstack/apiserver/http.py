@@ -1,0 +1,265 @@
+"""The HTTP door. This module alone knows which library it is made of.
+
+Rule of this file: bytes in and bytes out; nothing here knows what they mean. Bodies are bounded, a client that is
+gone ends its stream, and a stream's live part is written straight to the transport: what a thousand watchers
+are told was framed once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError
+from multidict import CIMultiDict
+from yarl import URL
+
+from twinstack.api.errors import BadRequest, InternalError, RequestEntityTooLarge, ServiceUnavailable, from_status
+from twinstack.apiserver.calls import Answer, Call, Reaction, Stream, Streamed, failure
+from twinstack.client.certificates import Pair, client_context
+from twinstack.net.errors import Error
+
+log = logging.getLogger(__name__)
+
+BODY_LIMIT = 3 << 20
+Responder = Callable[[Call], Awaitable[Reaction]]
+
+
+class _Connections(web.Server):
+    """aiohttp's low-level server; tells streams when their connection is lost."""
+
+    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
+        super().__init__(handler, access_log=None, keepalive_timeout=300.0, tcp_keepalive=True, max_line_size=64 << 10, max_field_size=64 << 10)
+        self.streams: dict[RequestHandler, asyncio.Event] = {}
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        over = self.streams.get(handler)
+        if over is not None:
+            over.set()
+
+
+class HTTPServer:
+    """Listens until stopped, and has every request answered by *respond*."""
+
+    def __init__(self, respond: Responder) -> None:
+        self._respond = respond
+        self._connections: _Connections | None = None
+        self._listeners: list[asyncio.Server] = []
+
+    async def start(self, sockets: Iterable[socket.socket], tls: ssl.SSLContext | None) -> None:
+        """Serve on sockets that are bound; they are closed at the end."""
+        self._connections = _Connections(self._handle)
+        loop = asyncio.get_running_loop()
+        for one in sockets:
+            one.setblocking(False)
+            listener = await loop.create_server(self._connections, sock=one, ssl=tls, backlog=1024, ssl_handshake_timeout=30.0 if tls else None)
+            self._listeners.append(listener)
+
+    async def stop(self, seconds: float = 5.0) -> None:
+        """Accept nothing more, end the streams, let what is being answered finish, then drop the rest."""
+        for listener in self._listeners:
+            listener.close()
+        connections = self._connections
+        if connections is not None:
+            for over in list(connections.streams.values()):
+                over.set()
+            await connections.shutdown(seconds)
+        self._listeners.clear()
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections.connections) if self._connections is not None else 0
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        head_only = request.method == "HEAD"
+        too_large = False
+        try:
+            target, _, query = request.raw_path.partition("?")
+            if not target.startswith("/"):
+                # The absolute form of RFC 9112 section 3.2.2.
+                scheme, _, rest = target.partition("://")
+                if scheme not in ("http", "https"):
+                    raise BadRequest("the request target is neither a path nor a URL")
+                target = "/" + rest.partition("/")[2]
+            transport = request.transport
+            certificate = transport.get_extra_info("peercert") if transport is not None else None
+            body = await _body(request) if request.body_exists else b""
+            streams = request.version >= (1, 1)
+            reaction = await self._respond(
+                Call(request.method, target, query.partition("#")[0], request.headers, certificate["subject"] if certificate else (), body, streams)
+            )
+        except RequestEntityTooLarge as error:
+            reaction, too_large = failure(error), True
+        except BadRequest as error:
+            reaction = failure(error)
+        if isinstance(reaction, Streamed):
+            if not head_only:
+                return await self._stream(request, reaction)
+            reaction = Answer(200, b"", reaction.content_type, reaction.headers)
+        headers: CIMultiDict[str] = CIMultiDict((("Content-Type", reaction.content_type), ("Cache-Control", "no-cache, private")))
+        for name, value in reaction.headers:
+            headers.add(name, value)
+        response = web.Response(status=reaction.status, body=b"" if head_only else reaction.body, headers=headers)
+        if too_large:
+            response.force_close()
+        return response
+
+    async def _stream(self, request: web.BaseRequest, streamed: Streamed) -> web.StreamResponse:
+        connections = self._connections
+        assert connections is not None
+        response = web.StreamResponse(status=200, headers={"Content-Type": streamed.content_type, "Cache-Control": "no-cache, private"})
+        for name, value in streamed.headers:
+            response.headers.add(name, value)
+        response.enable_chunked_encoding()
+        over = asyncio.Event()
+        connections.streams[request.protocol] = over
+        try:
+            if request.transport is None or request.transport.is_closing() or not self._listeners:
+                over.set()
+            await response.prepare(request)
+            await streamed.run(_Stream(request, response, over))
+        except ConnectionError:
+            log.debug("A stream's client went away", extra={"path": request.raw_path})
+        except Error as error:
+            # The head is sent already: what went wrong can only be told by ending too early.
+            log.warning("A stream broke off", extra={"path": request.raw_path, "err": str(error)})
+            if request.transport is not None:
+                request.transport.abort()
+        finally:
+            connections.streams.pop(request.protocol, None)
+        return response
+
+
+class _Stream(Stream):
+    def __init__(self, request: web.BaseRequest, response: web.StreamResponse, over: asyncio.Event) -> None:
+        self._transport = request.transport
+        self._response = response
+        self._over = over
+
+    async def send(self, data: bytes) -> None:
+        await self._response.write(data)
+
+    def push(self, framed: bytes) -> None:
+        if self._transport is not None and not self._over.is_set():
+            self._transport.write(framed)
+
+    @property
+    def backlog(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport is not None and not self._over.is_set() else 0
+
+    def abort(self) -> None:
+        self._over.set()
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def ended(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._over.wait()
+        return self._over.is_set()
+
+
+class Kubelets:
+    """Fetches from kubelets: shows the given client certificate, and verifies by the given authority if there is one."""
+
+    def __init__(self, certificate_file: str, key_file: str, authority_file: str) -> None:
+        self._files = (certificate_file, key_file, authority_file)
+        self._tls: ssl.SSLContext | None = None
+
+    async def get(self, url: str, query: str, *, follow: bool) -> Reaction:
+        """The kubelet's answer, whole or as it comes; the kubelet's own failure, or ServiceUnavailable when it cannot be reached."""
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=None if follow else 60.0, connect=5.0)
+        session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(ssl=self._context()))
+        try:
+            response = await session.get(URL(f"{url}?{query}" if query else url, encoded=True))
+            if response.status != 200:
+                text = (await response.content.read(4096)).decode(errors="replace").strip()
+                reason = from_status({"code": response.status, "message": text or f"the kubelet answered {response.status}"})
+                await session.close()
+                return failure(reason)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            await session.close()
+            raise ServiceUnavailable(f"the kubelet cannot be reached: {error or type(error).__name__}") from error
+        except BaseException:
+            await session.close()
+            raise
+
+        async def run(stream: Stream) -> None:
+            async def copy() -> None:
+                async for data in response.content.iter_any():
+                    await stream.send(data)
+
+            async def until_ended() -> None:
+                while not await stream.ended(3600.0):
+                    pass
+
+            try:
+                await _first_of(copy(), until_ended())
+            except aiohttp.ClientError as error:
+                raise ServiceUnavailable(f"the kubelet's answer broke off: {error}") from error
+            finally:
+                response.close()
+                await session.close()
+
+        return Streamed(response.headers.get("Content-Type", "text/plain"), run)
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            certificate_file, key_file, authority_file = self._files
+            pair = Pair(Path(certificate_file).read_bytes(), Path(key_file).read_bytes()) if certificate_file else None
+            authorities = Path(authority_file).read_bytes() if authority_file else b""
+            # Without an authority kubelets are trusted as they come, as upstream does: their certificates are self-made.
+            self._tls = client_context(authorities=authorities, pair=pair, verify=bool(authorities))
+        return self._tls
+
+
+async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
+    """Run all until the first is over; the others are cancelled, and an error of any is raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _body(request: web.BaseRequest) -> bytes:
+    """The whole body; RequestEntityTooLarge beyond the limit."""
+    if (request.content_length or 0) > BODY_LIMIT:
+        raise _too_large()
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while part := await request.content.readany():
+            size += len(part)
+            if size > BODY_LIMIT:
+                raise _too_large()
+            parts.append(part)
+    except (web.HTTPException, RequestPayloadError, ValueError) as error:
+        raise BadRequest(f"the request's body cannot be read: {error}") from error
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large() -> RequestEntityTooLarge:
+    return RequestEntityTooLarge(f"Request entity too large: limit is {BODY_LIMIT}")
+
+
+def unexpected(error: BaseException) -> Answer:
+    """The answer to a bug of ours: logged here, told to the client without details."""
+    log.error("A request failed unexpectedly", exc_info=error)
+    return failure(InternalError(f"Internal error occurred: {type(error).__name__}"))

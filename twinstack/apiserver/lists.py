@@ -1,0 +1,159 @@
+"""Lists: what matches, in pages, at one revision.
+
+A page's ``continue`` names the revision of the first page and the last key sent; the next page is of that very
+state, which is the present one with everything undone that the history knows to be newer. When the history does not
+reach back so far, the list is Expired (410), as Kubernetes has it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from twinstack.api import objects
+from twinstack.api.errors import BadRequest, Expired, FieldProblem, Invalid, ProblemType, Timeout, invalid
+from twinstack.api.objects import Document, Key
+from twinstack.api.selectors import parse_fields, parse_labels
+from twinstack.apiserver.cache import Cache, Collection, Filter, Stored
+from twinstack.apiserver.requests import Query, Request
+from twinstack.store.base import Compacted, Revision
+
+
+class Page(NamedTuple):
+    """A list's answer before it is encoded."""
+
+    items: Sequence[Stored]
+    revision: Revision
+    continue_: str
+    remaining: int | None
+
+    def metadata(self) -> Document:
+        """The ListMeta."""
+        result: Document = {"resourceVersion": str(self.revision)}
+        if self.continue_:
+            result["continue"] = self.continue_
+        if self.remaining is not None:
+            result["remainingItemCount"] = self.remaining
+        return result
+
+
+class _Token(msgspec.Struct, frozen=True):
+    v: int
+    rv: int
+    ns: str
+    name: str
+
+
+def filter_of(request: Request, collection: Collection) -> Filter:
+    """The objects that a request means; BadRequest when a selector cannot be read."""
+    labels, fields = request.query.text("labelSelector"), request.query.text("fieldSelector")
+    found = Filter(
+        request.namespace,
+        parse_labels(labels) if labels else None,
+        parse_fields(fields) if fields else (),
+        text=f"{request.namespace}?{labels}?{fields}",
+    )
+    if found.fields:
+        found.check(collection)
+    return found
+
+
+def check_revision(query: Query) -> Revision | None:
+    """The resourceVersion asked for; None when none is. BadRequest when it is not a number."""
+    text = query.text("resourceVersion")
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise Invalid(f'invalid resource version "{text[:40]}"', problems=[FieldProblem("resourceVersion", ProblemType.INVALID, text[:40], "must be a number")])
+    return int(text)
+
+
+def page_of(cache: Cache, collection: Collection, filter_: Filter, query: Query) -> Page:
+    """The page asked for: BadRequest, Invalid, Expired or Timeout when it cannot be had."""
+    limit = max(0, query.number("limit") or 0)
+    token = query.text("continue")
+    asked, match = check_revision(query), query.text("resourceVersionMatch")
+    after: Key | None = None
+    revision = cache.revision
+    if token:
+        if match or asked:
+            raise BadRequest("resourceVersion and resourceVersionMatch may not be given together with continue")
+        revision, after = _read_token(token)
+    elif match:
+        if match not in ("Exact", "NotOlderThan"):
+            raise _invalid_match(match, "must be Exact or NotOlderThan")
+        if asked is None:
+            raise _invalid_match(match, "must not be given without resourceVersion")
+        if match == "Exact":
+            if asked == 0:
+                raise _invalid_match(match, "must not be Exact for resourceVersion 0")
+            revision = asked
+    if max(asked or 0, revision) > cache.revision:
+        raise too_large(max(asked or 0, revision), cache.revision)
+    if revision < cache.revision:
+        found: Iterable[Stored] = _past(collection, filter_, revision, after)
+    else:
+        found = filter_.select(collection, after)
+    if not limit:
+        return Page(list(found), revision, "", None)
+    items: list[Stored] = []
+    more = 0
+    for one in found:
+        if len(items) < limit:
+            items.append(one)
+        else:
+            more += 1
+            if not filter_.trivial:
+                break
+    if not more:
+        return Page(items, revision, "", None)
+    return Page(items, revision, _write_token(revision, items[-1].key), more if filter_.trivial else None)
+
+
+def too_large(asked: Revision, present: Revision) -> Timeout:
+    """The future is asked for."""
+    return Timeout(
+        f"Too large resource version: {asked}, current: {present}",
+        causes=[{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+        retry_after_seconds=1,
+    )
+
+
+def _past(collection: Collection, filter_: Filter, revision: Revision, after: Key | None) -> Iterator[Stored]:
+    """What matched at an earlier revision, by key."""
+    try:
+        newer = collection.broadcast.since(revision)
+    except Compacted as error:
+        raise Expired("The provided continue parameter or resourceVersion is too old to display a consistent list result; list anew without it") from error
+    then: dict[Key, Stored | None] = {}
+    for change in newer:
+        one = change.before or change.after
+        assert one is not None
+        # The first newer change of a key knows what it was before all newer ones.
+        then.setdefault(one.key, change.before)
+    keys = set(collection.keys(filter_.namespace, after))
+    keys.update(key for key in then if (after is None or key > after) and (not filter_.namespace or key.namespace == filter_.namespace))
+    for key in sorted(keys):
+        past = then[key] if key in then else collection.items.get(key)
+        if past is not None and filter_.matches(past):
+            yield past
+
+
+def _invalid_match(match: str, detail: str) -> Invalid:
+    return invalid("ListOptions", "", [FieldProblem("resourceVersionMatch", ProblemType.FORBIDDEN, match, detail)], group="meta.k8s.io")
+
+
+def _write_token(revision: Revision, key: Key) -> str:
+    return base64.urlsafe_b64encode(objects.encode(_Token(1, revision, key.namespace, key.name))).rstrip(b"=").decode()
+
+
+def _read_token(text: str) -> tuple[Revision, Key]:
+    try:
+        token = msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=_Token)
+    except (binascii.Error, msgspec.MsgspecError, ValueError) as error:
+        raise BadRequest("continue key is not valid") from error
+    return token.rv, Key(token.ns, token.name)
