@@ -53,10 +53,11 @@ def scene_of(nodes: Sequence[Node], pods: Iterable[Pod], namespaces: Mapping[str
 
 def tolerates(tolerations: Iterable[Toleration] | None, taint: Taint) -> bool:
     """Whether any of the tolerations covers the taint."""
-    return any(_covers(toleration, taint) for toleration in tolerations or ())
+    return any(covers(toleration, taint) for toleration in tolerations or ())
 
 
-def _covers(toleration: Toleration, taint: Taint) -> bool:
+def covers(toleration: Toleration, taint: Taint) -> bool:
+    """Whether the toleration is of this taint: its key, value and effect, each of which may be left open."""
     if toleration.effect not in ("", taint.effect) or toleration.key not in ("", taint.key):
         return False
     exists = toleration.operator == "Exists"

@@ -1,0 +1,191 @@
+"""A node that is not heard of any more is said to be so, and its pods do not serve and do not stay for ever.
+
+The invariant:
+
+* when neither its Lease nor its status was renewed for the grace period, a node's conditions are Unknown;
+* a node has exactly those of our taints that its state calls for: ``not-ready`` while Ready is False, ``unreachable``
+  while it is Unknown, ``unschedulable`` while it is cordoned, one for each kind of pressure;
+* pods of an unreachable node are not Ready, so that no Service sends anybody there;
+* a pod that does not tolerate a NoExecute taint is deleted, or when the time that it tolerates it is over.
+
+A heartbeat counts from when it was renewed, but never from before this controller began to look: after the whole control
+plane was away nobody could renew anything, and all nodes would seem dead at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from twinstack.api.kinds import Lease, Node, Pod, Taint, condition_of
+from twinstack.api.objects import Document, Key, document_of
+from twinstack.api.resources import resource_of
+from twinstack.api.times import parse_time, text_of_time
+from twinstack.api.world import Action, After, Delete, Patch, Tell, Watch, World
+from twinstack.rules.placement import NOT_READY, UNREACHABLE, UNSCHEDULABLE, covers
+from twinstack.rules.workloads import finished, ready
+
+LEASES = "kube-node-lease"
+_NODES, _PODS = resource_of(Node), resource_of(Pod)
+_CONDITIONS = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
+_PRESSURES = {
+    "MemoryPressure": "node.kubernetes.io/memory-pressure",
+    "DiskPressure": "node.kubernetes.io/disk-pressure",
+    "PIDPressure": "node.kubernetes.io/pid-pressure",
+    "NetworkUnavailable": "node.kubernetes.io/network-unavailable",
+}
+_OURS = {NOT_READY, UNREACHABLE, UNSCHEDULABLE, *_PRESSURES.values()}
+
+
+class NodeLifecycle:
+    """Nodes without a heartbeat for *grace_seconds*; pods that say nothing stay *eviction_seconds* on a node that is not ready."""
+
+    name = "node-lifecycle-controller"
+
+    def __init__(self, *, grace_seconds: float = 40.0, eviction_seconds: float = 300.0) -> None:
+        self._grace, self._eviction = grace_seconds, eviction_seconds
+        self._since: datetime | None = None  # when we began to look: nothing in the world tells that
+        self.watches: Sequence[Watch] = (Watch(Node, _keys_of_node), Watch(Lease, _keys_of_lease), Watch(Pod, _keys_of_pod))
+
+    def decide(self, key: Key, world: World) -> list[Action]:
+        if self._since is None:
+            self._since = world.now
+        node = world.get(Node, key)
+        if node is None or node.metadata.deletionTimestamp is not None:
+            return []
+        current = condition_of(node.status.conditions, "Ready")
+        status = current.status if current is not None else "Unknown"
+        actions: list[Action] = []
+        left = (self._last_heard(node, world, self._since) + timedelta(seconds=self._grace) - world.now).total_seconds()
+        if left > 0:
+            actions.append(After(left))
+        elif (unknown := _unknown_conditions(node, world.now)) is not None:
+            actions.append(unknown)
+            actions.append(Tell(node, "Normal", "NodeNotReady", f"{key.name} has not been heard of for {self._grace:.0f} seconds"))
+            status = "Unknown"
+        taints = _taints(node, status, world.now)
+        if taints is not None:
+            patch: Document = {"spec": {"taints": [document_of(taint) for taint in taints] or None}}
+            actions.append(Patch(_NODES, key, patch, uid=node.metadata.uid, resource_version=node.metadata.resourceVersion))
+        forbidding = [taint for taint in (node.spec.taints or () if taints is None else taints) if taint.effect == "NoExecute"]
+        silent = status == "Unknown" and (current is not None or left <= 0)
+        if forbidding or silent:
+            for pod in world.list(Pod):
+                if pod.spec.nodeName == key.name and not finished(pod):
+                    if silent and ready(pod):
+                        actions.append(_not_ready(pod, world.now))
+                    if pod.metadata.deletionTimestamp is None:
+                        actions.extend(self._eviction_of(pod, forbidding, world.now))
+        return actions
+
+    def _last_heard(self, node: Node, world: World, since: datetime) -> datetime:
+        lease = world.get(Lease, Key(LEASES, node.metadata.name))
+        current = condition_of(node.status.conditions, "Ready")
+        moments = [
+            parse_time(lease.spec.renewTime) if lease else None,
+            # what we wrote ourselves is no sign of life
+            parse_time(current.lastHeartbeatTime) if current is not None and current.status != "Unknown" else None,
+            parse_time(node.metadata.creationTimestamp),
+        ]
+        return max(since, *(moment for moment in moments if moment is not None))
+
+    def _eviction_of(self, pod: Pod, taints: Iterable[Taint], now: datetime) -> Iterable[Action]:
+        """The deletion of a pod, or when it is due; nothing when it may stay."""
+        soonest: float | None = None
+        for taint in taints:
+            seconds = self._tolerated_seconds(pod, taint)
+            if seconds is not None:
+                began = parse_time(taint.timeAdded) or now
+                left = seconds - (now - began).total_seconds()
+                soonest = left if soonest is None else min(soonest, left)
+        if soonest is None:
+            return
+        if soonest > 0:
+            yield After(soonest)
+            return
+        yield Delete(_PODS, Key(pod.metadata.namespace, pod.metadata.name), uid=pod.metadata.uid)
+        yield Tell(pod, "Normal", "TaintManagerEviction", f"{pod.metadata.name} is deleted: it does not tolerate the taints of {pod.spec.nodeName}")
+
+    def _tolerated_seconds(self, pod: Pod, taint: Taint) -> float | None:
+        """How long the pod tolerates the taint; None for ever."""
+        covering = [one for one in pod.spec.tolerations or () if covers(one, taint)]
+        if not covering:
+            return self._eviction if taint.key in (NOT_READY, UNREACHABLE) else 0.0
+        limits = [one.tolerationSeconds for one in covering]
+        return None if None in limits else float(max(0, min(limit for limit in limits if limit is not None)))
+
+
+def _unknown_conditions(node: Node, now: datetime) -> Patch | None:
+    """The conditions of a silent node; None when they say so already."""
+    text = text_of_time(now)
+    changed: list[Document] = []
+    for type_ in _CONDITIONS:
+        before = condition_of(node.status.conditions, type_)
+        if before is not None and before.status == "Unknown":
+            continue
+        reason = "NodeStatusUnknown" if before is not None else "NodeStatusNeverUpdated"
+        message = "The kubelet has stopped to report the node's status" if before is not None else "The kubelet has never reported the node's status"
+        condition: Document = {"type": type_, "status": "Unknown", "reason": reason, "message": message, "lastTransitionTime": text}
+        if before is not None and before.lastHeartbeatTime:
+            condition["lastHeartbeatTime"] = before.lastHeartbeatTime
+        changed.append(condition)
+    if not changed:
+        return None
+    return Patch(_NODES, Key("", node.metadata.name), {"status": {"conditions": changed}}, subresource="status", strategic=True, uid=node.metadata.uid)
+
+
+def _taints(node: Node, status: str, now: datetime) -> list[Taint] | None:
+    """The taints that the node should have; None when it has them."""
+    wanted: set[tuple[str, str]] = set()
+    if status != "True" and condition_of(node.status.conditions, "Ready") is not None:
+        key = UNREACHABLE if status == "Unknown" else NOT_READY
+        wanted |= {(key, "NoSchedule"), (key, "NoExecute")}
+    elif status != "True":
+        wanted.add((NOT_READY, "NoSchedule"))
+    if node.spec.unschedulable:
+        wanted.add((UNSCHEDULABLE, "NoSchedule"))
+    for type_, key in _PRESSURES.items():
+        condition = condition_of(node.status.conditions, type_)
+        if condition is not None and condition.status == "True":
+            wanted.add((key, "NoSchedule"))
+    present = list(node.spec.taints or ())
+    kept = [taint for taint in present if taint.key not in _OURS or (taint.key, taint.effect) in wanted]
+    missing = wanted - {(taint.key, taint.effect) for taint in kept}
+    if not missing and len(kept) == len(present):
+        return None
+    since = text_of_time(now)
+    return [*kept, *(Taint(key=key, effect=effect, timeAdded=since) for key, effect in sorted(missing))]
+
+
+def _not_ready(pod: Pod, now: datetime) -> Patch:
+    condition = {"type": "Ready", "status": "False", "reason": "NodeNotReady", "lastTransitionTime": text_of_time(now)}
+    key = Key(pod.metadata.namespace, pod.metadata.name)
+    return Patch(_PODS, key, {"status": {"conditions": [condition]}}, subresource="status", strategic=True, uid=pod.metadata.uid)
+
+
+# ---- What wakes us
+
+
+def _keys_of_node(before: Node | None, after: Node | None, world: World) -> Iterable[Key]:
+    """A heartbeat alone does not wake us: we look again when the grace is over."""
+    if after is not None and (before is None or _relevant(before) != _relevant(after)):
+        yield Key("", after.metadata.name)
+
+
+def _relevant(node: Node) -> object:
+    states = sorted((condition.type, condition.status) for condition in node.status.conditions or ())
+    return states, node.spec.taints, node.spec.unschedulable, node.metadata.deletionTimestamp
+
+
+def _keys_of_lease(before: Lease | None, after: Lease | None, world: World) -> Iterable[Key]:
+    return ()
+
+
+def _keys_of_pod(before: Pod | None, after: Pod | None, world: World) -> Iterable[Key]:
+    """A pod on a node that has NoExecute taints has to be looked at."""
+    if after is None or not after.spec.nodeName or (before is not None and before.spec == after.spec and ready(before) == ready(after)):
+        return
+    key = Key("", after.spec.nodeName)
+    node = world.get(Node, key)
+    if node is not None and any(taint.effect == "NoExecute" for taint in node.spec.taints or ()):
+        yield key
