@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinstack.api.schema import Schemas, examine, unknown_fields
+from twinstack.api.objects import decode, encode
+from twinstack.api.schema import Schemas, examine, prune, unknown_fields
 
 DEFINITIONS: dict[str, dict[str, Any]] = {
     "Tree": {
@@ -57,6 +58,10 @@ def test_a_type_may_contain_itself() -> None:
 def test_what_a_schema_does_not_know_is_found(document: dict[str, Any], unknown: list[str], mistyped: list[tuple[str, str]]) -> None:
     assert examine(document, TREE) == (unknown, mistyped)
     assert unknown_fields(document, TREE) == unknown
+    pruned = decode(encode(document))
+    assert prune(pruned, TREE) == (unknown, mistyped)
+    assert examine(pruned, TREE) == ([], mistyped)
+    assert unknown or pruned == document
 
 
 @given(

@@ -145,7 +145,14 @@ def unknown_fields(document: Document, schema: Schema) -> list[str]:
     return examine(document, schema).unknown
 
 
-def _examine(value: Any, schema: Schema, path: str, findings: Findings) -> None:
+def prune(document: Document, schema: Schema) -> Findings:
+    """Take the fields that the schema does not know out of the document, as decoding into Kubernetes' own types would; what was found."""
+    findings = Findings([], [])
+    _examine(document, schema, "", findings, prune=True)
+    return findings
+
+
+def _examine(value: Any, schema: Schema, path: str, findings: Findings, prune: bool = False) -> None:
     wanted = _PYTHON_TYPES.get(schema.type)
     if wanted is None:
         return
@@ -157,13 +164,18 @@ def _examine(value: Any, schema: Schema, path: str, findings: Findings) -> None:
         fields, below = schema.fields, schema.values
         if not fields and below is None:
             return
+        unknown: list[str] = []
         for key, child in value.items():
             place = fields.get(key) if fields else below
             if place is None:
+                unknown.append(key)
                 findings.unknown.append(f"{path}.{key}" if path else key)
             elif child is not None:
-                _examine(child, place, f"{path}.{key}" if path else key, findings)
+                _examine(child, place, f"{path}.{key}" if path else key, findings, prune)
+        if prune:
+            for key in unknown:
+                del value[key]
     elif found is list and schema.values is not None:
         for index, child in enumerate(value):
             if child is not None:
-                _examine(child, schema.values, f"{path}[{index}]", findings)
+                _examine(child, schema.values, f"{path}[{index}]", findings, prune)

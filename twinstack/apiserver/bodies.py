@@ -42,6 +42,12 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
+_NO_PROTOBUF = (
+    "; protobuf bodies are not read yet, send JSON: with kubectl put `--dry-run=client -o yaml | kubectl apply -f -` behind the command, "
+    "in Go clients set ContentType to application/json"
+)
+
+
 def media_type(call: Call) -> str:
     return call.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
@@ -52,7 +58,7 @@ def value_of(call: Call) -> Any:
     if kind in _YAML_TYPES:
         return parse_yaml(call.body)
     if kind and kind not in _JSON_TYPES:
-        hint = "; send JSON (kubectl --v=8 shows what it sends; Go clients: ContentType: application/json)" if kind == PROTOBUF else ""
+        hint = _NO_PROTOBUF if kind == PROTOBUF else ""
         raise UnsupportedMediaType(f"the body of the request was in an unknown format - accepted media types include: application/json, application/yaml{hint}")
     return parse_json(call.body)
 

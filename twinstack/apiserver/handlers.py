@@ -10,7 +10,7 @@ from twinstack.api import errors, objects, patches
 from twinstack.api.errors import BadRequest, MethodNotAllowed
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import Resource
-from twinstack.api.schema import examine
+from twinstack.api.schema import prune
 from twinstack.apiserver import doors, tables, watches
 from twinstack.apiserver.bodies import check_kind, delete_options, document_of, dry_run, patch_of
 from twinstack.apiserver.cache import Cache, Stored
@@ -195,21 +195,24 @@ class Handlers:
         return objects.encode(tables.table(request.resource, [document], now=self.now(), include_object=include, metadata=metadata))
 
     def _unknown_fields(self, request: Request, document: Document) -> list[str]:
-        """Fields that the schema does not know: warnings, or BadRequest with ``fieldValidation=Strict``."""
+        """Take out the fields that the schema does not know: in silence, with warnings, or BadRequest with ``fieldValidation=Strict``.
+
+        A field of another type is BadRequest whatever the mode: it cannot be read.
+        """
         mode = request.query.text("fieldValidation") or "Warn"
-        if mode == "Ignore":
-            return []
-        if mode not in ("Warn", "Strict"):
+        if mode not in ("Ignore", "Warn", "Strict"):
             raise BadRequest(f"fieldValidation is one of Ignore, Warn, Strict, not {mode!r}")
         try:
-            unknown = examine(document, self._openapi.schema_of(request.resource)).unknown
+            found = prune(document, self._openapi.schema_of(request.resource))
         except SchemaMissing:
             return []
-        unknown = [path for path in unknown if not path.startswith("metadata.managedFields")]
+        refusal = f"{request.resource.kind} in version {request.resource.version!r} cannot be handled as a {request.resource.kind}: "
+        if found.mistyped:
+            raise BadRequest(refusal + ", ".join(f'field "{path}" must be of type {type_}' for path, type_ in found.mistyped))
+        unknown = [f'unknown field "{path}"' for path in found.unknown if not path.startswith("metadata.managedFields")]
         if unknown and mode == "Strict":
-            told = ", ".join(f'unknown field "{path}"' for path in unknown)
-            raise BadRequest(f"{request.resource.kind} in version {request.resource.version!r} cannot be handled: strict decoding error: {told}")
-        return [f'unknown field "{path}"' for path in unknown]
+            raise BadRequest(f"{refusal}strict decoding error: {', '.join(unknown)}")
+        return [] if mode == "Ignore" else unknown
 
 
 def list_bytes(resource: Resource, metadata: Document, items: Sequence[Stored]) -> bytes:
