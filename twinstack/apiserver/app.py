@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
 import logging
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from twinstack.api import errors, objects
 from twinstack.api.errors import APIError, BadRequest, NotFound
 from twinstack.api.objects import Document, Key
-from twinstack.api.resources import Resource
+from twinstack.api.resources import BY_PATH, Resource
 from twinstack.apiserver import requests, serving, upkeep
 from twinstack.apiserver.allocators import Context, context_of
 from twinstack.apiserver.auth import Authenticator, read_token_file
@@ -30,7 +29,8 @@ from twinstack.apiserver.metrics import RequestMetrics
 from twinstack.apiserver.openapi import OpenAPI, SchemaMissing
 from twinstack.apiserver.replies import Reply
 from twinstack.apiserver.settings import Settings, SettingsError
-from twinstack.apiserver.strategies.base import Reader, Strategy
+from twinstack.apiserver.strategies.base import Reader
+from twinstack.apiserver.strategies.table import strategies
 from twinstack.apiserver.streams import KubeletLogs
 from twinstack.loops.health import Check, answer
 from twinstack.net.cidr import host_port
@@ -43,18 +43,13 @@ log = logging.getLogger(__name__)
 _CONTEXT_RESOURCES = frozenset(("services", "servicecidrs", "ipaddresses"))
 
 
-def strategies(context: Context) -> dict[Resource, Strategy]:
-    try:
-        table = importlib.import_module("twinstack.apiserver.strategies.table")
-    except ImportError:
-        return {}
-    return dict(table.strategies(context))
-
-
 async def bootstrap(hand: Hand, context: Context, settings: Settings, ready: Callable[[], None]) -> None:
     for name in ("default", "kube-system", "kube-public", "kube-node-lease"):
         if hand.reader.get(NAMESPACES, Key("", name)) is None:
             await hand.create(NAMESPACES, {"metadata": {"name": name}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}})
+    if hand.reader.get(BY_PATH["networking.k8s.io", "v1", "servicecidrs"], Key("", "kubernetes")) is None:
+        cidrs = [str(network) for network in context.ranges.values()]
+        await hand.create(BY_PATH["networking.k8s.io", "v1", "servicecidrs"], {"metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs}})
     ready()
 
 
