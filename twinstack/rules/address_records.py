@@ -1,0 +1,112 @@
+"""Where the records of addresses (IPAddresses) and the Services that hold them disagree, and what is to be done.
+
+Rule of this file: two sets of objects and a time in, findings out. Services are believed first: an address that a Service
+lists and nobody else owns is its own. Then records that nobody stands for go; young ones are given time, because a Service
+and its records are not always seen together (spec/api.md 4.9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+from twinstack.api.kinds import IPAddress, Object, Service
+from twinstack.api.objects import Document, Key
+from twinstack.api.times import parse_time
+from twinstack.net.cidr import parse_address
+from twinstack.net.errors import AddressError
+from twinstack.net.family import Address, Family
+from twinstack.rules.cidrs import FAMILY_LABEL, MANAGER, MANAGER_LABEL, ip_address
+from twinstack.rules.families import NONE
+
+ORPHAN_SECONDS, YOUNG_SECONDS = 60.0, 5.0
+
+
+class Finding(NamedTuple):
+    """One disagreement: the record to remove, the record to write, and what to tell about whom."""
+
+    address: str
+    about: Object
+    reason: str = ""
+    message: str = ""
+    remove: bool = False
+    record: Document | None = None
+
+
+def findings(services: Mapping[Key, Service], records: Mapping[str, IPAddress], *, hands_out: Callable[[Address], bool], now: datetime) -> Iterator[Finding]:
+    """Everything to be repaired; *hands_out* says whether any ServiceCIDR holds an address."""
+    for key, service in services.items():
+        for text in service.spec.clusterIPs:
+            if text not in ("", NONE):
+                yield from _of_service(key, service, text, services, records, hands_out)
+    for name, record in records.items():
+        if record.labels.get(MANAGER_LABEL) == MANAGER:
+            yield from _of_record(name, record, services, now)
+
+
+def _of_service(
+    key: Key, service: Service, text: str, services: Mapping[Key, Service], records: Mapping[str, IPAddress], hands_out: Callable[[Address], bool]
+) -> Iterator[Finding]:
+    try:
+        address = parse_address(text)
+    except AddressError:
+        yield Finding(text, service, "ClusterIPNotValid", f"cluster IP {text} is not an IP address; please recreate the Service")
+        return
+    name = str(address)
+    if not hands_out(address):
+        yield Finding(name, service, "ClusterIPOutOfRange", f"cluster IP {text} lies in no ServiceCIDR; please recreate the Service")
+        return
+    wanted = ip_address(address, namespace=key.namespace, name=key.name)
+    record = records.get(name)
+    if record is None:
+        yield Finding(name, service, "ClusterIPNotAllocated", f"cluster IP {text} was recorded by nobody; it is now", record=wanted)
+        return
+    parent = record.spec.parentRef
+    if parent is None or parent.group or parent.resource != "services":
+        yield Finding(name, service, "ClusterIPNotAllocated", f"cluster IP {text} was recorded for no Service; it is now", remove=True, record=wanted)
+        return
+    owner = Key(parent.namespace, parent.name)
+    if owner != key:
+        if lists(services.get(owner), address):
+            yield Finding(name, service, "ClusterIPAlreadyAllocated", f"cluster IP {text} belongs to Service {owner}; please recreate this one")
+        elif owner not in services:
+            yield Finding(name, service, "ClusterIPNotAllocated", f"cluster IP {text} was recorded for {owner}, which is gone", remove=True, record=wanted)
+    elif (record.labels.get(FAMILY_LABEL), record.labels.get(MANAGER_LABEL)) != (Family.of(address).value, MANAGER):
+        yield Finding(name, service, remove=True, record=wanted)
+
+
+def _of_record(name: str, record: IPAddress, services: Mapping[Key, Service], now: datetime) -> Iterator[Finding]:
+    parent = record.spec.parentRef
+    if parent is None or parent.group or parent.resource != "services":
+        yield Finding(name, record, "IPAddressNotAllocated", f"IPAddress {name} is managed here and belongs to no Service", remove=True)
+        return
+    service = services.get(Key(parent.namespace, parent.name))
+    age = _age_seconds(record, now)
+    if service is None:
+        if age > ORPHAN_SECONDS:
+            message = f"IPAddress {name} belongs to Service {parent.namespace}/{parent.name}, which does not exist"
+            yield Finding(name, record, "IPAddressNotAllocated", message, remove=True)
+        return
+    if lists(service, parse_address(name)):
+        return
+    if (service.spec.type == "ExternalName" and age < ORPHAN_SECONDS) or age < YOUNG_SECONDS:
+        return
+    message = f"IPAddress {name} belongs to Service {parent.namespace}/{parent.name}, which does not list it"
+    yield Finding(name, record, "IPAddressWrongReference", message, remove=True)
+
+
+def lists(service: Service | None, address: Address) -> bool:
+    """Whether the Service has this address, however it spells it."""
+    for text in service.spec.clusterIPs if service else ():
+        try:
+            if text not in ("", NONE) and parse_address(text) == address:
+                return True
+        except AddressError:
+            continue
+    return False
+
+
+def _age_seconds(record: IPAddress, now: datetime) -> float:
+    created = parse_time(record.metadata.creationTimestamp)
+    return (now - created).total_seconds() if created else float("inf")
