@@ -34,6 +34,7 @@ key with two long addresses is. A Service that asks for it is served without.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from ipaddress import ip_network
 from typing import NamedTuple
 
 from twinstack.dataplane.assembly import Assembly, Part
@@ -57,7 +58,7 @@ from twinstack.dataplane.ruleset import (
 )
 from twinstack.net.cidr import contains, parse_address, parse_cidr
 from twinstack.net.family import Family
-from twinstack.proxy.services import Backend, ServicePort
+from twinstack.proxy.services import Backend, ServicePort, interval_text
 
 TABLE = "twinstack-proxy"
 PROTOCOLS = ("tcp", "udp", "sctp")
@@ -147,7 +148,7 @@ class Shape:
             return (Match(("daddr",), "@node-addresses"),)
         return (
             Match(("fib daddr type",), "local"),
-            Match(("daddr",), self.family.facts.loopback_network, "!="),
+            Match(("daddr",), interval_text(parse_cidr(self.family.facts.loopback_network)), "!="),
             Match(("daddr",), "@node-networks"),
         )
 
@@ -282,7 +283,7 @@ class _PartMaker:
 
     def _guard(self, front: Key, balancer: str, sources: Sequence[str]) -> None:
         self._elements.setdefault(("guarded", front), None)
-        networks = [parse_cidr(text) for text in sources]
+        networks = [parse_cidr(text) if "/" in text else ip_network(text) for text in sources]
         for text in sources:
             self._elements.setdefault(("allowed-sources", (text, *front)), None)
         # a node that is allowed must reach the balancer's address although that is then its own source

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from twinstack.api import kinds
@@ -61,10 +61,12 @@ class ServicePort(NamedTuple):
     external_local: bool
     affinity_seconds: int  # 0 for none
     here: frozenset[str]  # addresses of this node's endpoints among the two lists
+    serving: frozenset[Backend] = frozenset()  # of a UDP port: all that may keep their flows, whatever the policies
 
 
 class _Candidate(NamedTuple):
     ready: bool
+    serving: bool
     draining: bool  # serving while terminating
     terminating: bool
     local: bool
@@ -136,6 +138,7 @@ def service_ports(service: kinds.Service, slices: Iterable[kinds.EndpointSlice],
                 external_local=external_local,
                 affinity_seconds=affinity,
                 here=frozenset(backend[0] for backend in (*cluster, *local) if candidates[backend].local),
+                serving=frozenset(backend for backend, one in candidates.items() if one.serving) if port.protocol == "UDP" else frozenset(),
             )
         )
     return result
@@ -165,7 +168,7 @@ def source_ranges(texts: Sequence[str], family: Family) -> tuple[str, ...] | Non
             networks.append(network)
     if not networks or any(network.prefixlen == 0 for network in networks):
         return None
-    return tuple(str(network) for network in collapsed(networks))
+    return tuple(map(interval_text, collapsed(networks)))
 
 
 def collapsed(networks: Iterable[Network]) -> list[Network]:
@@ -174,10 +177,43 @@ def collapsed(networks: Iterable[Network]) -> list[Network]:
     return result
 
 
+def interval_text(network: Network) -> str:
+    """A network as nftables lists it: one of a single address is that address."""
+    return str(network.network_address) if network.num_addresses == 1 else str(network)
+
+
 def local_ready(service: kinds.Service, slices: Iterable[kinds.EndpointSlice], family: Family, place: Place) -> int:
     """How many addresses of ready endpoints are on this node, over all ports: what a health-check node port tells."""
     own = [one for one in slices if one.addressType == family.value]
     return len({backend[0] for port in service.spec.ports for backend, one in _candidates(own, port, family, place).items() if one.local and one.ready})
+
+
+UDPFronts = Mapping[tuple[str, int], frozenset[Backend]]
+
+
+def udp_fronts(ports: Iterable[ServicePort]) -> UDPFronts:
+    """Where clients send UDP to (the address is empty for a node port), and who may answer; without those nobody serves."""
+    return {
+        front: port.serving
+        for port in ports
+        if port.serving
+        for front in (
+            *((address, port.port) for address in (port.address, *port.externals, *port.balancers)),
+            *((("", port.node_port),) if port.node_port else ()),
+        )
+    }
+
+
+def gone_answers(before: UDPFronts, after: UDPFronts) -> Iterator[tuple[str, int, str, int]]:
+    """The flows that a change made stale: (front address, port, who answers, its port); empty and 0 mean any.
+
+    Those of endpoints that are gone; and, where a front end had none before, those that nobody translated.
+    """
+    for (address, port), serving in after.items():
+        if (address, port) not in before:
+            yield address, port, address, port
+        for backend in before.get((address, port), frozenset()) - serving:
+            yield address, port, *backend
 
 
 def _addresses(texts: Sequence[str], family: Family) -> tuple[str, ...]:
@@ -205,10 +241,11 @@ def _candidates(slices: Sequence[kinds.EndpointSlice], port: kinds.ServicePort, 
                 if address is None or not number:
                     continue
                 conditions = endpoint.conditions
-                terminating = conditions.terminating is True
+                terminating, serving = conditions.terminating is True, conditions.serving is not False
                 candidate = _Candidate(
                     ready=conditions.ready is not False,
-                    draining=terminating and conditions.serving is not False,
+                    serving=serving,
+                    draining=terminating and serving,
                     terminating=terminating,
                     local=endpoint.nodeName == place.node,
                     endpoint=endpoint,

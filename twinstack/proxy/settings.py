@@ -1,0 +1,216 @@
+"""What kube-proxy is told: upstream's flags, and the same from a KubeProxyConfiguration file.
+
+Rule of this file: it checks and translates. A setting that we do not have is refused by name, never ignored
+silently; a bad value is one line with the field, the value and what would do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from twinstack.loops.durations import parse_duration
+from twinstack.net.cidr import host_port, parse_address, parse_cidr, parse_cidrs
+from twinstack.net.errors import AddressError, Error
+from twinstack.net.family import Family, Network
+from twinstack.proxy.ruleset import Options
+from twinstack.proxy.services import collapsed, interval_text
+
+LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
+PRIMARY = "primary"
+HEALTHZ_PORT, METRICS_PORT = 10256, 10249
+API_VERSION, KIND = "kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration"
+
+
+class SettingsError(Error, ValueError):
+    """A flag or a field of the configuration file has a value that cannot be."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """One field per flag; see :func:`problems_with` for what is checked."""
+
+    kubeconfig: str = ""
+    hostname_override: str = ""
+    bind_address: str = "0.0.0.0"
+    bind_address_hard_fail: bool = False
+    healthz_bind_address: str | None = None  # None: the default; empty: none
+    metrics_bind_address: str | None = None
+    proxy_mode: str = "nftables"
+    cluster_cidr: str = ""
+    detect_local_mode: str = "ClusterCIDR"
+    pod_bridge_interface: str = ""
+    pod_interface_name_prefix: str = ""
+    nodeport_addresses: tuple[str, ...] = (PRIMARY,)
+    masquerade_all: bool = False
+    masquerade_bit: int = 14
+    min_sync_period_seconds: float = 1.0
+    sync_period_seconds: float = 30.0
+    dry_run: bool = False
+
+
+def checked(settings: Settings) -> Settings:
+    """The settings; SettingsError with all that is wrong with them."""
+    if problems := list(problems_with(settings)):
+        raise SettingsError("; ".join(problems))
+    return settings
+
+
+def problems_with(settings: Settings) -> list[str]:
+    """Everything wrong with the settings, a sentence each."""
+    problems = []
+    if settings.proxy_mode not in ("", "nftables"):
+        problems.append(f"--proxy-mode {settings.proxy_mode!r} is not supported: only nftables is")
+    if settings.detect_local_mode not in LOCAL_MODES:
+        problems.append(f"--detect-local-mode {settings.detect_local_mode!r} is none of {', '.join(LOCAL_MODES)}")
+    if settings.detect_local_mode == "BridgeInterface" and not settings.pod_bridge_interface:
+        problems.append("--detect-local-mode=BridgeInterface needs --pod-bridge-interface")
+    if settings.detect_local_mode == "InterfaceNamePrefix" and not settings.pod_interface_name_prefix:
+        problems.append("--detect-local-mode=InterfaceNamePrefix needs --pod-interface-name-prefix")
+    for flag, name in (("--pod-bridge-interface", settings.pod_bridge_interface), ("--pod-interface-name-prefix", settings.pod_interface_name_prefix)):
+        if len(name) > 15 or any(letter.isspace() or letter in '/"*' for letter in name):
+            problems.append(f"{flag} {name!r} is not an interface name of at most 15 letters")
+    if not 0 <= settings.masquerade_bit <= 31:
+        problems.append(f"--iptables-masquerade-bit {settings.masquerade_bit} is not within 0 and 31")
+    if settings.sync_period_seconds <= 0:
+        problems.append("--sync-period must be greater than zero")
+    if not 0 <= settings.min_sync_period_seconds <= settings.sync_period_seconds:
+        problems.append("--min-sync-period must be between zero and --sync-period")
+    try:
+        parse_address(settings.bind_address)
+    except AddressError as error:
+        problems.append(f"--bind-address: {error}")
+    try:
+        cidrs = parse_cidrs(settings.cluster_cidr, masked=True)
+        if len(cidrs) > 2 or len({Family.of(cidr) for cidr in cidrs}) != len(cidrs):
+            problems.append(f"--cluster-cidr {settings.cluster_cidr!r} must be one CIDR, or one of each family")
+    except AddressError as error:
+        problems.append(f"--cluster-cidr: {error}")
+    if PRIMARY in settings.nodeport_addresses and len(settings.nodeport_addresses) > 1:
+        problems.append("--nodeport-addresses: 'primary' stands alone, or CIDRs do")
+    for text in settings.nodeport_addresses:
+        if text != PRIMARY:
+            try:
+                parse_cidr(text, masked=True)
+            except AddressError as error:
+                problems.append(f"--nodeport-addresses: {error}")
+    for flag, value, port in (
+        ("--healthz-bind-address", settings.healthz_bind_address, HEALTHZ_PORT),
+        ("--metrics-bind-address", settings.metrics_bind_address, METRICS_PORT),
+    ):
+        if value:
+            try:
+                parse_bind_address(value, port)
+            except ValueError as error:
+                problems.append(f"{flag}: {error}")
+    return problems
+
+
+def options_for(settings: Settings, family: Family, node_cidrs: tuple[Network, ...] = ()) -> Options:
+    """The family's options. *node_cidrs* are the node's pod CIDRs, for NodeCIDR mode."""
+    networks = [parse_cidr(text, masked=True) for text in settings.nodeport_addresses if text != PRIMARY]
+    own = [network for network in networks if Family.of(network) is family]
+    # Upstream's way: a list that names only the other family leaves this one open on all addresses.
+    everything = [parse_cidr(family.facts.everything)]
+    primary = PRIMARY in settings.nodeport_addresses
+    return Options(
+        pods=_pods(settings, family, node_cidrs),
+        masquerade_all=settings.masquerade_all,
+        mark=1 << settings.masquerade_bit,
+        node_ports=None if primary else tuple(interval_text(network) for network in collapsed(own or everything)),
+    )
+
+
+def _pods(settings: Settings, family: Family, node_cidrs: tuple[Network, ...]) -> tuple[str, str] | None:
+    """What recognises a local pod's traffic, by --detect-local-mode; None where nothing does."""
+    if settings.detect_local_mode == "BridgeInterface":
+        return ("iifname", f'"{settings.pod_bridge_interface}"')
+    if settings.detect_local_mode == "InterfaceNamePrefix":
+        return ("iifname", f'"{settings.pod_interface_name_prefix}*"')
+    cidrs = parse_cidrs(settings.cluster_cidr, masked=True) if settings.detect_local_mode == "ClusterCIDR" else node_cidrs
+    return next((("saddr", interval_text(cidr)) for cidr in cidrs if Family.of(cidr) is family), None)
+
+
+def bind_family(settings: Settings) -> Family:
+    """The family whose addresses the servers listen on by default."""
+    return Family.of(parse_address(settings.bind_address))
+
+
+def listen_addresses(settings: Settings) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
+    """Where to serve health and metrics: (host, port) each, None for not at all."""
+    facts = bind_family(settings).facts
+    healthz = settings.healthz_bind_address if settings.healthz_bind_address is not None else facts.unspecified
+    metrics = settings.metrics_bind_address if settings.metrics_bind_address is not None else facts.loopback
+    return (
+        parse_bind_address(healthz, HEALTHZ_PORT) if healthz else None,
+        parse_bind_address(metrics, METRICS_PORT) if metrics else None,
+    )
+
+
+def parse_bind_address(text: str, default_port: int) -> tuple[str, int]:
+    """``host:port``, ``[host]:port`` or a bare address, to which the default port is added; ValueError otherwise."""
+    try:
+        return str(parse_address(text)), default_port
+    except AddressError:
+        host, colon, port = text.rpartition(":")
+    try:
+        number = int(port)
+        address = parse_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        raise SettingsError(
+            f"{text!r} is not an address with a port such as {host_port('127.0.0.1', default_port)} or {host_port('::1', default_port)}"
+        ) from None
+    if not colon or not 0 <= number <= 65535 or host_port(address, number) != text:
+        raise SettingsError(f"{text!r} is not an address with a port such as {host_port(address, default_port)}")
+    return str(address), number
+
+
+# configuration file: path of keys → (our field, how to read the value)
+_FIELDS: Mapping[tuple[str, ...], tuple[str, Any]] = {
+    ("clientConnection", "kubeconfig"): ("kubeconfig", str),
+    ("hostnameOverride",): ("hostname_override", str),
+    ("bindAddress",): ("bind_address", str),
+    ("bindAddressHardFail",): ("bind_address_hard_fail", bool),
+    ("healthzBindAddress",): ("healthz_bind_address", str),
+    ("metricsBindAddress",): ("metrics_bind_address", str),
+    ("mode",): ("proxy_mode", str),
+    ("clusterCIDR",): ("cluster_cidr", str),
+    ("detectLocalMode",): ("detect_local_mode", str),
+    ("detectLocal", "bridgeInterface"): ("pod_bridge_interface", str),
+    ("detectLocal", "interfaceNamePrefix"): ("pod_interface_name_prefix", str),
+    ("nodePortAddresses",): ("nodeport_addresses", tuple),
+    ("nftables", "masqueradeAll"): ("masquerade_all", bool),
+    ("nftables", "masqueradeBit"): ("masquerade_bit", int),
+    ("nftables", "minSyncPeriod"): ("min_sync_period_seconds", parse_duration),
+    ("nftables", "syncPeriod"): ("sync_period_seconds", parse_duration),
+}
+
+
+def from_configuration(document: Any) -> tuple[dict[str, Any], list[str]]:
+    """Settings by field from a KubeProxyConfiguration document, and the paths of what it says and we do not know.
+
+    Empty values mean the default, as upstream's. SettingsError when it is another kind of document.
+    """
+    if not isinstance(document, dict) or document.get("apiVersion") != API_VERSION or document.get("kind") != KIND:
+        raise SettingsError(f"the configuration file is not a {KIND} of {API_VERSION}")
+    found: dict[str, Any] = {}
+    unknown: list[str] = []
+
+    def walk(value: Mapping[str, Any], path: tuple[str, ...]) -> None:
+        for key, inner in value.items():
+            here = (*path, key)
+            if here in _FIELDS:
+                name, read = _FIELDS[here]
+                if inner not in (None, "", []):
+                    try:
+                        found[name] = read(inner)
+                    except (TypeError, ValueError) as error:
+                        raise SettingsError(f"{'.'.join(here)}: {error}") from error
+            elif isinstance(inner, dict):
+                walk(inner, here)
+            elif inner not in (None, "", [], 0, False) and here not in (("apiVersion",), ("kind",)):
+                unknown.append(".".join(here))
+
+    walk(document, ())
+    return found, unknown

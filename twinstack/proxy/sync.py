@@ -1,0 +1,252 @@
+"""One family's table, brought to the kernel and kept there.
+
+Rule of this file: wanted minus applied, in one transaction. The kernel is never read back; whenever it refuses, the
+whole table is written anew, atomically, and a metric says so.
+
+Theory. A change marks its Service; the next sync makes that Service's part anew, and the assembly knows which
+elements differ. While one sync runs, changes gather for the next, so a burst is one or two transactions. The
+first sync, one after a refusal, and one each hour (somebody may have flushed the tables) write everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+
+from twinstack.api.objects import Key
+from twinstack.dataplane.assembly import Assembly
+from twinstack.dataplane.ruleset import Steps, Table
+from twinstack.kernel import nftables
+from twinstack.kernel.conntrack import Conntrack, Stale
+from twinstack.kernel.errors import KernelError
+from twinstack.net.family import Family
+from twinstack.proxy.catalog import Catalog
+from twinstack.proxy.healthcheck import FamilyHealth
+from twinstack.proxy.metrics import Metrics
+from twinstack.proxy.ruleset import Shape
+from twinstack.proxy.services import Place, ServicePort, UDPFronts, gone_answers, service_ports, udp_fronts
+
+TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
+FULL_SYNC_SECONDS = 3600.0
+FIRST_RETRY_SECONDS = 1.0
+_AT_A_TIME = 200  # Services between two looks at the event loop
+
+log = logging.getLogger(__name__)
+
+
+class NodeState:
+    """What the proxy knows of its node and cluster beside Services; replaced as it changes."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.addresses: dict[Family, tuple[str, ...]] = {}
+        self.service_cidrs: dict[Family, tuple[str, ...]] = {}
+
+
+class FamilySync:
+    """Brings one family's table to the kernel. *now* is seconds since the epoch."""
+
+    def __init__(
+        self,
+        family: Family,
+        shape: Shape,
+        *,
+        ruleset: nftables.Ruleset,
+        conntrack: Conntrack | None,
+        catalog: Catalog,
+        node: NodeState,
+        metrics: Metrics,
+        health: FamilyHealth,
+        now: Callable[[], float],
+        min_sync_seconds: float,
+        sync_seconds: float,
+    ) -> None:
+        self.family = family
+        self.health = health
+        self._shape = shape
+        self._ruleset = ruleset
+        self._conntrack = conntrack
+        self._catalog = catalog
+        self._node = node
+        self._metrics = metrics
+        self._now = now
+        self._min_sync_seconds = min_sync_seconds
+        self._sync_seconds = sync_seconds
+        self._assembly: Assembly = shape.assembly()
+        self._marked: set[Key] = set()
+        self._everything = True  # all Services' parts are to be made anew
+        self._node_marked = True  # the node's own part is
+        self._whole = True  # the whole table is to be written
+        self._wake = asyncio.Event()
+        self._udp: dict[Key, UDPFronts] = {}
+        self._without_local: dict[Key, Counter[str]] = {}
+        self._label = family.value
+        self.synced = asyncio.Event()
+
+    def table(self) -> Table:
+        """The wanted table as it was last made."""
+        return self._assembly.table()
+
+    def mark(self, key: Key) -> None:
+        """A Service, or its endpoints, changed."""
+        self._marked.add(key)
+        self._queue()
+
+    def mark_node(self) -> None:
+        """The cluster's service ranges changed."""
+        self._node_marked = True
+        self._queue()
+
+    def mark_everything(self) -> None:
+        """The node changed in a way that concerns every Service."""
+        self._everything = self._node_marked = True
+        self._queue()
+
+    def _queue(self) -> None:
+        self.health.queued()
+        self._metrics.last_queued.labels(self._label).set(self._now())
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Sync whenever there is something to do, until cancelled."""
+        retry = FIRST_RETRY_SECONDS
+        self._wake.set()
+        while True:
+            try:
+                async with asyncio.timeout(FULL_SYNC_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._whole = True
+            self._wake.clear()
+            try:
+                await self.sync()
+            except KernelError as error:
+                log.error("The kernel refuses the whole table", extra={"family": self._label, "error": str(error), "retry_seconds": retry})
+                self._wake.set()
+                await asyncio.sleep(retry)
+                retry = min(2 * retry, self._sync_seconds)
+                continue
+            retry = FIRST_RETRY_SECONDS
+            await asyncio.sleep(self._min_sync_seconds)
+
+    async def make(self) -> dict[Key, UDPFronts]:
+        """Make the marked Services' parts anew; the UDP front ends of those Services as they were before."""
+        marked: Iterable[Key] = self._marked
+        if self._everything:
+            marked = {*self._catalog.keys(), *(Key.parse(owner) for owner in self._assembly.owners() if owner)}
+        if self._node_marked:
+            cidrs = self._node.service_cidrs.get(self.family, ())
+            self._assembly.put("", self._shape.node_part(self._node.addresses.get(self.family, ()), cidrs))
+        self._marked, self._everything, self._node_marked = set(), False, False
+        before: dict[Key, UDPFronts] = {}
+        for number, key in enumerate(marked):
+            if number % _AT_A_TIME == _AT_A_TIME - 1:
+                await asyncio.sleep(0)
+            before[key] = self._udp.get(key, {})
+            self._make_one(key)
+        return before
+
+    def _make_one(self, key: Key) -> None:
+        service = self._catalog.services.get(key)
+        ports = service_ports(service, self._catalog.slices(key), self.family, self._node.place) if service else []
+        addresses = self._node.addresses.get(self.family, ())
+        self._assembly.put(str(key), self._shape.part(ports, addresses) if ports else None)
+        if fronts := udp_fronts(ports):
+            self._udp[key] = fronts
+        else:
+            self._udp.pop(key, None)
+        if without := _without_local(ports):
+            self._without_local[key] = without
+        else:
+            self._without_local.pop(key, None)
+
+    async def sync(self) -> None:
+        """Bring the kernel up to date; KernelError when it refuses even the whole table."""
+        began = self._now()
+        pending = set(self._marked)
+        before = await self.make()
+        whole = self._whole
+        steps = self._assembly.whole() if whole else self._assembly.steps()
+        self._whole = True  # until it has worked
+        if steps and not await self._apply(steps, last=whole):
+            whole = True
+            await self._apply(self._assembly.whole(), last=True)
+        self._whole = False
+        took = self._now() - began
+        self._metrics.sync.labels(self._label).observe(took)
+        (self._metrics.sync_full if whole else self._metrics.sync_partial).labels(self._label).observe(took)
+        self._metrics.last_sync.labels(self._label).set(self._now())
+        self._metrics.pending.labels(self._label).set(len(self._marked))
+        for policy in ("internal", "external"):
+            self._metrics.no_local_endpoints.labels(policy, self._label).set(sum(one[policy] for one in self._without_local.values()))
+        self._observe_programming(pending)
+        self.health.synced(began)
+        await self._forget_flows(before, everything=whole)
+        told = {"family": self._label, "steps": len(steps.steps), "seconds": round(took, 4)}
+        if whole:
+            log.info("The whole Service table was written", extra={**told, "elements": self._assembly.table().size()})
+        elif steps:
+            log.debug("The Service table was changed", extra=told)
+        self.synced.set()
+
+    async def _apply(self, steps: Steps, *, last: bool) -> bool:
+        """Make the steps in one transaction; False when the kernel refuses and this was not the *last* means."""
+        try:
+            await asyncio.to_thread(nftables.apply, self._ruleset, steps)
+        except KernelError as error:
+            self._metrics.failures.labels(self._label).inc()
+            if last:
+                raise
+            log.warning("The kernel refuses a change; the whole table is written", extra={"family": self._label, "error": str(error)})
+            return False
+        return True
+
+    def _observe_programming(self, keys: Iterable[Key]) -> None:
+        """How long the changes of endpoints took that the controller dated."""
+        for key in keys:
+            for one in self._catalog.slices(key):
+                text = (one.metadata.annotations or {}).get(TRIGGERED)
+                if text and one.addressType == self._label and (moment := _moment(text)) is not None:
+                    self._metrics.programming.labels(self._label).observe(max(0.0, self._now() - moment))
+
+    async def _forget_flows(self, before: dict[Key, UDPFronts], *, everything: bool) -> None:
+        """Remove the UDP flows that this sync made stale; after a whole write all of them are looked at."""
+        if self._conntrack is None or not (self._udp if everything else any(before.values()) or any(key in self._udp for key in before)):
+            return
+        try:
+            if everything:
+                flows = await asyncio.to_thread(self._conntrack.flows, self.family)
+                fronts = {front: serving for one in self._udp.values() for front, serving in one.items()}
+                stale = [
+                    flow
+                    for flow in flows
+                    for serving in (fronts.get((flow.destination, flow.port)) or fronts.get(("", flow.port)),)
+                    if serving and (flow.answers, flow.answers_port) not in serving
+                ]
+                await asyncio.to_thread(self._conntrack.forget_flows, self.family, stale)
+                self._metrics.conntrack_deleted.labels(self._label).inc(len(stale))
+            else:
+                gone = [Stale(*one) for key, fronts in before.items() for one in gone_answers(fronts, self._udp.get(key, {}))]
+                if gone:
+                    await asyncio.to_thread(self._conntrack.forget, self.family, gone)
+        except KernelError as error:
+            self._metrics.conntrack_failures.labels(self._label).inc()
+            log.warning("Stale UDP flows were not removed", extra={"family": self._label, "error": str(error)})
+
+
+def _without_local(ports: Sequence[ServicePort]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for port in ports:
+        if port.exists and not port.local:
+            found.update(policy for policy, local in (("internal", port.internal_local), ("external", port.external_local)) if local)
+    return found
+
+
+def _moment(text: str) -> float | None:
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() if text.endswith("Z") else datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
