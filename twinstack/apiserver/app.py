@@ -15,13 +15,12 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from twinstack.api import errors, objects
 from twinstack.api.errors import APIError, BadRequest, NotFound
 from twinstack.api.objects import Document, Key
-from twinstack.api.resources import BY_PATH, Resource
-from twinstack.apiserver import requests, serving, upkeep
+from twinstack.api.resources import Resource
+from twinstack.apiserver import bootstrap, requests, serving, upkeep
 from twinstack.apiserver.allocators import Context, context_of
 from twinstack.apiserver.auth import Authenticator, read_token_file
 from twinstack.apiserver.cache import Cache, Stored
 from twinstack.apiserver.calls import Answer, Call, Reaction, Stream, Streamed, failure
-from twinstack.apiserver.changes import NAMESPACES
 from twinstack.apiserver.discovery import Discovery
 from twinstack.apiserver.handlers import Handlers
 from twinstack.apiserver.http import HTTPServer, unexpected
@@ -41,16 +40,6 @@ from twinstack.store.sqlite import SQLiteStore
 log = logging.getLogger(__name__)
 
 _CONTEXT_RESOURCES = frozenset(("services", "servicecidrs", "ipaddresses"))
-
-
-async def bootstrap(hand: Hand, context: Context, settings: Settings, ready: Callable[[], None]) -> None:
-    for name in ("default", "kube-system", "kube-public", "kube-node-lease"):
-        if hand.reader.get(NAMESPACES, Key("", name)) is None:
-            await hand.create(NAMESPACES, {"metadata": {"name": name}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}})
-    if hand.reader.get(BY_PATH["networking.k8s.io", "v1", "servicecidrs"], Key("", "kubernetes")) is None:
-        cidrs = [str(network) for network in context.ranges.values()]
-        await hand.create(BY_PATH["networking.k8s.io", "v1", "servicecidrs"], {"metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs}})
-    ready()
 
 
 class Application:
@@ -238,6 +227,6 @@ async def _serve(app: Application, settings: Settings, ready: Callable[[], None]
 
     expiry = upkeep.EventExpiry(app.cache, app.handlers.deletions, settings.event_ttl_seconds)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(bootstrap(Hand(app.handlers), app.context, settings, is_ready))
+        tasks.create_task(bootstrap.run(Hand(app.handlers), app.context, settings, ready=is_ready))
         tasks.create_task(upkeep.compact_now_and_then(app.store, app.cache))
         tasks.create_task(expiry.run())

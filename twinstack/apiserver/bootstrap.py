@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -47,6 +48,9 @@ class BootstrapSettings(Protocol):
     def secure_port(self) -> int: ...
 
     @property
+    def sockets(self) -> Sequence[socket.socket]: ...
+
+    @property
     def endpoint_reconciler_type(self) -> str: ...
 
 
@@ -79,6 +83,8 @@ class Bootstrap:
 
     def __init__(self, api: API, context: Context, settings: BootstrapSettings, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._api, self._context, self._settings, self._now = api, context, settings, now
+        # With sockets that were opened already, the flag may say 0.
+        self._port: int = settings.secure_port or settings.sockets[0].getsockname()[1]
         self._told: set[str] = set()
 
     async def first_pass(self) -> bool:
@@ -146,7 +152,7 @@ class Bootstrap:
                     "ipFamilyPolicy": SINGLE,
                     "ipFamilies": [primary.value],
                     "sessionAffinity": "None",
-                    "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": self._settings.secure_port}],
+                    "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": self._port}],
                 },
             },
         )
@@ -155,7 +161,7 @@ class Bootstrap:
         address = self._advertised()
         if address is None:
             return
-        port = {"name": "https", "port": self._settings.secure_port, "protocol": "TCP"}
+        port = {"name": "https", "port": self._port, "protocol": "TCP"}
         endpoints = {
             "apiVersion": "v1",
             "kind": "Endpoints",
