@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from twinstack.api import cni
 from twinstack.api.cni import Attachment, CNIError, Config, Document, Given
 from twinstack.cni.ipam import Store
-from twinstack.dataplane.host import Route
+from twinstack.dataplane.host import POD_ROUTE_PROTOCOL, Route
 from twinstack.kernel import namespaces
 from twinstack.kernel.errors import KernelError
 from twinstack.kernel.netlink import Netlink
@@ -130,14 +130,15 @@ def _wire(netns: int, ends: Ends, interface: str, mtu: int, given: Sequence[Give
         for one in given:
             family = Family.of(one.address)
             node.add_address(ends.host_link, ip_address(family.facts.pod_gateway), family.bits, scope="link")
-            node.add_route(Route(family.network(int(one.address), family.bits), ends.host_link))
+            node.add_route(Route(family.network(int(one.address), family.bits), ends.host_link), protocol=POD_ROUTE_PROTOCOL)
         pod.change_link("lo", up=True)
         pod.change_link(interface, up=True)
         for one in given:
             family = Family.of(one.address)
             pod.add_address(interface, one.address, family.bits)
             if family not in have:
-                pod.add_route(Route(ip_network(family.facts.everything), interface, ip_address(family.facts.pod_gateway), onlink=True))
+                default = Route(ip_network(family.facts.everything), interface, ip_address(family.facts.pod_gateway), onlink=True)
+                pod.add_route(default, protocol=POD_ROUTE_PROTOCOL)
         node.commit()
         pod.commit()
         _forward({Family.of(one.address) for one in given})
@@ -219,7 +220,7 @@ def check(request: Request, netns: int | None) -> None:
                 raise CNIError(cni.NOT_AS_TOLD, f"link {name} is {'missing' if link is None else 'down'}")
         there = {one.address for one in pod.addresses() if one.link == request.who.interface}
         defaults = {route.family for route in pod.routes(protocol=None) if route.destination.prefixlen == 0}
-        routed = {route.destination for route in node.routes() if route.link == ends.host_link}
+        routed = {route.destination for route in node.routes(protocol=POD_ROUTE_PROTOCOL) if route.link == ends.host_link}
         for address in addresses:
             family = Family.of(address)
             if address not in there:

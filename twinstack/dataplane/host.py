@@ -19,8 +19,10 @@ from typing import Literal, NamedTuple
 from twinstack.net.family import Address as IPAddress
 from twinstack.net.family import Family, Network
 
-# Our number among the origins of routes (``ip route … proto 84``); below 5 are the kernel's, and known daemons have theirs.
-ROUTE_PROTOCOL = 84
+# Our numbers among the origins of routes (``ip route … proto 84``): a node's routes to the pods of other nodes, and the
+# network plugin's routes to the pods here. Each belongs to one program, which removes what it does not want under it.
+ROUTE_PROTOCOL, POD_ROUTE_PROTOCOL = 84, 85
+STATIC_PROTOCOL = 4  # RTPROT_STATIC: an administrator's
 
 Scope = Literal["global", "link", "host"]
 
