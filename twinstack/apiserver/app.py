@@ -45,7 +45,7 @@ _CONTEXT_RESOURCES = frozenset(("services", "servicecidrs", "ipaddresses"))
 class Application:
     """Answers calls: who is it, what is asked, who handles it."""
 
-    def __init__(self, settings: Settings, store: Store, *, advertised: str = "") -> None:
+    def __init__(self, settings: Settings, store: Store) -> None:
         self.settings = settings
         self.store = store
         self.cache = Cache()
@@ -55,6 +55,7 @@ class Application:
         self.context.load(self.cache)
         self.cache.observe(self._observe)
         self.openapi = OpenAPI()
+        advertised = settings.advertise_address
         self.discovery = Discovery(server_address=host_port(advertised, settings.secure_port) if advertised else "")
         self.handlers = Handlers(self.cache, store, self.openapi, logs=KubeletLogs(self.cache, settings).react)
         tokens = read_token_file(Path(settings.token_auth_file)) if settings.token_auth_file else {}
@@ -63,7 +64,7 @@ class Application:
         self.registry = CollectorRegistry()
         self.registry.register(self.metrics)
         ProcessCollector(registry=self.registry)
-        self.live: dict[str, Check] = {"ping": lambda: None, "store": lambda: None}
+        self.live: dict[str, Check] = {"ping": lambda: None}
         self.not_ready: dict[str, str] = {"poststarthook/bootstrap": "not finished"}
 
     def _observe(self, resource: Resource, before: Stored | None, after: Stored | None) -> None:
@@ -196,18 +197,19 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
     check(settings)
     advertised = serving.advertise_address(settings)
     sockets = serving.open_sockets(settings)
+    settings = msgspec.structs.replace(settings, advertise_address=advertised, secure_port=settings.secure_port or sockets[0].getsockname()[1])
     try:
         store = open_store(settings)
         try:
-            app = Application(settings, store, advertised=advertised)
-            tls = serving.tls_context(settings, app.context.ranges.values(), advertised)
+            app = Application(settings, store)
+            tls = serving.tls_context(settings, app.context.ranges.values())
             door = HTTPServer(app.respond)
             # What was loaded stays: the garbage collector need not look at it again.
             gc.collect()
             gc.freeze()
             await door.start(sockets, tls)
             try:
-                await _serve(app, msgspec.structs.replace(settings, advertise_address=advertised), ready)
+                await _serve(app, settings, ready)
             finally:
                 await door.stop()
         finally:

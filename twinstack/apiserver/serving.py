@@ -83,9 +83,9 @@ def open_sockets(settings: Settings) -> list[socket.socket]:
     return sockets + opened
 
 
-def tls_context(settings: Settings, ranges: Iterable[Network], advertised: str) -> ssl.SSLContext:
+def tls_context(settings: Settings, ranges: Iterable[Network]) -> ssl.SSLContext:
     """TLS with the given certificate, or with one of our own making; SettingsError when a file will not do."""
-    pair = _given_pair(settings) or _own_pair(settings, ranges, advertised)
+    pair = _given_pair(settings) or _own_pair(settings, ranges)
     authorities = _read("--client-ca-file", settings.client_ca_file) if settings.client_ca_file else b""
     try:
         return server_context(pair, client_authorities=authorities)
@@ -101,12 +101,12 @@ def _given_pair(settings: Settings) -> Pair | None:
     return Pair(_read("--tls-cert-file", settings.tls_cert_file), _read("--tls-private-key-file", settings.tls_private_key_file))
 
 
-def _own_pair(settings: Settings, ranges: Iterable[Network], advertised: str) -> Pair:
+def _own_pair(settings: Settings, ranges: Iterable[Network]) -> Pair:
     """The certificate in the certificate directory; made, or made anew when it ends soon or lacks an address."""
     directory = Path(settings.cert_dir) if settings.cert_dir else Path(settings.data_dir) / "pki"
     certificate, key = directory / "apiserver.crt", directory / "apiserver.key"
     wanted: dict[Address, None] = dict.fromkeys(parse_address(family.facts.loopback) for family in FAMILIES)
-    for text in (advertised, settings.bind_address):
+    for text in (settings.advertise_address, settings.bind_address):
         if text and not (address := parse_address(text)).is_unspecified:
             wanted[address] = None
     for network in ranges:
