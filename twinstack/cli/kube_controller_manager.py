@@ -1,0 +1,50 @@
+"""``twinstack kube-controller-manager``: run the controllers, with upstream's flags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from twinstack.cli.controller_flags import common_options
+from twinstack.cli.kube_apiserver import Duration
+from twinstack.cli.program import logging_options, run_program
+from twinstack.net.family import FAMILIES
+
+
+@click.command("kube-controller-manager")
+@common_options("kube-controller-manager", 10257)
+@click.option("--controllers", default="*", show_default=True, help="A comma-separated list: '*' all of them, 'name' this one, '-name' not this one.")
+@click.option("--allocate-node-cidrs", type=bool, default=False, is_flag=False, flag_value=True, show_default=True, help="Give nodes blocks.")
+@click.option("--cluster-cidr", default="", help="A CIDR for pods, or one of each family, the primary first.")
+@click.option("--service-cluster-ip-range", default="", help="The Services' CIDRs, which nodes' blocks must not touch.")
+@click.option("--node-cidr-mask-size", type=int, default=0, help="Prefix length of a node's block, when there is one cluster CIDR.")
+@click.option("--node-cidr-mask-size-ipv4", type=int, default=0, help=f"The same, of this family.  [default: {FAMILIES[0].facts.node_mask_size}]")
+@click.option("--node-cidr-mask-size-ipv6", type=int, default=0, help=f"The same, of this family.  [default: {FAMILIES[1].facts.node_mask_size}]")
+@click.option("--max-endpoints-per-slice", type=int, default=100, show_default=True, help="The most endpoints of an EndpointSlice, 1 to 1000.")
+@click.option(
+    "--node-monitor-grace-period", "node_monitor_grace_period_seconds", type=Duration(), default="40s", show_default=True, help="How long nodes may be silent."
+)
+@click.option("--root-ca-file", default="", help="A certificate (PEM) that every namespace gets as ConfigMap kube-root-ca.crt.")
+@click.option("--concurrent-service-endpoint-syncs", type=int, default=5, show_default=True)
+@click.option("--concurrent-endpoint-syncs", type=int, default=5, show_default=True)
+@click.option("--concurrent-deployment-syncs", type=int, default=5, show_default=True)
+@click.option("--concurrent-replicaset-syncs", type=int, default=5, show_default=True)
+@click.option("--concurrent-namespace-syncs", type=int, default=10, show_default=True)
+@click.option("--concurrent-gc-syncs", type=int, default=20, show_default=True)
+@click.option("--concurrent-serviceaccount-syncs", type=int, default=5, show_default=True)
+@logging_options
+def command(controllers: str, node_cidr_mask_size_ipv4: int, node_cidr_mask_size_ipv6: int, verbosity: int, logging_format: str, **flags: Any) -> None:
+    """Run the controllers: node blocks, EndpointSlices, workloads, namespaces, garbage."""
+    # Heavy: the HTTP library.
+    from twinstack.client.controllers import check as check_common
+    from twinstack.client.kube_controller_manager import Settings, controllers_of, run
+
+    settings = Settings(
+        controllers=tuple(word.strip() for word in controllers.split(",") if word.strip()),
+        node_cidr_mask_sizes=(node_cidr_mask_size_ipv4, node_cidr_mask_size_ipv6),
+        **flags,
+    )
+    check_common(settings)
+    controllers_of(settings)  # what will not do is told before anything starts
+    run_program(run(settings), verbosity=verbosity, logging_format=logging_format)

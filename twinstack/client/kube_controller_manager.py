@@ -1,0 +1,154 @@
+"""The kube-controller-manager: which controllers run, and what each is told."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from twinstack.api.world import Controller
+from twinstack.client.controllers import Common, SettingsError, read_file, run_controllers
+from twinstack.net.cidr import parse_cidrs
+from twinstack.net.errors import AddressError
+from twinstack.net.family import FAMILIES, Family, Network
+
+COMPONENT = "kube-controller-manager"
+PORT = 10257
+
+log = logging.getLogger(__name__)
+
+
+class Settings(Common, frozen=True, kw_only=True):
+    """One field per flag."""
+
+    secure_port: int = PORT
+    controllers: tuple[str, ...] = ("*",)
+    allocate_node_cidrs: bool = False
+    cluster_cidr: str = ""
+    service_cluster_ip_range: str = ""
+    node_cidr_mask_size: int = 0
+    node_cidr_mask_sizes: tuple[int, int] = (0, 0)  # by family, in the order of net.family.FAMILIES; 0: not set
+    max_endpoints_per_slice: int = 100
+    node_monitor_grace_period_seconds: float = 40.0
+    root_ca_file: str = ""
+    concurrent_service_endpoint_syncs: int = 5
+    concurrent_endpoint_syncs: int = 5
+    concurrent_deployment_syncs: int = 5
+    concurrent_replicaset_syncs: int = 5
+    concurrent_namespace_syncs: int = 10
+    concurrent_gc_syncs: int = 20
+    concurrent_serviceaccount_syncs: int = 5
+
+
+class Row(NamedTuple):
+    """One controller: where it is, what it is told, how many keys it works on at once, and what it was once called."""
+
+    module: str
+    cls: str
+    arguments: Callable[[Settings], tuple[tuple[Any, ...], Mapping[str, Any]] | None] = lambda settings: ((), {})  # None: it does not run
+    workers: str = ""  # the setting
+    alias: str = ""
+
+
+def _node_ipam(settings: Settings) -> tuple[tuple[Any, ...], Mapping[str, Any]] | None:
+    if not settings.allocate_node_cidrs:
+        return None
+    named = {
+        "service_cidrs": _cidrs("service-cluster-ip-range", settings.service_cluster_ip_range),
+        "mask_size": settings.node_cidr_mask_size,
+        "mask_sizes": {family: size for family, size in zip(FAMILIES, settings.node_cidr_mask_sizes, strict=True) if size},
+    }
+    return (_cidrs("cluster-cidr", settings.cluster_cidr),), named
+
+
+def _service_accounts(settings: Settings) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    root_ca = read_file("root-ca-file", settings.root_ca_file).decode("ascii", "replace") if settings.root_ca_file else ""
+    return (), {"root_ca": root_ca}
+
+
+# By the name that --controllers knows. Modules are loaded when the program starts, not with this table.
+CONTROLLERS: Mapping[str, Row] = {
+    "node-ipam-controller": Row("nodeipam", "NodeIPAM", _node_ipam, alias="nodeipam"),
+    "node-lifecycle-controller": Row(
+        "nodelifecycle", "NodeLifecycle", lambda settings: ((), {"grace_seconds": settings.node_monitor_grace_period_seconds}), alias="nodelifecycle"
+    ),
+    "endpointslice-controller": Row(
+        "endpointslices",
+        "EndpointSlices",
+        lambda settings: ((), {"max_endpoints": settings.max_endpoints_per_slice}),
+        "concurrent_service_endpoint_syncs",
+        "endpointslice",
+    ),
+    "deployment-controller": Row("deployments", "Deployments", workers="concurrent_deployment_syncs", alias="deployment"),
+    "replicaset-controller": Row("replicasets", "ReplicaSets", workers="concurrent_replicaset_syncs", alias="replicaset"),
+    "namespace-controller": Row("namespaces", "Namespaces", workers="concurrent_namespace_syncs", alias="namespace"),
+    "garbage-collector-controller": Row("garbage", "Garbage", workers="concurrent_gc_syncs", alias="garbagecollector"),
+    "pod-garbage-collector-controller": Row("podgc", "PodGarbage", alias="podgc"),
+    "serviceaccount-controller": Row("serviceaccounts", "ServiceAccounts", _service_accounts, "concurrent_serviceaccount_syncs", "serviceaccount"),
+    "service-cidr-controller": Row("servicecidrs", "ServiceCIDRs"),
+}
+
+
+def chosen(names: tuple[str, ...]) -> list[str]:
+    """The controllers that ``--controllers`` means: ``*`` all, ``name`` this one, ``-name`` not this one; the first word about one counts.
+
+    Errors: SettingsError for a name that nobody has.
+    """
+    aliases = {row.alias: name for name, row in CONTROLLERS.items() if row.alias}
+    plain = [(word.startswith("-"), aliases.get(word.removeprefix("-"), word.removeprefix("-"))) for word in names]
+    for _, name in plain:
+        if name != "*" and name not in CONTROLLERS:
+            raise SettingsError(f"--controllers: {name!r} is not a controller here; these are: {', '.join(CONTROLLERS)}")
+    every = (False, "*") in plain
+    verdicts: dict[str, bool] = {}
+    for without, name in plain:
+        verdicts.setdefault(name, not without)
+    return [name for name in CONTROLLERS if verdicts.get(name, every)]
+
+
+def controllers_of(settings: Settings) -> list[Controller]:
+    """The controllers of these settings, made; SettingsError or the controller's own error when a flag will not do."""
+    check(settings)
+    made: list[Controller] = []
+    for name in chosen(settings.controllers):
+        row = CONTROLLERS[name]
+        arguments = row.arguments(settings)
+        if arguments is None:
+            log.info("A controller is not asked for by its flags", extra={"controller": name})
+            continue
+        cls = getattr(importlib.import_module(f"twinstack.controllers.{row.module}"), row.cls)
+        made.append(cls(*arguments[0], **arguments[1]))
+    return made
+
+
+def check(settings: Settings) -> None:
+    """SettingsError for what is refused before anything is touched."""
+    if not 1 <= settings.max_endpoints_per_slice <= 1000:
+        raise SettingsError(f"--max-endpoints-per-slice={settings.max_endpoints_per_slice} is not within 1 to 1000; 100 would do")
+    for row in CONTROLLERS.values():
+        if row.workers and getattr(settings, row.workers) < 1:
+            raise SettingsError(f"--{row.workers.replace('_', '-')}={getattr(settings, row.workers)} lets nobody work; 5 would do")
+    if settings.allocate_node_cidrs and not settings.cluster_cidr:
+        examples = ",".join(family.facts.default_pod_cidr for family in FAMILIES)
+        raise SettingsError(f"--allocate-node-cidrs needs --cluster-cidr; {examples} would do")
+    if settings.node_monitor_grace_period_seconds <= 0:
+        raise SettingsError(f"--node-monitor-grace-period={settings.node_monitor_grace_period_seconds:g}s is not positive; 40s would do")
+    services = _cidrs("service-cluster-ip-range", settings.service_cluster_ip_range)
+    if len(services) > 2 or len({Family.of(one) for one in services}) < len(services):
+        raise SettingsError(f"--service-cluster-ip-range={settings.service_cluster_ip_range} is not one CIDR, or one of each family")
+
+
+async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -> None:
+    """Run the controllers until cancelled; *ready* is called once they are at work."""
+    controllers = controllers_of(settings)
+    workers = {name: getattr(settings, row.workers) for name, row in CONTROLLERS.items() if row.workers}
+    await run_controllers(COMPONENT, controllers, settings, workers=workers, ready=ready)
+
+
+def _cidrs(flag: str, text: str) -> tuple[Network, ...]:
+    try:
+        return parse_cidrs(text)
+    except AddressError as error:
+        hint = f"; {error.suggestion} would do" if error.suggestion else ""
+        raise SettingsError(f"--{flag}={text}: {error}{hint}") from error
