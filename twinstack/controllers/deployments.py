@@ -151,7 +151,7 @@ class _Rollout:
             return sizes
         if self.new is None:
             return sizes
-        uid, total = self.new.metadata.uid, sum(_replicas(other) for other in self.old)
+        uid, total = self.new.metadata.uid, self._old_pods()
         sizes[uid] = grown(sizes[uid], total, replicas=self.replicas, surge=self.surge)
         if sizes[uid] == _replicas(self.new):
             old = [Size(_replicas(other), other.status.availableReplicas) for other in self.old]
@@ -159,6 +159,10 @@ class _Rollout:
             for other, size in zip(self.old, shrunk(old, new, replicas=self.replicas, unavailable=self.unavailable), strict=True):
                 sizes[other.metadata.uid] = size
         return sizes
+
+    def _old_pods(self) -> int:
+        """How many old pods there may be: a ReplicaSet that was just made smaller has its pods still."""
+        return sum(max(_replicas(other), other.status.replicas) for other in self.old)
 
     def _rescaled(self) -> dict[str, int]:
         """The sizes after the wanted count changed, or while the Deployment is paused."""
@@ -193,7 +197,7 @@ class _Rollout:
 
     def _creation(self, name: str) -> Iterable[Action]:
         one, template = self.one, self.one.spec.template
-        size = grown(0, sum(_replicas(other) for other in self.old), replicas=self.replicas, surge=self.surge)
+        size = grown(0, self._old_pods(), replicas=self.replicas, surge=self.surge)
         revision = self._revision()
         metadata = template_metadata(template)
         metadata["labels"] = {**metadata.get("labels", {}), HASH: self.hash}

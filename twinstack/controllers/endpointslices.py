@@ -20,6 +20,7 @@ from twinstack.api.world import Action, Create, Delete, Patch, Watch, World
 from twinstack.net.family import Family
 from twinstack.rules import endpoints as rules
 from twinstack.rules.slices import Content, Group, Identity, identity_of, plan_slices
+from twinstack.rules.wakes import woken_by_node, woken_by_pod, woken_by_service
 from twinstack.rules.workloads import owner_reference, ready_since
 
 MANAGER = "endpointslice-controller.k8s.io"
@@ -53,10 +54,10 @@ class EndpointSlices:
         self._most = max_endpoints
         self._remembered: dict[Key, _Remembered] = {}  # spares work, never changes a decision
         self.watches: Sequence[Watch] = (
-            Watch(Service, _keys_of_service),
-            Watch(Pod, _keys_of_pod),
+            Watch(Service, woken_by_service),
+            Watch(Pod, woken_by_pod),
             Watch(EndpointSlice, _keys_of_slice),
-            Watch(Node, _keys_of_node),
+            Watch(Node, woken_by_node),
         )
 
     def decide(self, key: Key, world: World) -> list[Action]:
@@ -186,36 +187,7 @@ def _deletion(one: EndpointSlice) -> Delete:
 # ---- What wakes us
 
 
-def _keys_of_service(before: Service | None, after: Service | None, world: World) -> Iterable[Key]:
-    if before is None or after is None:
-        one = after or before
-    else:
-        one = after if (before.spec, before.metadata) != (after.spec, after.metadata) else None
-    return (Key(one.metadata.namespace, one.metadata.name),) if one else ()
-
-
-def _keys_of_pod(before: Pod | None, after: Pod | None, world: World) -> Iterable[Key]:
-    states = [pod for pod in (before, after) if pod is not None]
-    if before is not None and after is not None and not rules.matters_to_endpoints(before, after):
-        return
-    for service in rules.services_of(states, world.list(Service, states[0].metadata.namespace)):
-        yield Key(service.metadata.namespace, service.metadata.name)
-
-
 def _keys_of_slice(before: EndpointSlice | None, after: EndpointSlice | None, world: World) -> Iterable[Key]:
     for one in (before, after):
         if one is not None and one.labels.get(rules.MANAGED_BY) == MANAGER and rules.SERVICE_NAME in one.labels:
             yield Key(one.metadata.namespace, one.labels[rules.SERVICE_NAME])
-
-
-def _keys_of_node(before: Node | None, after: Node | None, world: World) -> Iterable[Key]:
-    if before is not None and after is not None and rules.zone_of(before) == rules.zone_of(after):
-        return
-    name = (after or before or Node()).metadata.name
-    by_namespace: dict[str, list[Pod]] = {}
-    for pod in world.list(Pod):
-        if pod.spec.nodeName == name:
-            by_namespace.setdefault(pod.metadata.namespace, []).append(pod)
-    for namespace, pods in by_namespace.items():
-        for service in rules.services_of(pods, world.list(Service, namespace)):
-            yield Key(namespace, service.metadata.name)

@@ -1,0 +1,47 @@
+"""Which Services' endpoints may have changed when a Service, a pod or a node did.
+
+Rule of this file: a state before and a state after in, keys of Services out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from twinstack.api.kinds import Node, Pod, Service
+from twinstack.api.objects import Key
+from twinstack.api.world import World
+from twinstack.rules.endpoints import matters_to_endpoints, services_of, zone_of
+
+
+def woken_by_service(before: Service | None, after: Service | None, world: World) -> Iterable[Key]:
+    """The Service itself, unless only its status changed."""
+    if before is None or after is None:
+        one = after or before
+    else:
+        one = after if (before.spec, before.labels, before.metadata.deletionTimestamp) != (after.spec, after.labels, after.metadata.deletionTimestamp) else None
+        if before.annotations != after.annotations:
+            one = after
+    return (Key(one.metadata.namespace, one.metadata.name),) if one else ()
+
+
+def woken_by_pod(before: Pod | None, after: Pod | None, world: World) -> Iterable[Key]:
+    """The Services that selected the pod or select it now, if anything changed that an endpoint shows."""
+    states = [pod for pod in (before, after) if pod is not None]
+    if before is not None and after is not None and not matters_to_endpoints(before, after):
+        return
+    for service in services_of(states, world.list(Service, states[0].metadata.namespace)):
+        yield Key(service.metadata.namespace, service.metadata.name)
+
+
+def woken_by_node(before: Node | None, after: Node | None, world: World) -> Iterable[Key]:
+    """The Services of all pods on a node that came, went or moved to another zone."""
+    if before is not None and after is not None and zone_of(before) == zone_of(after):
+        return
+    name = (after or before or Node()).metadata.name
+    by_namespace: dict[str, list[Pod]] = {}
+    for pod in world.list(Pod):
+        if pod.spec.nodeName == name:
+            by_namespace.setdefault(pod.metadata.namespace, []).append(pod)
+    for namespace, pods in by_namespace.items():
+        for service in services_of(pods, world.list(Service, namespace)):
+            yield Key(namespace, service.metadata.name)
