@@ -1,0 +1,97 @@
+"""What a container runtime is to the agent: it starts, tells how things ended, runs commands, forgets.
+
+The agent's pods know this protocol only; ``process`` is the first runtime behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from twinstack.net.errors import Error
+
+
+class Mount(NamedTuple):
+    """A file or directory of the host that stands at *target* in the container."""
+
+    source: str
+    target: str
+    readonly: bool = False
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a container is started with. ``labels`` come back in its records.
+
+    ``init`` is the path of a program that runs as PID 1 with the command as its child, empty for none.
+    ``uid`` and ``gid`` None mean the superuser's.
+    """
+
+    id: str
+    pod: str
+    labels: Mapping[str, str]
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    hostname: str
+    log: str
+    cwd: str = "/"
+    mounts: Sequence[Mount] = ()
+    init: str = ""
+    uid: int | None = None
+    gid: int | None = None
+    groups: Sequence[int] = ()
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What a runtime knows of a container. Times are seconds of the wall clock; ``exit_code`` is 128 + n after signal n."""
+
+    id: str
+    pod: str
+    labels: Mapping[str, str]
+    pid: int = 0
+    running: bool = True
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    exit_code: int = 0
+    signal: int = 0
+    lost: bool = False  # it ended while nobody watched, so how it ended is not known
+
+
+class ContainerError(Error):
+    """The runtime could not do what was asked. ``errno`` is the kernel's number, 0 when it is not the kernel that refused."""
+
+    def __init__(self, message: str, errno: int = 0) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
+class Output(NamedTuple):
+    """How a command inside a container ended; ``exit_code`` is None when its time was up."""
+
+    exit_code: int | None
+    text: bytes
+
+
+class Runtime(Protocol):
+    """Runs containers. Everything raises ContainerError when it cannot."""
+
+    on_exit: Callable[[Record], None]
+
+    def records(self) -> Sequence[Record]:
+        """All containers that stand or have ended and were not removed."""
+
+    async def start(self, launch: Launch, *, netns: str | None) -> Record:
+        """Start a container in the network namespace of this path, or in the node's own."""
+
+    async def signal(self, identifier: str, number: int) -> None:
+        """Signal a container's PID 1; one that has ended is a success."""
+
+    async def execute(self, identifier: str, argv: Sequence[str], *, timeout_seconds: float) -> Output:
+        """Run a command inside a container; only the first part of what it says is kept."""
+
+    async def remove(self, identifier: str) -> None:
+        """Forget a container that has ended."""
+
+    async def forget(self, pod: str) -> None:
+        """Let go of what the containers of a pod shared."""
