@@ -1,0 +1,29 @@
+"""Mounts of this machine: found by where they are, and taken away."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+from twinstack.kernel.errors import KernelError, translated
+
+_MNT_DETACH = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mounted_below(directory: str) -> list[str]:
+    """The mount points in a directory or below it, innermost first."""
+    place = os.path.realpath(directory)
+    with translated("read the mount table"), open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        points = [line.split(" ")[4].encode("latin-1", "surrogateescape").decode("unicode_escape") for line in file]
+    return [point for point in reversed(points) if point == place or point.startswith(f"{place}/")]
+
+
+def unmount_below(directory: str) -> None:
+    """Take away every mount in a directory or below it, even those in use; none is a success."""
+    for point in mounted_below(directory):
+        if _libc.umount2(os.fsencode(point), _MNT_DETACH) != 0:
+            number = ctypes.get_errno()
+            if number not in (errno.EINVAL, errno.ENOENT):  # gone already
+                raise KernelError(number, f"unmount {point}")

@@ -1,0 +1,109 @@
+"""What is written down about a cluster: what was asked for, and what its supervisor knows of its components."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+import msgspec
+
+from twinstack.kernel.errors import translated
+from twinstack.lab.errors import LabError
+from twinstack.lab.places import Places
+from twinstack.lab.topology import Request, Topology, plan
+from twinstack.net.family import Family
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``up`` was asked for, as flags; the topology is computed from it again."""
+
+    name: str
+    families: str
+    nodes: int
+    pod_cidr: str
+    service_cidr: str
+    masks: dict[str, int]
+    port: int
+    created: float  # seconds since 1970
+    version: str
+    kubeconfig: str = ""  # the user's file that our context was merged into
+    verbosity: int = 0
+
+    @staticmethod
+    def of(topology: Topology, *, created: float, version: str, kubeconfig: str, verbosity: int = 0) -> Record:
+        return Record(
+            name=topology.name,
+            families=",".join(map(str, topology.families)),
+            nodes=len(topology.nodes),
+            pod_cidr=",".join(map(str, topology.pod_cidrs.values())),
+            service_cidr=",".join(map(str, topology.service_cidrs.values())),
+            masks={family.value: size for family, size in topology.masks.items()},
+            port=topology.port,
+            created=created,
+            version=version,
+            kubeconfig=kubeconfig,
+            verbosity=verbosity,
+        )
+
+    @property
+    def topology(self) -> Topology:
+        masks = {Family(name): size for name, size in self.masks.items()}
+        result = plan(Request(self.name, self.families, self.nodes, self.pod_cidr, self.service_cidr, masks, self.port))
+        if isinstance(result, Topology):
+            return result
+        raise LabError(f"the record of cluster {self.name} is of no use: {result[0]}")
+
+
+class Component(msgspec.Struct, frozen=True, kw_only=True):
+    """One program of a cluster. ``since`` is when it began to serve, or was started when it does not yet; seconds since 1970."""
+
+    name: str  # kube-apiserver, node1/kubelet
+    pid: int
+    state: str  # starting, running, failed
+    since: float
+    restarts: int = 0
+    message: str = ""  # why it failed last
+
+
+class Components(msgspec.Struct, frozen=True, kw_only=True):
+    """All programs of a cluster, and the process that looks after them."""
+
+    supervisor: int
+    components: list[Component] = []
+
+
+def write(path: str, value: msgspec.Struct, *, mode: int = 0o644) -> None:
+    """Put a record in its place, whole or not at all."""
+    directory = os.path.dirname(path)
+    with translated(f"write {path}"):
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+        descriptor, draft = tempfile.mkstemp(dir=directory, prefix=".draft-")
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(value))
+            os.chmod(draft, mode)
+            os.replace(draft, path)
+        except BaseException:
+            os.unlink(draft)
+            raise
+
+
+def _read(path: str, kind: type[Any]) -> Any:
+    try:
+        with open(path, "rb") as file:
+            return msgspec.json.decode(file.read(), type=kind)
+    except (FileNotFoundError, msgspec.DecodeError):  # none, or of an older version
+        return None
+
+
+def read_record(places: Places) -> Record | None:
+    """What was asked for; None where there is no cluster, or one of another version."""
+    result: Record | None = _read(places.record, Record)
+    return result
+
+
+def read_components(places: Places) -> Components | None:
+    """What the supervisor wrote last; None where none has."""
+    result: Components | None = _read(places.components, Components)
+    return result
