@@ -14,8 +14,9 @@ from twinstack.net.family import Family
 from twinstack.rules.addresses import problems_with_pair
 from twinstack.rules.names import label_value_problem, qualified_problem
 from twinstack.rules.problems import duplicate, forbidden, required, unsupported, wrong
+from twinstack.rules.quantities import canonicalize
 from twinstack.rules.services import cidr_spelling_warnings
-from twinstack.rules.shape import drop_zeros, part
+from twinstack.rules.shape import default_conditions, drop_zeros, part
 
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 NOT_READY = "node.kubernetes.io/not-ready"
@@ -35,6 +36,8 @@ def default_node(document: Document) -> None:
     elif plural and plural[0]:
         spec["podCIDR"] = plural[0]
     drop_zeros(status, ("addresses", "conditions", "capacity", "allocatable", "images"))
+    canonicalize(status, ("capacity", "allocatable"))
+    default_conditions(status, ("lastHeartbeatTime", "lastTransitionTime"))
     if status.get("capacity") and "allocatable" not in status:
         status["allocatable"] = dict(status["capacity"])
     part(part(status, "daemonEndpoints"), "kubeletEndpoint").setdefault("Port", 0)

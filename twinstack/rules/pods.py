@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from twinstack.api.objects import Document
-from twinstack.rules.shape import default, drop_zeros, part
+from twinstack.rules.quantities import canonicalize
+from twinstack.rules.shape import default, default_conditions, drop_zeros, part
 
 GRACE_SECONDS = 30
 FILE_MODE = 0o644
@@ -43,6 +44,7 @@ def default_pod(document: Document) -> None:
     status = document.get("status")
     if isinstance(status, dict):
         reconcile_addresses(status)
+        default_conditions(status, ("lastProbeTime", "lastTransitionTime"))
 
 
 def default_pod_spec(spec: dict[str, Any]) -> None:
@@ -71,7 +73,7 @@ def containers_of(spec: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _default_container(container: dict[str, Any]) -> None:
     drop_zeros(container, _PLAIN_CONTAINER)
-    container.setdefault("resources", {})
+    canonicalize(container.setdefault("resources", {}), ("limits", "requests"))
     default(container, "terminationMessagePath", "/dev/termination-log")
     default(container, "terminationMessagePolicy", "File")
     default(container, "imagePullPolicy", _pull_policy(container.get("image", "")))

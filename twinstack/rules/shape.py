@@ -45,3 +45,10 @@ def default(mapping: dict[str, Any], field: str, value: Any) -> None:
     """Set the field when it is absent or empty."""
     if mapping.get(field) in (None, ""):
         mapping[field] = value
+
+
+def default_conditions(status: dict[str, Any], times: Iterable[str]) -> None:
+    """A condition always shows its times, as null where they are not known."""
+    for condition in status.get("conditions") or ():
+        for field in times:
+            condition.setdefault(field, None)

@@ -17,7 +17,7 @@ from twinstack.rules.names import label_value_problem, qualified_problem
 from twinstack.rules.pod_validation import problems_with_pod_spec
 from twinstack.rules.pods import default_pod_spec
 from twinstack.rules.problems import forbidden, required, unsupported, wrong
-from twinstack.rules.shape import default, drop_zeros, part
+from twinstack.rules.shape import default, default_conditions, drop_zeros, part
 
 SHARE = "25%"
 _OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
@@ -38,6 +38,7 @@ def default_deployment(document: Document) -> None:
         rolling.setdefault("maxSurge", SHARE)
     _default_template(spec)
     drop_zeros(part(document, "status"), _COUNTS)
+    default_conditions(document["status"], ("lastUpdateTime", "lastTransitionTime"))
 
 
 def default_replica_set(document: Document) -> None:
@@ -49,6 +50,7 @@ def default_replica_set(document: Document) -> None:
     status = part(document, "status")
     drop_zeros(status, [count for count in _COUNTS if count != "replicas"])
     status.setdefault("replicas", 0)
+    default_conditions(status, ("lastTransitionTime",))
 
 
 _COUNTS = (

@@ -18,6 +18,9 @@ class Nodes(Typed):
     def fill(self, document: Document) -> None:
         nodes.default_node(document)
 
+    def begin_create(self, document: Document, transaction: Transaction) -> None:
+        nodes.taint_new_node(document)
+
     def begin_update(self, after: Document, before: Document, subresource: str, transaction: Transaction) -> None:
         if not subresource:
             take_back(after, before, "status")

@@ -6,6 +6,7 @@ from twinstack.api.errors import BadRequest
 from twinstack.api.objects import Document
 from twinstack.apiserver.strategies.base import Strategy
 from twinstack.rules.names import subdomain_problem
+from twinstack.rules.quantities import QuantityError
 from twinstack.rules.shape import drop_nulls, drop_zeros
 
 _PLAIN = ("labels", "annotations", "ownerReferences", "finalizers", "generateName", "namespace", "name", "selfLink")
@@ -23,6 +24,8 @@ class Typed(Strategy):
         drop_zeros(document.setdefault("metadata", {}), _PLAIN)
         try:
             self.fill(document)
+        except QuantityError as error:
+            raise BadRequest(f"{self.resource.kind} in version {self.resource.version!r} cannot be handled: {error}") from error
         except (AttributeError, TypeError, KeyError, IndexError) as error:
             raise BadRequest(f"{self.resource.kind} in version {self.resource.version!r} cannot be handled: a field is of the wrong type: {error}") from error
 

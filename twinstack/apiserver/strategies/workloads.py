@@ -8,7 +8,7 @@ from twinstack.api import kinds
 from twinstack.api.errors import BadRequest, FieldProblem
 from twinstack.api.objects import Document, view_of
 from twinstack.apiserver.strategies.base import Transaction
-from twinstack.apiserver.strategies.typed import Typed
+from twinstack.apiserver.strategies.typed import Typed, take_back
 from twinstack.rules import workload_validation
 
 
@@ -31,7 +31,11 @@ class Workload(Typed):
 
 
 class Deployments(Workload):
-    """Pods that are replaced step by step when the template changes."""
+    """Pods that are replaced step by step when the template changes. Its status door does not open its labels."""
+
+    def begin_update(self, after: Document, before: Document, subresource: str, transaction: Transaction) -> None:
+        if subresource == "status":
+            take_back(after["metadata"], before["metadata"], "labels")
 
     def fill(self, document: Document) -> None:
         workload_validation.default_deployment(document)
