@@ -52,7 +52,8 @@ def test_a_type_may_contain_itself() -> None:
         pytest.param({"size": 3.5}, [], [("size", "integer")], id="half a number is no integer"),
         pytest.param({"name": None, "children": None, "colour": None}, ["colour"], [], id="null is absent, but its field must be known"),
         pytest.param({"children": {"name": "b"}}, [], [("children", "array")], id="an object is no list"),
-        pytest.param({"children": ["b", None]}, [], [("children[0]", "object")], id="a text is no object"),
+        pytest.param({"children": ["b"]}, [], [("children[0]", "object")], id="a text is no object"),
+        pytest.param({"children": [{}, None]}, [], [("children[1]", "object")], id="null is no element"),
     ],
 )
 def test_what_a_schema_does_not_know_is_found(document: dict[str, Any], unknown: list[str], mistyped: list[tuple[str, str]]) -> None:

@@ -6,10 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from twinstack.api import errors
-from twinstack.api.resources import BY_KIND, RESOURCES
+from twinstack.api.objects import encode
+from twinstack.api.resources import BY_KIND, RESOURCES, Resource
+from twinstack.api.schema import Schema, examine
 from twinstack.apiserver.cells import text_of_duration, text_of_selector
+from twinstack.apiserver.openapi import OpenAPI
 from twinstack.apiserver.tables import COLUMNS, partial_metadata, partial_metadata_list, table, wants
 
 NOW = datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC)
@@ -352,3 +357,52 @@ def test_what_a_client_wants(accept: str, form: str) -> None:
 def test_what_cannot_be_given_is_refused(accept: str) -> None:
     with pytest.raises(errors.NotAcceptable):
         wants(accept)
+
+
+OPENAPI = OpenAPI()
+WORDS = [
+    "",
+    "a",
+    "0",
+    "True",
+    "Ready",
+    "Always",
+    "In",
+    "ClusterIP",
+    "LoadBalancer",
+    "fd00::1",
+    "2026-11-25T11:00:00Z",
+    "0001-01-01T00:00:00+14:00",
+    "9999-12-31T23:59:59-14:00",
+]
+TEXTS = st.sampled_from(WORDS) | st.text(max_size=4)
+
+
+def documents_of(schema: Schema, depth: int = 0) -> st.SearchStrategy[Any]:
+    """Documents that fit the schema and make no other sense."""
+    if schema.type == "object":
+        if not schema.fields:
+            return st.dictionaries(TEXTS, TEXTS if schema.values is None else documents_of(schema.values, depth + 1), max_size=2)
+        if depth > 6:
+            return st.just({})
+        choices = sorted(schema.fields)
+
+        def filled(names: list[str]) -> st.SearchStrategy[Any]:
+            return st.fixed_dictionaries({name: st.none() | st.deferred(lambda name=name: documents_of(schema.fields[name], depth + 1)) for name in names})
+
+        return st.lists(st.sampled_from(choices), max_size=12 if depth < 2 else 4, unique=True).flatmap(filled)
+    if schema.type == "array":
+        return st.lists(documents_of(schema.values or Schema(), depth + 1), max_size=4)
+    numbers = st.integers(-1, 5)
+    of: dict[str, st.SearchStrategy[Any]] = {"string": TEXTS, "integer": numbers, "boolean": st.booleans(), "number": numbers, "int-or-string": numbers | TEXTS}
+    return of.get(schema.type, TEXTS)
+
+
+@pytest.mark.slow
+@given(st.data())
+@pytest.mark.parametrize("resource", RESOURCES, ids=lambda resource: resource.kind)
+def test_whatever_fits_the_schema_has_a_row(resource: Resource, data: st.DataObject) -> None:
+    schema = OPENAPI.schema_of(resource)
+    document = data.draw(documents_of(schema))
+    assert examine(document, schema) == ([], [])
+    assert encode(table(resource, [document], now=NOW))

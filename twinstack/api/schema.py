@@ -133,7 +133,7 @@ class Findings(NamedTuple):
 def examine(document: Document, schema: Schema) -> Findings:
     """Everything in a document that its schema does not know, by path (``spec.ports[0].color``), in the document's order.
 
-    Null stands for absent everywhere, as Kubernetes has it.
+    Null stands for an absent field, as Kubernetes has it; as an element of a list it is of another type.
     """
     findings = Findings([], [])
     _examine(document, schema, "", findings)
@@ -177,5 +177,4 @@ def _examine(value: Any, schema: Schema, path: str, findings: Findings, prune: b
                 del value[key]
     elif found is list and schema.values is not None:
         for index, child in enumerate(value):
-            if child is not None:
-                _examine(child, schema.values, f"{path}[{index}]", findings, prune)
+            _examine(child, schema.values, f"{path}[{index}]", findings, prune)

@@ -1,7 +1,7 @@
 """The cells of Tables: one small function for each, from a document and the time to a JSON value.
 
-Absent and null are one. A document that is oddly shaped (its schema was checked when it was written) shows an
-odd cell rather than failing a whole list.
+Absent and null are one. That fields are of their types was checked when the document was written; what they say was not,
+so a cell shows anything rather than failing a whole list.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def parse_time(text: str | None) -> datetime | None:
         return None
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -158,7 +158,7 @@ def endpoints(document: Document, now: datetime) -> Any:
         return NONE
     texts: list[str] = []
     for subset in subsets:
-        addresses = [address.get("ip", "") for address in subset.get("addresses") or ()]
+        addresses = [address.get("ip") or "" for address in subset.get("addresses") or ()]
         ports = subset.get("ports")
         if ports:
             texts += [f"[{one}]:{port.get('port')}" if ":" in one else f"{one}:{port.get('port')}" for port in ports for one in addresses]

@@ -73,7 +73,7 @@ class OpenAPI:
     def __init__(self, *, resources: Sequence[Resource] = RESOURCES, path: Path | None = None) -> None:
         self._resources = resources
         self._path = path
-        self._made: dict[str, bytes] = {}
+        self._made: dict[str, Reply] = {}
 
     # ---- for the server itself
 
@@ -158,10 +158,11 @@ class OpenAPI:
         return None
 
     def _reply(self, key: str, content_type: str, make: Callable[[], bytes]) -> Reply:
-        body = self._made.get(key)
-        if body is None:
-            body = self._made[key] = make()
-        return Reply(200, content_type, body, f'"{_digest(body)}"')
+        reply = self._made.get(key)
+        if reply is None:
+            body = make()
+            reply = self._made[key] = Reply(200, content_type, body, f'"{_digest(body)}"')
+        return reply
 
     @cached_property
     def _group_versions(self) -> Mapping[str, list[Resource]]:
