@@ -1,0 +1,228 @@
+"""The API server, as its own process and with everything on, against bare parts of itself.
+
+The generator is a process of its own. Server and generator share the machine, so the figures are of both; the
+baselines of the same run are the same HTTP library over TLS that answers with ready bytes, and SQLite alone.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.results import Result, percentile
+
+BENCH = "apiserver"
+TOKEN = "bench"
+SERVICES = "/api/v1/namespaces/default/services"
+
+
+def run(scale: float) -> list[Result]:
+    results: list[Result] = []
+    counts = {1: 500, 16: 3000, 64: 3000}
+    with tempfile.TemporaryDirectory() as place, echo() as bare, server(Path(place)) as (port, pid):
+        results.append(Result(bench=BENCH, name="resident memory, empty", value=resident(pid), unit="MB", target=100.0))
+        durable = sqlite_rate(Path(place), commits=max(50, int(1000 * scale)))
+        for clients, count in counts.items():
+            found = load(port, kind="create", clients=clients, count=max(clients * 4, int(count * scale)), path=SERVICES, prefix=f"c{clients}")
+            results.append(
+                Result(
+                    bench=BENCH,
+                    name=f"dual-stack Services created, {clients} clients",
+                    value=len(found["took"]) / found["seconds"],
+                    unit="/s",
+                    better="higher",
+                    baseline="bare SQLite, one durable commit of three rows at a time",
+                    baseline_value=durable,
+                    target=1000.0 if clients == 16 else None,
+                    detail=milliseconds(found["took"]),
+                )
+            )
+        for clients in counts:
+            count = max(clients * 10, int(8000 * scale))
+            found = load(port, kind="get", clients=clients, count=count, path=f"{SERVICES}/c16-0")
+            base = load(bare, kind="get", clients=clients, count=count, path=f"/bytes/{found['bytes']}")
+            results.append(
+                Result(
+                    bench=BENCH,
+                    name=f"GET, {clients} clients",
+                    value=len(found["took"]) / found["seconds"],
+                    unit="/s",
+                    better="higher",
+                    baseline="bare aiohttp, same bytes",
+                    baseline_value=len(base["took"]) / base["seconds"],
+                    detail=milliseconds(found["took"]),
+                )
+            )
+        results += lists(port, bare, pid, scale)
+        results += events(port, bare, scale)
+    return results
+
+
+def lists(port: int, bare: int, pid: int, scale: float) -> Iterator[Result]:
+    """LIST of 1,000 and of 10,000 Services, in a namespace of their own; memory with the latter."""
+    for size in (1000, 10_000):
+        size = max(100, int(size * scale))
+        namespace = f"list-{size}"
+        post(port, "/api/v1/namespaces", {"metadata": {"name": namespace}})
+        path = f"/api/v1/namespaces/{namespace}/services"
+        load(port, kind="create", clients=16, count=size, path=path, prefix="s")
+        found = load(port, kind="list", clients=1, count=20, path=path)
+        base = load(bare, kind="list", clients=1, count=20, path=f"/bytes/{found['bytes']}")
+        yield Result(
+            bench=BENCH,
+            name=f"LIST {size:,} Services ({found['bytes'] / 1e6:.1f} MB)",
+            value=percentile(found["took"], 0.5) * 1000,
+            unit="ms",
+            baseline="bare aiohttp, same bytes",
+            baseline_value=percentile(base["took"], 0.5) * 1000,
+            detail=milliseconds(found["took"]),
+        )
+    total = int(metric(port, 'apiserver_storage_objects{resource="services"}'))
+    yield Result(bench=BENCH, name=f"resident memory, {total:,} dual-stack Services", value=resident(pid), unit="MB")
+
+
+def events(port: int, bare: int, scale: float) -> Iterator[Result]:
+    """From sending a create to a watcher's event. Watches start from now, in a namespace of their own."""
+    post(port, "/api/v1/namespaces", {"metadata": {"name": "watched"}})
+    path = "/api/v1/namespaces/watched/services"
+    for watchers in (1, 100, 1000):
+        watchers = max(1, int(watchers * min(1.0, scale * 2)))
+        count = 20
+        watch = f"{path}?watch=true&resourceVersion={revision(port, path)}"
+        found = load(port, kind="events", watchers=watchers, count=count, path=path, watch=watch, prefix=f"w{watchers}")
+        base = load(bare, kind="events", watchers=watchers, count=count, path="/tell", watch="/watch", prefix=f"w{watchers}")
+        yield Result(
+            bench=BENCH,
+            name=f"create to event, {watchers:,} watchers",
+            value=percentile(found["took"], 0.5) * 1000,
+            unit="ms",
+            baseline="bare aiohttp telling all at once",
+            baseline_value=percentile(base["took"], 0.5) * 1000,
+            detail=milliseconds(found["took"]),
+        )
+
+
+# ---- the parts
+
+
+@contextmanager
+def server(place: Path) -> Iterator[tuple[int, int]]:
+    """The real server on a fresh data directory: its port and process id."""
+    port = free_port()
+    (place / "tokens.csv").write_text(f"{TOKEN},bench,bench,system:masters\n")
+    argv = [
+        *(sys.executable, "-m", "twinstack.cli.main", "kube-apiserver"),
+        *(f"--data-dir={place / 'data'}", "--bind-address=127.0.0.1", f"--secure-port={port}", f"--token-auth-file={place / 'tokens.csv'}"),
+        *("--service-cluster-ip-range=10.96.0.0/12,fd00:96::/108", "--endpoint-reconciler-type=none"),
+    ]
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(300):
+                try:
+                    if get(port, "/readyz") == b"ok":
+                        break
+                except OSError:
+                    if process.poll() is not None:
+                        raise RuntimeError("the server did not start") from None
+                time.sleep(0.05)
+            # The first write reads the schemas; they belong to a server that is at work.
+            post(port, "/api/v1/namespaces", {"metadata": {"name": "warm"}})
+            yield port, process.pid
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def echo() -> Iterator[int]:
+    """The bare server."""
+    port = free_port()
+    with subprocess.Popen([sys.executable, "-m", "bench._echo", str(port)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield port
+        finally:
+            process.kill()
+
+
+def load(port: int, **job: Any) -> dict[str, Any]:
+    """Run the generator."""
+    argument = json.dumps({"port": port, "token": TOKEN, **job})
+    done = subprocess.run([sys.executable, "-m", "bench._load", argument], check=True, capture_output=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def sqlite_rate(place: Path, *, commits: int) -> float:
+    """Durable commits a second of three rows such as a Service and its two addresses, one after the other."""
+    connection = sqlite3.connect(place / "bare.db", isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("CREATE TABLE kv (rev INTEGER PRIMARY KEY, key TEXT, value BLOB)")
+    start = time.perf_counter()
+    for number in range(commits):
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany("INSERT INTO kv (key, value) VALUES (?, ?)", [(f"/{number}/{part}", b"x" * size) for part, size in enumerate((1100, 350, 350))])
+        connection.execute("COMMIT")
+    rate = commits / (time.perf_counter() - start)
+    connection.close()
+    return rate
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def resident(pid: int) -> float:
+    """Megabytes that a process holds in memory."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def get(port: int, path: str, body: bytes | None = None) -> bytes:
+    tls = ssl.create_default_context()
+    tls.check_hostname = False
+    tls.verify_mode = ssl.CERT_NONE
+    request = urllib.request.Request(
+        f"https://127.0.0.1:{port}{path}", data=body, headers={"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, context=tls, timeout=10) as answer:
+            data: bytes = answer.read()
+            return data
+    except urllib.error.HTTPError as error:
+        return error.read()
+
+
+def post(port: int, path: str, document: dict[str, Any]) -> None:
+    answer = json.loads(get(port, path, json.dumps(document).encode()))
+    if answer.get("status") == "Failure":
+        raise RuntimeError(str(answer))
+
+
+def revision(port: int, path: str) -> str:
+    return str(json.loads(get(port, path + "?limit=1"))["metadata"]["resourceVersion"])
+
+
+def metric(port: int, name: str) -> float:
+    lines = get(port, "/metrics").decode().splitlines()
+    return float(next(line for line in lines if line.startswith(name)).rpartition(" ")[2])
+
+
+def milliseconds(took: list[float]) -> dict[str, float]:
+    return {f"p{part}": round(percentile(took, part / 100) * 1000, 3) for part in (50, 90, 99)}
