@@ -1,0 +1,62 @@
+"""One log file per component, although several components share a process.
+
+Theory. Each component runs in a context of its own (PEP 567), which its tasks inherit; a log record goes to the file of
+the context that it was made in, and to the process's own file where none is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TextIO
+
+from twinstack.loops.logs import KlogFormatter
+
+_component: ContextVar[str] = ContextVar("component", default="")
+
+
+@contextmanager
+def belonging_to(component: str) -> Iterator[None]:
+    """Let the log records of the body, and of what it starts, go to the component's file."""
+    token = _component.set(component)
+    try:
+        yield
+    finally:
+        _component.reset(token)
+
+
+class ByComponent(logging.Handler):
+    """Writes each record to the file of its component, opened when it first speaks."""
+
+    def __init__(self, path_of: Callable[[str], str], process: str) -> None:
+        super().__init__()
+        self.setFormatter(KlogFormatter())
+        self._path_of, self._process = path_of, process
+        self._files: dict[str, TextIO] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            file = self._file(_component.get() or self._process)
+            file.write(self.format(record) + "\n")
+            file.flush()
+        except Exception:
+            self.handleError(record)
+
+    def _file(self, component: str) -> TextIO:
+        file = self._files.get(component)
+        if file is None:
+            path = self._path_of(component)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            file = self._files[component] = open(path, "a", encoding="utf-8", errors="replace")  # noqa: SIM115 - it stays open as long as the process
+        return file
+
+
+def install(path_of: Callable[[str], str], process: str, *, verbosity: int = 0) -> None:
+    """Send this process's log records to the components' files."""
+    root = logging.getLogger()
+    root.handlers[:] = [ByComponent(path_of, process)]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("twinstack").setLevel(logging.DEBUG if verbosity >= 2 else logging.INFO)
