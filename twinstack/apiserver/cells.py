@@ -119,12 +119,14 @@ def service_type(document: Document, now: datetime) -> Any:
 
 
 def service_cluster_ip(document: Document, now: datetime) -> Any:
+    """The first cluster IP; ``None`` is a word here, for headless Services."""
     spec = _spec(document)
     addresses = spec.get("clusterIPs")
     return (addresses[0] if addresses else spec.get("clusterIP")) or NONE
 
 
 def service_external_ip(document: Document, now: datetime) -> Any:
+    """What is reached from outside: by type, external addresses, the load balancer's, or a name."""
     spec = _spec(document)
     type_ = spec.get("type")
     external = spec.get("externalIPs") or []
@@ -140,6 +142,7 @@ def service_external_ip(document: Document, now: datetime) -> Any:
 
 
 def service_ports(document: Document, now: datetime) -> Any:
+    """``80/TCP``, or ``80:30080/TCP`` with a node port."""
     texts = []
     for port in _spec(document).get("ports") or ():
         node_port = port.get("nodePort")
@@ -153,6 +156,7 @@ def service_selector(document: Document, now: datetime) -> Any:
 
 
 def endpoints(document: Document, now: datetime) -> Any:
+    """The ready addresses with their ports, three at most; empty when none is ready."""
     subsets = document.get("subsets")
     if not subsets:
         return NONE
@@ -172,6 +176,7 @@ def slice_address_type(document: Document, now: datetime) -> Any:
 
 
 def slice_ports(document: Document, now: datetime) -> Any:
+    """Numbers, else names; three at most."""
     texts = []
     for port in document.get("ports") or ():
         number = port.get("port")
@@ -181,6 +186,7 @@ def slice_ports(document: Document, now: datetime) -> Any:
 
 
 def slice_endpoints(document: Document, now: datetime) -> Any:
+    """The addresses, ready or not; three at most."""
     texts = [address for endpoint in document.get("endpoints") or () for address in endpoint.get("addresses") or ()]
     return _first_three(texts) if texts else UNSET
 
@@ -190,6 +196,7 @@ def service_cidrs(document: Document, now: datetime) -> Any:
 
 
 def parent_ref(document: Document, now: datetime) -> Any:
+    """``services/default/web``, with the group behind the resource where it has one."""
     parent = _spec(document).get("parentRef")
     if not parent:
         return NONE
@@ -211,6 +218,7 @@ def _condition(status: Mapping[str, Any], type_: str) -> Mapping[str, Any] | Non
 
 
 def node_status(document: Document, now: datetime) -> Any:
+    """Ready or not, and whether pods may be scheduled."""
     ready = _condition(_status(document), "Ready")
     text = "Unknown" if ready is None else "Ready" if ready.get("status") == "True" else "NotReady"
     return text + ",SchedulingDisabled" if _spec(document).get("unschedulable") else text
@@ -220,6 +228,7 @@ _ROLE: Final = "node-role.kubernetes.io/"
 
 
 def node_roles(document: Document, now: datetime) -> Any:
+    """The roles that labels name, sorted."""
     roles = set()
     for key, value in (_part(document, "metadata").get("labels") or {}).items():
         role = key[len(_ROLE) :] if key.startswith(_ROLE) else value if key == "kubernetes.io/role" else ""
@@ -256,6 +265,7 @@ def node_os_image(document: Document, now: datetime) -> Any:
 
 
 def node_kernel(document: Document, now: datetime) -> Any:
+    """The version, with the architecture in parentheses."""
     architecture = _node_info(document, "architecture")
     return (_node_info(document, "kernelVersion") or UNKNOWN) + (f" ({architecture})" if architecture else "")
 
@@ -273,6 +283,7 @@ def _event_first(document: Document) -> str | None:
 
 
 def event_last_seen(document: Document, now: datetime) -> Any:
+    """Of a series, its last observation; else the event's own last time, else its first."""
     last = _part(document, "series").get("lastObservedTime") or document.get("lastTimestamp")
     return since(last or _event_first(document), now)
 
@@ -290,6 +301,7 @@ def event_reason(document: Document, now: datetime) -> Any:
 
 
 def event_object(document: Document, now: datetime) -> Any:
+    """``pod/web``"""
     about = _part(document, "involvedObject")
     kind = (about.get("kind") or "").lower()
     return f"{kind}/{about.get('name')}" if about.get("name") else kind
@@ -300,6 +312,7 @@ def event_subobject(document: Document, now: datetime) -> Any:
 
 
 def event_source(document: Document, now: datetime) -> Any:
+    """``kubelet, node1``"""
     source = _part(document, "source")
     who = source.get("component") or document.get("reportingComponent") or ""
     where = source.get("host") or document.get("reportingInstance")

@@ -49,6 +49,7 @@ def _ended(terminated: Mapping[str, Any]) -> str:
 
 
 def pod_ready(document: Document, now: datetime) -> Any:
+    """Ready containers of all; sidecars count among them."""
     sidecars = _restartable(document)
     total = len(_spec(document).get("containers") or ()) + len(sidecars)
     inits, others = _statuses(document)
@@ -58,6 +59,7 @@ def pod_ready(document: Document, now: datetime) -> Any:
 
 
 def pod_status(document: Document, now: datetime) -> Any:
+    """The state in one word."""
     status = _status(document)
     text = str(status.get("reason") or status.get("phase") or "")
     if any(one.get("type") == "PodScheduled" and one.get("reason") == "SchedulingGated" for one in status.get("conditions") or ()):
@@ -126,6 +128,7 @@ def _ends(statuses: list[_Status]) -> Iterator[datetime]:
 
 
 def pod_restarts(document: Document, now: datetime) -> Any:
+    """How many, and how long ago the last was."""
     inits, others = _statuses(document)
     sidecars = _restartable(document)
     if _initializing(document) and not _is_true(document, "Initialized"):
@@ -138,6 +141,7 @@ def pod_restarts(document: Document, now: datetime) -> Any:
 
 
 def pod_ip(document: Document, now: datetime) -> Any:
+    """The first address."""
     status = _status(document)
     addresses = status.get("podIPs")
     return (addresses[0].get("ip") if addresses else status.get("podIP")) or NONE
@@ -152,6 +156,7 @@ def pod_nominated_node(document: Document, now: datetime) -> Any:
 
 
 def pod_readiness_gates(document: Document, now: datetime) -> Any:
+    """Those that are true, of all."""
     gates = _spec(document).get("readinessGates") or ()
     if not gates:
         return NONE
