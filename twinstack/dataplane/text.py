@@ -48,7 +48,7 @@ from twinstack.dataplane.ruleset import (
     table_of,
 )
 from twinstack.net.errors import Error
-from twinstack.net.family import FAMILIES, Family
+from twinstack.net.family import FAMILIES, Family, Network
 
 _ALL_BITS = 0xFFFFFFFF
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
@@ -133,6 +133,11 @@ def _pair_text(key: Key, value: Value) -> str:
     if isinstance(value, (Verdict, Goto)):
         return f"{text} : {verdict_text(value)}"
     return f"{text} : {' . '.join(map(str, value))}"
+
+
+def interval_text(network: Network) -> str:
+    """A network as an element of an interval set; one of a single address is that address, as nft lists it."""
+    return str(network.network_address) if network.num_addresses == 1 else str(network)
 
 
 def script(steps: Steps) -> str:

@@ -110,6 +110,12 @@ def overlaps(named: Sequence[tuple[str, Network]]) -> Iterable[tuple[tuple[str, 
                 yield one, other
 
 
+def collapsed(networks: Iterable[Network]) -> list[Network]:
+    """Networks of one family as the fewest disjoint ones that cover the same addresses, in order."""
+    result: list[Network] = list(ipaddress.collapse_addresses(networks))  # type: ignore[type-var]
+    return result
+
+
 def families_of(values: Iterable[Address | Network]) -> tuple[Family, ...]:
     """The family of each value, in order."""
     return tuple(Family.of(value) for value in values)

@@ -32,7 +32,7 @@ from twinstack.kernel.errors import KernelError
 from twinstack.loops.events import Recorder
 from twinstack.loops.health import HealthServer
 from twinstack.loops.metrics import new_registry
-from twinstack.net.cidr import parse_cidr
+from twinstack.net.cidr import collapsed, parse_cidr
 from twinstack.net.errors import AddressError, Error
 from twinstack.net.family import FAMILIES, Family, Network
 from twinstack.proxy import healthcheck
@@ -40,7 +40,7 @@ from twinstack.proxy.catalog import Catalog
 from twinstack.proxy.healthcheck import FamilyHealth
 from twinstack.proxy.metrics import Metrics
 from twinstack.proxy.ruleset import TABLE, Shape
-from twinstack.proxy.services import HEADLESS, PROXY_NAME, ZONE, Place, affinity_seconds, canonical, collapsed, interval_text
+from twinstack.proxy.services import HEADLESS, PROXY_NAME, ZONE, Place, affinity_seconds, canonical
 from twinstack.proxy.settings import Settings, bind_family, checked, listen_addresses, options_for
 from twinstack.proxy.sync import FamilySync, NodeState
 
@@ -298,7 +298,7 @@ def _service_cidrs(objects: Iterable[kinds.ServiceCIDR]) -> dict[Family, tuple[s
                 log.warning("A ServiceCIDR is not understood", extra={"name": one.metadata.name, "error": str(error)})
                 continue
             networks.setdefault(Family.of(network), []).append(network)
-    return {family: tuple(map(interval_text, collapsed(found))) for family, found in networks.items()}
+    return {family: tuple(map(text.interval_text, collapsed(found))) for family, found in networks.items()}
 
 
 def _supported(ruleset: nftables.Ruleset) -> list[Family]:

@@ -56,9 +56,10 @@ from twinstack.dataplane.ruleset import (
     Value,
     Verdict,
 )
+from twinstack.dataplane.text import interval_text
 from twinstack.net.cidr import contains, parse_address, parse_cidr
 from twinstack.net.family import Family
-from twinstack.proxy.services import Backend, ServicePort, interval_text
+from twinstack.proxy.services import Backend, ServicePort
 
 TABLE = "twinstack-proxy"
 PROTOCOLS = ("tcp", "udp", "sctp")

@@ -17,13 +17,13 @@ clients are refused; with one, a Local policy without local endpoints drops.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from twinstack.api import kinds
-from twinstack.net.cidr import parse_cidr
+from twinstack.dataplane.text import interval_text
+from twinstack.net.cidr import collapsed, parse_cidr
 from twinstack.net.errors import AddressError
 from twinstack.net.family import Family, Network
 
@@ -169,17 +169,6 @@ def source_ranges(texts: Sequence[str], family: Family) -> tuple[str, ...] | Non
     if not networks or any(network.prefixlen == 0 for network in networks):
         return None
     return tuple(map(interval_text, collapsed(networks)))
-
-
-def collapsed(networks: Iterable[Network]) -> list[Network]:
-    """Networks of one family without overlaps and neighbours, as an interval set of the kernel wants them."""
-    result: list[Network] = list(ipaddress.collapse_addresses(networks))  # type: ignore[type-var]
-    return result
-
-
-def interval_text(network: Network) -> str:
-    """A network as nftables lists it: one of a single address is that address."""
-    return str(network.network_address) if network.num_addresses == 1 else str(network)
 
 
 def local_ready(service: kinds.Service, slices: Iterable[kinds.EndpointSlice], family: Family, place: Place) -> int:

@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
+from twinstack.dataplane.text import interval_text
 from twinstack.loops.durations import parse_duration
-from twinstack.net.cidr import host_port, parse_address, parse_cidr, parse_cidrs
+from twinstack.net.cidr import collapsed, host_port, parse_address, parse_cidr, parse_cidrs
 from twinstack.net.errors import AddressError, Error
 from twinstack.net.family import Family, Network
 from twinstack.proxy.ruleset import Options
-from twinstack.proxy.services import collapsed, interval_text
 
 LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
 PRIMARY = "primary"
