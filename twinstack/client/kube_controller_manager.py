@@ -80,6 +80,8 @@ CONTROLLERS: Mapping[str, Row] = {
         "concurrent_service_endpoint_syncs",
         "endpointslice",
     ),
+    "endpoints-controller": Row("endpoints", "EndpointsObjects", workers="concurrent_endpoint_syncs", alias="endpoint"),
+    "endpoints-controller": Row("endpoints", "EndpointsObjects", workers="concurrent_endpoint_syncs", alias="endpoint"),
     "deployment-controller": Row("deployments", "Deployments", workers="concurrent_deployment_syncs", alias="deployment"),
     "replicaset-controller": Row("replicasets", "ReplicaSets", workers="concurrent_replicaset_syncs", alias="replicaset"),
     "namespace-controller": Row("namespaces", "Namespaces", workers="concurrent_namespace_syncs", alias="namespace"),
