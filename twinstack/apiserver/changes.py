@@ -10,8 +10,8 @@ is not durable yet waits for that one and begins anew, unless the caller named t
 
 from __future__ import annotations
 
+import os
 import random
-import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -36,7 +36,23 @@ _SYSTEM = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriod
 
 def timestamp(now: datetime) -> str:
     """RFC 3339 in whole seconds, as metadata has it."""
-    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+class Uids:
+    """Random UUIDs (RFC 9562, version 4); asks the kernel for many at once, for asking is what costs."""
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self._at = 0
+
+    def next(self) -> str:
+        if self._at >= len(self._bytes):
+            self._bytes, self._at = os.urandom(16 * 64), 0
+        taken = self._bytes[self._at : self._at + 16]
+        self._at += 16
+        digits = taken.hex()
+        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[taken[8] & 3]}{digits[17:20]}-{digits[20:]}"
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -56,6 +72,7 @@ class Changes:
         self.store = store
         self.now = now
         self._chance = chance or random.Random()
+        self._uids = Uids()
 
     # ---- create
 
@@ -71,7 +88,7 @@ class Changes:
         now = self.now()
         for field in ("deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "selfLink", "generation"):
             metadata.pop(field, None)
-        metadata["uid"] = str(uuid.uuid4())
+        metadata["uid"] = self._uids.next()
         metadata["creationTimestamp"] = timestamp(now)
         if collection.strategy.counts_generation:
             metadata["generation"] = 1
@@ -237,7 +254,8 @@ class Changes:
         for resource, document in transaction.creates:
             collection = self.cache.collections[resource]
             metadata = document.setdefault("metadata", {})
-            metadata.setdefault("uid", str(uuid.uuid4()))
+            if "uid" not in metadata:
+                metadata["uid"] = self._uids.next()
             metadata.setdefault("creationTimestamp", timestamp(transaction.now))
             if collection.strategy.counts_generation:
                 metadata.setdefault("generation", 1)
