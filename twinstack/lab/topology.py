@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from twinstack.net.cidr import nth, overlap, overlaps, parse_cidr
+from twinstack.net.cidr import block, nth, overlap, overlaps, parse_cidr
 from twinstack.net.errors import AddressError
 from twinstack.net.family import FAMILIES, Address, ByFamily, Family, Network
 from twinstack.rules.nodeipam import BlockRange, Problem, mask_flag, plan_ranges
@@ -105,7 +105,7 @@ def plan(request: Request) -> Topology | list[Problem]:
         service_cidrs=services,
         masks=ByFamily((Family.of(one.cluster), one.prefix) for one in ranges),
         nodes=tuple(_machine(f"node{number + 1}", underlay, _FIRST_NODE + number) for number in range(request.nodes)),
-        control_plane=_machine("control-plane", underlay, 2),
+        control_plane=_machine("control-plane", halves(underlay, 1), 2),
         outside=_machine("outside", outside_networks, 2),
         underlay=underlay,
         outside_networks=outside_networks,
@@ -115,6 +115,15 @@ def plan(request: Request) -> Topology | list[Problem]:
 
 def _machine(name: str, networks: ByFamily[Network], number: int) -> Node:
     return Node(name, networks.map(lambda _, network: nth(network, number)))
+
+
+def halves(networks: ByFamily[Network], number: int) -> ByFamily[Network]:
+    """The lower (0) or upper (1) half of each network: nodes live in the underlay's lower half, the control plane in the upper.
+
+    So a pod's address may be kept on its way to nodes, which know the way back, and not on its way to the control
+    plane, which does not.
+    """
+    return networks.map(lambda _, network: block(network, network.prefixlen + 1, number))
 
 
 def router(networks: ByFamily[Network]) -> ByFamily[Address]:
