@@ -74,6 +74,7 @@ class Probe(View, frozen=True):
     timeoutSeconds: int = 1
     successThreshold: int = 1
     failureThreshold: int = 3
+    terminationGracePeriodSeconds: int | None = None
 
 
 class Container(View, frozen=True):
@@ -93,6 +94,8 @@ class Container(View, frozen=True):
     restartPolicy: str | None = None
     lifecycle: dict[str, Any] | None = None
     terminationMessagePath: str = ""
+    terminationMessagePolicy: str = ""
+    securityContext: dict[str, Any] | None = None
 
 
 class Toleration(View, frozen=True):
@@ -147,6 +150,11 @@ class PodSpec(View, frozen=True):
     topologySpreadConstraints: list[dict[str, Any]] | None = None
     volumes: list[dict[str, Any]] | None = None
     enableServiceLinks: bool | None = None
+    readinessGates: list[dict[str, Any]] | None = None
+    securityContext: dict[str, Any] | None = None
+    hostPID: bool = False
+    hostIPC: bool = False
+    shareProcessNamespace: bool | None = None
     priority: int | None = None
 
 

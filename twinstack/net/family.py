@@ -49,6 +49,7 @@ class Facts(NamedTuple):
     service_prefix: int  # the shortest prefix from which Service addresses are handed out (spec/api.md 4.7)
     slice_canonical: bool  # must an EndpointSlice's addresses be in canonical form? (spec/api.md 8.4)
     forwarding: str  # sysctl that makes a host forward
+    hosts_lines: tuple[str, ...]  # what every pod's /etc/hosts begins with (kubelet's managed file)
     route_default_sysctls: tuple[tuple[str, str], ...]  # what a fresh network namespace of ours is set to
     generates_link_local: bool  # does a link give itself an address when it comes up?
     route_metric: int  # the metric that the kernel gives a route that names none
@@ -131,6 +132,7 @@ _FACTS: Mapping[Family, Facts] = {
         service_prefix=0,
         slice_canonical=False,
         forwarding="net/ipv4/ip_forward",
+        hosts_lines=("127.0.0.1\tlocalhost",),
         route_default_sysctls=(("net/ipv4/ip_forward", "1"),),
         generates_link_local=False,
         route_metric=0,
@@ -165,6 +167,13 @@ _FACTS: Mapping[Family, Facts] = {
         service_prefix=64,
         slice_canonical=True,
         forwarding="net/ipv6/conf/all/forwarding",
+        hosts_lines=(
+            "::1\tlocalhost ip6-localhost ip6-loopback",
+            "fe00::0\tip6-localnet",
+            "fe00::0\tip6-mcastprefix",
+            "fe00::1\tip6-allnodes",
+            "fe00::2\tip6-allrouters",
+        ),
         route_default_sysctls=(
             ("net/ipv6/conf/all/disable_ipv6", "0"),
             ("net/ipv6/conf/default/disable_ipv6", "0"),

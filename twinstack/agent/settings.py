@@ -1,0 +1,109 @@
+"""What the node agent is told: one field for each flag, and the strict reading of ``--node-ip``.
+
+Facts: spec of kubelet 1.36, ``--node-ip``: one address of either family, ``0.0.0.0`` or ``::`` (find one yourself,
+this family first), or one of each family, the first of which is the node's primary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from twinstack.net.cidr import parse_address
+from twinstack.net.errors import AddressError, Error
+from twinstack.net.family import Address, Family
+
+
+class SettingsError(Error):
+    """A flag or a field of the configuration file has a value that cannot be."""
+
+
+class Taint(msgspec.Struct, frozen=True):
+    """A taint that the node registers with."""
+
+    key: str
+    value: str
+    effect: str
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of :func:`twinstack.agent.agent.run`."""
+
+    kubeconfig: Path | None = None
+    node_name: str = ""  # --hostname-override; empty: the host's name
+    node_ips: tuple[Address, ...] = ()
+    root_dir: Path = Path("/var/lib/kubelet")
+    netns_dir: Path = Path("/run/netns")
+    cni_conf_dir: Path = Path("/etc/cni/net.d")
+    cni_bin_dirs: tuple[Path, ...] = (Path("/opt/cni/bin"),)
+    cni_data_dir: Path | None = None  # ipam.dataDir of the configuration that --write-cni-config writes
+    write_cni_config: bool = False
+    network_name: str = "twinstack"
+    cluster_dns: tuple[Address, ...] = ()
+    cluster_domain: str = "cluster.local"
+    resolv_conf: Path | None = Path("/etc/resolv.conf")  # None: --resolv-conf=
+    address: str = "0.0.0.0"
+    port: int = 10250
+    healthz_address: str = "127.0.0.1"
+    healthz_port: int = 10248  # 0: none
+    client_ca_file: Path | None = None
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    taints: tuple[Taint, ...] = ()
+    register_node: bool = True
+    max_pods: int = 110
+    status_seconds: float = 10.0  # how often the node's status is looked at
+    lease_seconds: int = 40
+
+
+def parse_node_ips(text: str) -> tuple[tuple[Address, ...], list[str]]:
+    """The addresses that ``--node-ip`` names, and the entries that mean none and are ignored.
+
+    SettingsError when there are more than two, two of one family, or a pair with an unspecified address.
+    """
+    addresses, ignored = [], []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            addresses.append(parse_address(part))
+        except AddressError:
+            ignored.append(part)
+    if len(addresses) > 2:
+        raise SettingsError(f"--node-ip {text!r} names {len(addresses)} addresses; a node has at most one of each family")
+    if len(addresses) == 2:
+        if Family.of(addresses[0]) is Family.of(addresses[1]):
+            raise SettingsError(f"--node-ip {text!r} names two addresses of {Family.of(addresses[0])}; a pair has one of each family")
+        if any(address.is_unspecified for address in addresses):
+            raise SettingsError(f"--node-ip {text!r}: a pair needs two real addresses, an unspecified one stands alone")
+    return tuple(addresses), ignored
+
+
+def preferred_family(node_ips: Iterable[Address]) -> Family:
+    """The family that an address is looked for in first, and that a pod's addresses begin with."""
+    first = next(iter(node_ips), None)
+    return Family.IPV4 if first is None else Family.of(first)
+
+
+def parse_labels(text: str) -> tuple[tuple[str, str], ...]:
+    """``a=b,c=d`` of --node-labels."""
+    pairs = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = part.partition("=")
+        if not key or not equals:
+            raise SettingsError(f"--node-labels has {part!r}, which is not key=value")
+        pairs.append((key, value))
+    return tuple(pairs)
+
+
+def parse_taints(text: str) -> tuple[Taint, ...]:
+    """``key=value:effect,…`` of --register-with-taints."""
+    taints = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        named, _, effect = part.rpartition(":")
+        key, _, value = named.partition("=")
+        if not key or effect not in ("NoSchedule", "PreferNoSchedule", "NoExecute"):
+            raise SettingsError(f"--register-with-taints has {part!r}, which is not key=value:NoSchedule, :PreferNoSchedule or :NoExecute")
+        taints.append(Taint(key, value, effect))
+    return tuple(taints)
