@@ -81,7 +81,6 @@ CONTROLLERS: Mapping[str, Row] = {
         "endpointslice",
     ),
     "endpoints-controller": Row("endpoints", "EndpointsObjects", workers="concurrent_endpoint_syncs", alias="endpoint"),
-    "endpoints-controller": Row("endpoints", "EndpointsObjects", workers="concurrent_endpoint_syncs", alias="endpoint"),
     "deployment-controller": Row("deployments", "Deployments", workers="concurrent_deployment_syncs", alias="deployment"),
     "replicaset-controller": Row("replicasets", "ReplicaSets", workers="concurrent_replicaset_syncs", alias="replicaset"),
     "namespace-controller": Row("namespaces", "Namespaces", workers="concurrent_namespace_syncs", alias="namespace"),
