@@ -77,12 +77,21 @@ def parse_yaml(body: bytes) -> Any:
     try:
         if b"*" in body and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(body, Loader=_Loader)):
             raise BadRequest("the YAML body has aliases, which are not accepted")
-        value = yaml.load(body, Loader=_Loader)
+        value = _with_text_keys(yaml.load(body, Loader=_Loader))
         return _without_nulls(objects.decode(objects.encode(value)))
     except yaml.YAMLError as error:
         raise BadRequest(f"the body is not YAML: {error}") from error
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError, UnicodeError) as error:
         raise BadRequest(f"the YAML body cannot be written as JSON: {error}") from error
+
+
+def _with_text_keys(value: Any) -> Any:
+    """Maps as JSON has them: a bare ``yes`` or ``80`` for a key is the text that JSON would show."""
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else objects.encode(key).decode(): _with_text_keys(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_with_text_keys(child) for child in value]
+    return value
 
 
 def _without_nulls(value: Any) -> Any:

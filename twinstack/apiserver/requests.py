@@ -99,13 +99,17 @@ def is_resource_path(path: str) -> bool:
 
 def parse(method: str, path: str, query_text: str = "") -> Request:
     """What a request asks for; BadRequest, NotFound or MethodNotAllowed when it asks for nothing we have."""
-    try:
-        parts = [unquote(part, errors="strict") if "%" in part else part for part in path.split("/")[1:]]
-    except UnicodeDecodeError as error:
-        raise BadRequest("the path is not UTF-8") from error
+    parts = path.split("/")[1:]
     if parts and parts[-1] == "":
         parts.pop()
-    if "" in parts or any("/" in part or "\0" in part for part in parts):
+    if "%" in path:
+        try:
+            parts = [unquote(part, errors="strict") for part in parts]
+        except UnicodeDecodeError as error:
+            raise BadRequest("the path is not UTF-8") from error
+        if any("/" in part or "\0" in part for part in parts):
+            raise NotFound(_NO_RESOURCE)
+    if "" in parts:
         raise NotFound(_NO_RESOURCE)
     if parts[:1] == ["api"] and len(parts) > 2:
         group, version, rest = "", parts[1], parts[2:]
