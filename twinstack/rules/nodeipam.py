@@ -11,6 +11,7 @@ to it may still stand. (spec: kube-controller-manager's node IPAM, KEP-563.)
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from twinstack.net.cidr import block, block_number, overlap, parse_cidr
@@ -32,7 +33,8 @@ class Problem(NamedTuple):
         return f'--{self.flag}: "{self.value}": {self.detail}{hint}'
 
 
-class BlockRange(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class BlockRange:
     """One cluster CIDR, divided into blocks of this prefix length."""
 
     cluster: Network
