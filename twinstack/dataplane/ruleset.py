@@ -47,7 +47,10 @@ class _Value(msgspec.Struct, frozen=True):
 
 
 class Verdict(_Value, frozen=True):
-    """``accept``, ``drop``, ``return`` or ``reject``; ``reject`` cannot be a map's value, send it to a chain."""
+    """``accept``, ``drop``, ``return``, ``reject`` (ICMP port unreachable) or ``reject with tcp reset`` (matches TCP only).
+
+    The last two cannot be a map's value; send it to a chain.
+    """
 
     word: str
 

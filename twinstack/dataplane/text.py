@@ -212,7 +212,7 @@ def parse_rule(text: str, family: Family) -> Rule:
 
 
 def _parse_statement(text: str, word: str) -> tuple[Statement, str]:
-    if found := re.match(r"(accept|drop|return|reject)(?= |$)", text):
+    if found := re.match(r"(accept|drop|return|reject with tcp reset|reject)(?= |$)", text):
         return Verdict(found[1]), text[found.end() :]
     if found := re.match(rf"(goto|jump) ({_WORD})", text):
         return Goto(found[2], found[1] == "jump"), text[found.end() :]

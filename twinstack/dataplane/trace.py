@@ -37,6 +37,9 @@ from twinstack.net.errors import Error
 from twinstack.net.family import Family
 
 
+_RESET = Verdict("reject with tcp reset")
+
+
 class Untraceable(Error):
     """A rule says something that the tracer does not understand, or never comes to an end."""
 
@@ -212,6 +215,8 @@ class _Walk:
                 state.masqueraded, decided = True, "accept"
             elif isinstance(statement, Update):
                 pass  # what later connections will find
+            elif statement == _RESET and state.packet.protocol != "tcp":
+                return None  # nftables adds the condition by itself, and does not list it
             else:
                 decided = self._verdict(statement)
         state.path.append(
@@ -221,7 +226,7 @@ class _Walk:
 
     @staticmethod
     def _verdict(value: Value) -> str | Goto | None:
-        return value.word if isinstance(value, Verdict) else value if isinstance(value, Goto) else None
+        return value.word.partition(" ")[0] if isinstance(value, Verdict) else value if isinstance(value, Goto) else None
 
     def _matches(self, match: Match) -> bool:
         if match.operator == "<":

@@ -69,11 +69,24 @@ class Nftables:
             failed = self._library.nft_run_cmd_from_buffer(self._context, script.encode())
             output = self._library.nft_ctx_get_output_buffer(self._context)
             complaint = self._library.nft_ctx_get_error_buffer(self._context)
+            if failed:
+                raise _error(self._located(script) or complaint.decode(errors="replace"), script)
             if len(script) > _TRIM_ABOVE:
                 ctypes.CDLL(None).malloc_trim(0)
-        if failed:
-            raise _error(complaint.decode(errors="replace"), script)
         return str(output.decode())
+
+    def _located(self, script: str) -> str:
+        """What nft complains about with line numbers, which it knows only of files; empty when it does not complain again."""
+        descriptor = os.memfd_create("ruleset")
+        try:
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(script.encode())
+            self._library.nft_ctx_set_dry_run(self._context, True)
+            self._library.nft_run_cmd_from_filename(self._context, f"/proc/self/fd/{descriptor}".encode())
+            self._library.nft_ctx_get_output_buffer(self._context)
+            return str(self._library.nft_ctx_get_error_buffer(self._context).decode(errors="replace"))
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Close the netlink socket; twice is once."""
@@ -119,7 +132,8 @@ def _loaded() -> ctypes.CDLL:
     for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
         getattr(library, name).restype = ctypes.c_char_p
     library.nft_ctx_set_dry_run.argtypes = [ctypes.c_void_p, ctypes.c_bool]
-    library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    for name in ("nft_run_cmd_from_buffer", "nft_run_cmd_from_filename"):
+        getattr(library, name).argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     return library
 
 

@@ -12,9 +12,11 @@ chain that does the rest, and the chain depends only on *counts*, never on the S
     node-…              the same for node ports, whose front end has no address
 
 So there is one chain for each distinct count, and 100,000 Services of three endpoints share one. What has no
-endpoint never gets an address translated, and meets a second verdict map in the filter hooks: refused (ICMP port
-unreachable, in each protocol), or dropped where a Local policy has endpoints only elsewhere. New connections to
-a cluster IP's unknown port, or to an address of the service ranges that no Service has, are refused, too.
+endpoint never gets an address translated, and meets a second verdict map in the filter hooks: refused, or dropped
+where a Local policy has endpoints only elsewhere. New connections to a cluster IP's unknown port, or to an address of
+the service ranges that no Service has, are refused, too. TCP is refused by a reset and all else by ICMP port
+unreachable: upstream uses ICMP for TCP, too, which IPv6 clients hear only at their second try when it comes back
+while they still hold the socket, as between namespaces, and not at all where ICMPv6 is filtered.
 
 Hooks, by priority: guard -110 (source ranges, before translation), nat -100 (prerouting, output), filter 0 and nat 100
 (postrouting: masquerade).
@@ -189,7 +191,7 @@ class Shape:
             (_NEW, Match(("daddr",), "@service-ranges"), _REFUSED),
         )
         return [
-            Chain(REFUSE, ((Verdict("reject"),),)),
+            Chain(REFUSE, ((Verdict("reject with tcp reset"),), (Verdict("reject"),))),
             Chain("to-services", tuple(services)),
             Chain("guard-prerouting", (guard,), Hook("filter", "prerouting", -110)),
             Chain("guard-output", (guard,), Hook("filter", "output", -110)),
