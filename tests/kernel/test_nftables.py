@@ -150,7 +150,7 @@ def test_an_error_tells_the_line_and_what_nft_says(netns):
 
 @pytest.mark.kernel
 def test_nonsense_is_an_error_with_the_place(netns):
-    with nftables.Nftables(netns("nft")) as real, pytest.raises(KernelError, match="syntax error.*line 1: add nonsense"):
+    with nftables.Nftables(netns("nft")) as real, pytest.raises(KernelError, match=r"syntax error.*line 1: add nonsense"):
         real.run("add nonsense\n")
 
 

@@ -110,7 +110,8 @@ def slices(name: str, family: Family, where: str, ends: object, **conditions: bo
         "addressType": family.value,
         "ports": [{"name": "t", "protocol": "TCP", "port": 8080}, {"name": "u", "protocol": "UDP", "port": 5353}],
         "endpoints": [
-            {"addresses": [getattr(ends, pod)], "nodeName": "far" if pod == "c" else "node1", "conditions": {"ready": True, **conditions}} for pod in where.split()
+            {"addresses": [getattr(ends, pod)], "nodeName": "far" if pod == "c" else "node1", "conditions": {"ready": True, **conditions}}
+            for pod in where.split()
         ],
     })  # fmt: skip
 

@@ -266,7 +266,7 @@ def _parse_selectors(text: str, word: str) -> tuple[str, ...]:
 
 
 def _parse_atom(text: str) -> Atom:
-    return int(text) if text.isdigit() else text
+    return int(text) if text.isascii() and text.isdigit() else text
 
 
 def _parse_key(text: str) -> Key:
@@ -293,7 +293,7 @@ def _parse_set(name: str, noun: str, parts: Sequence[str], word: str) -> Set | M
             left, _, right = value.partition(" : ")
             key, data = _parse_selectors(left, word), (("verdict",) if right == "verdict" else _parse_selectors(right, word) if right else ())
         elif verb == "size":
-            size = int(value)
+            size = _parse_number(value)
         elif verb == "flags":
             flags = tuple(value.split(","))
         elif verb == "timeout":
@@ -303,6 +303,12 @@ def _parse_set(name: str, noun: str, parts: Sequence[str], word: str) -> Set | M
     if noun == "map":
         return Map(name, key, data, flags, timeout, size)
     return Set(name, key, flags, timeout, size)
+
+
+def _parse_number(text: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,10}", text):
+        raise RulesetSyntaxError(f"not a number: {text!r}")
+    return int(text)
 
 
 def _parse_duration(text: str) -> int:
@@ -316,7 +322,7 @@ def _parse_hook(text: str) -> Hook:
     found = re.fullmatch(r"type (\w+) hook (\w+) priority (-?\d+|[a-z]+)(?: ([+-]) (\d+))?; policy accept;", text.strip())
     if not found:
         raise RulesetSyntaxError(f"not understood: {text!r}")
-    base = _PRIORITIES[found[3]] if found[3] in _PRIORITIES else int(found[3])
+    base = _PRIORITIES[found[3]] if found[3] in _PRIORITIES else _parse_number(found[3])
     offset = int(found[5]) * (-1 if found[4] == "-" else 1) if found[5] else 0
     return Hook(found[1], found[2], base + offset)
 

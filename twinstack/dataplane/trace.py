@@ -36,7 +36,7 @@ from twinstack.net.cidr import contains, parse_address, parse_cidr, text_of
 from twinstack.net.errors import Error
 from twinstack.net.family import Family
 
-
+_DEEPEST = 64  # the kernel itself follows 16 jumps
 _RESET = Verdict("reject with tcp reset")
 
 
@@ -167,21 +167,22 @@ class _Walk:
         self._table = table
         self._state = state
         self._host = host
-        self._left = 1000  # rules until we believe in a circle
+        self._depth = 0
 
     def chain(self, name: str) -> str:
         """What the chain decides: a verdict, or ``return`` when it lets the packet fall through."""
         if name not in self._table.chains:
             raise Untraceable(f"table {self._table.name} has no chain {name}")
         for rule in self._table.chains[name].rules:
-            self._left -= 1
-            if self._left < 0:
-                raise Untraceable(f"the rules of table {self._table.name} lead in a circle")
             decided = self._rule(name, rule)
             if decided is None:
                 continue
             if isinstance(decided, Goto):
+                self._depth += 1
+                if self._depth > _DEEPEST:
+                    raise Untraceable(f"the rules of table {self._table.name} lead in a circle")
                 verdict = self.chain(decided.chain)
+                self._depth -= 1
                 if decided.jump and verdict == "return":
                     continue
                 return verdict
