@@ -202,7 +202,7 @@ def _last_line(path: str) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def order_restart(places: Places, component: str) -> None:
+def _order_restart(places: Places, component: str) -> None:
     """Have a component or a whole process begun anew. LabError when there is none, or nobody to do it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.settimeout(5.0)
@@ -214,3 +214,24 @@ def order_restart(places: Places, component: str) -> None:
             raise LabError(f"cluster {places.name} has no supervisor that answers: {error}; `twinstack down` and `up` make a new one") from error
     if answer["error"]:
         raise LabError(answer["error"])
+
+
+def restart(places: Places, component: str, wait_seconds: float = 30.0) -> float:
+    """Begin a component or a whole process anew, and return the seconds until it serves again."""
+    began, clock = time.time(), time.monotonic()
+    _order_restart(places, component)
+    while time.monotonic() - clock < wait_seconds:
+        known = record.read_components(places)
+        mine = [
+            one
+            for one in (known.components if known else [])
+            if component in (one.name, one.name.partition("/")[0]) or _is_of_control_plane(one.name, component)
+        ]
+        if mine and all(one.state == "running" and one.since > began for one in mine):
+            return time.monotonic() - clock
+        time.sleep(0.02)
+    raise LabError(f"{component} does not serve again after {wait_seconds:g} s: `twinstack logs {component}` may say why")
+
+
+def _is_of_control_plane(component: str, process: str) -> bool:
+    return process == "control-plane" and "/" not in component

@@ -81,7 +81,7 @@ def context_of(name: str) -> str:
 
 def plan(request: Request) -> Topology | list[Problem]:
     """The cluster that was asked for, or everything that forbids it."""
-    problems = [*_problems_with_name(request.name), *_problems_with_numbers(request)]
+    problems = [*problems_with_name(request.name), *_problems_with_numbers(request)]
     families, wrong = _families(request)
     pods, bad_pods = _networks("pod-cidr", request.pod_cidr, families, {family: family.facts.default_pod_cidr for family in families})
     services, bad_services = _networks("service-cidr", request.service_cidr, families, {family: family.facts.default_service_cidr for family in families})
@@ -134,7 +134,8 @@ def router(networks: ByFamily[Network]) -> ByFamily[Address]:
 # ---- Checks, each about one thing
 
 
-def _problems_with_name(name: str) -> Iterable[Problem]:
+def problems_with_name(name: str) -> Iterable[Problem]:
+    """What is wrong with a cluster's name; it becomes part of paths and of namespaces' names."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c == "-") else "-" for c in name.lower()).strip("-")[:_NAME_LIMIT].strip("-")
     if not name or name != plain or not name[0].isalpha():
         suggestion = plain if plain[:1].isalpha() else f"c{plain}"

@@ -1,0 +1,269 @@
+"""``twinstack up``, ``down``, ``list``, ``status``, ``logs``, ``shell``, ``restart``: a cluster to try, on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from twinstack.net.errors import Error
+from twinstack.net.family import FAMILIES
+
+F = TypeVar("F", bound=Callable[..., Any])
+# flags of `up` that a --config file may say, too
+_ASKED = ("name", "families", "nodes", "pod_cidr", "service_cidr", "port")
+
+
+class Refused(Error):
+    """What was asked for will not do; each problem is a line."""
+
+
+def name_option(function: F) -> F:
+    return click.option("--name", default="twinstack", show_default=True, help="The cluster's name.", shell_complete=_complete_names)(function)
+
+
+def color_option(function: F) -> F:
+    return click.option("--color/--no-color", default=None, help="Colours, or none; left out, a terminal has them unless NO_COLOR is set.")(function)
+
+
+def output_option(function: F) -> F:
+    choice = click.Choice(["text", "json", "yaml"])
+    return click.option("-o", "--output", type=choice, default="text", show_default=True, help="A table for people, or a document for programs.")(function)
+
+
+def _complete_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from twinstack.lab import removal
+
+    return [name for name in removal.names() if name.startswith(incomplete)]
+
+
+def colors(wish: bool | None) -> bool:
+    """Whether to colour: as wished, else on a terminal and without NO_COLOR (no-color.org)."""
+    return wish if wish is not None else sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def places_of(name: str) -> Any:
+    """The places of a cluster whose name is one; Refused otherwise, before a path is made of it."""
+    from twinstack.lab.places import Places
+    from twinstack.lab.topology import problems_with_name
+
+    if problems := list(problems_with_name(name)):
+        raise Refused(str(problems[0]))
+    return Places.of(name)
+
+
+def show(document: Any, output: str) -> None:
+    """A document for programs."""
+    if output == "json":
+        click.echo(json.dumps(document, indent=2))
+    else:
+        import yaml
+
+        click.echo(yaml.safe_dump(document, sort_keys=False), nl=False)
+
+
+@click.command()
+@click.option("--families", default="", help="IPv4, IPv6, or both, the primary first.  [default: those of the CIDRs, else IPv4,IPv6]")
+@click.option("--nodes", type=int, default=3, show_default=True, help="How many nodes, 1 to 100.")
+@name_option
+@click.option(
+    "--pod-cidr", default="", help=f"The pods' network, or one of each family.  [default: {', '.join(family.facts.default_pod_cidr for family in FAMILIES)}]"
+)
+@click.option(
+    "--service-cidr", default="", help=f"The Services' network, likewise.  [default: {', '.join(family.facts.default_service_cidr for family in FAMILIES)}]"
+)
+@click.option("--node-cidr-mask-size-ipv4", type=int, default=0, help=f"Prefix length of a node's pod network.  [default: {FAMILIES[0].facts.node_mask_size}]")
+@click.option("--node-cidr-mask-size-ipv6", type=int, default=0, help=f"The same of this family.  [default: {FAMILIES[1].facts.node_mask_size}]")
+@click.option("--port", type=int, default=0, help="The API server's port on this machine's loopback.  [default: any that is free]")
+@click.option("--config", "config_file", type=click.Path(dir_okay=False), help="A YAML file that says all of the above; flags win over it.")
+@click.option("--kubeconfig", default="", help="The file that the context goes into.  [default: KUBECONFIG, else ~/.kube/config]")
+@click.option("--set-context/--no-set-context", default=True, show_default=True, help="Make the cluster's context the current one.")
+@click.option("--wait", "wait_seconds", type=float, default=60.0, show_default=True, help="Seconds after which nodes that are not ready are a failure.")
+@click.option("-v", "--v", "verbosity", type=int, default=0, show_default=True, help="Verbosity of the components' logs.")
+@color_option
+@output_option
+@click.pass_context
+def up(context: click.Context, /, config_file: str | None, kubeconfig: str, set_context: bool, wait_seconds: float, verbosity: int, **flags: Any) -> None:
+    """Boot a cluster of many nodes on this machine, each a network namespace; no Docker, no images.
+
+    \b
+    Examples:
+      twinstack up
+      twinstack up --families IPv6,IPv4 --nodes 5 --name six-first
+      twinstack up --pod-cidr 10.1.0.0/16,fd01::/56 --service-cidr 10.2.0.0/16,fd02::/112
+    """
+    from twinstack.cli import cluster_output
+    from twinstack.lab import cluster
+    from twinstack.lab.status import summary
+    from twinstack.lab.topology import Topology, plan
+
+    color, output = colors(flags.pop("color")), flags.pop("output")
+    asked = _asked(context, config_file, flags)
+    topology = plan(asked)
+    if not isinstance(topology, Topology):
+        raise Refused("\nerror: ".join(str(problem) for problem in topology))
+    options = cluster.Options(kubeconfig=kubeconfig, set_context=set_context, wait_seconds=wait_seconds, verbosity=verbosity)
+    quiet = output != "text"
+    made = cluster.up(topology, options, (lambda step, seconds: None) if quiet else cluster_output.step(color))
+    document = summary(made.topology, server=made.server, kubeconfig_file=made.kubeconfig)
+    if quiet:
+        show({**document, "seconds": round(made.seconds, 3), "steps": {step: round(seconds, 4) for step, seconds in made.steps.items()}}, output)
+    else:
+        cluster_output.cluster(made, current=set_context, color=color)
+
+
+def _asked(context: click.Context, config_file: str | None, flags: dict[str, Any]) -> Any:
+    """The request: the flags, over what the file says."""
+    from twinstack.lab.topology import Request
+
+    masks = {family: size for family, size in zip(FAMILIES, (flags["node_cidr_mask_size_ipv4"], flags["node_cidr_mask_size_ipv6"]), strict=True) if size}
+    if config_file is None:
+        return Request(**{key: flags[key] for key in _ASKED}, masks=masks)
+    import yaml
+
+    from twinstack.lab.configuration import parse_file
+
+    try:
+        with open(config_file, encoding="utf-8") as file:
+            document = yaml.safe_load(file)
+    except OSError as error:
+        raise Refused(f'--config: "{config_file}": cannot be read: {error.strerror}') from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Refused(f'--config: "{config_file}": is not YAML: {" ".join(str(error).split())}') from error
+    asked = parse_file(document)
+    if not isinstance(asked, Request):
+        raise Refused("\nerror: ".join(str(problem) for problem in asked))
+    said = {key: flags[key] for key in _ASKED if context.get_parameter_source(key) is not click.core.ParameterSource.DEFAULT}
+    return asked._replace(**said, masks={**asked.masks, **masks})
+
+
+@click.command()
+@name_option
+@click.option("--all", "every", is_flag=True, help="All clusters of this machine.")
+def down(name: str, every: bool) -> None:
+    """Remove a cluster and everything it made: processes, namespaces, files, kubeconfig context. Succeeds when it is gone already."""
+    from twinstack.lab import removal
+
+    chosen = [one for one in removal.names() if _is_name(one)] if every else [name]
+    for one in chosen:
+        there = removal.remove(places_of(one))
+        click.echo(f"cluster {one} is removed" if there else f"there is no cluster {one}")
+    if every and not chosen:
+        click.echo("there is no cluster")
+
+
+def _is_name(text: str) -> bool:
+    from twinstack.lab.topology import problems_with_name
+
+    return not list(problems_with_name(text))
+
+
+@click.command("list")
+@color_option
+@output_option
+def list_(color: bool | None, output: str) -> None:
+    """List the clusters of this machine."""
+    from twinstack.cli import cluster_output
+    from twinstack.lab import status as lab_status
+
+    found = lab_status.clusters()
+    if output == "text":
+        cluster_output.clusters(found, color=colors(color))
+    else:
+        show(found, output)
+
+
+@click.command()
+@name_option
+@color_option
+@output_option
+def status(name: str, color: bool | None, output: str) -> None:
+    """Show a cluster's nodes and components. The exit status is 1 when not all is as it should be."""
+    from twinstack.cli import cluster_output
+    from twinstack.lab import status as lab_status
+
+    document = lab_status.status(places_of(name))
+    if output == "text":
+        cluster_output.status(document, color=colors(color))
+    else:
+        show(document, output)
+    if not document["healthy"]:
+        sys.exit(1)
+
+
+@click.command()
+@name_option
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is added.")
+@click.option("--tail", type=click.IntRange(min=0), default=None, help="Only so many lines of each log at first.")
+@click.argument("component", required=False)
+def logs(name: str, follow: bool, tail: int | None, component: str | None) -> None:
+    """Print a component's log: kube-apiserver, node1/kubelet, kubelet (of every node), supervisor …; without one, their names."""
+    from twinstack.lab import logreading
+    from twinstack.lab.status import record_of
+
+    places = places_of(name)
+    record_of(places)
+    found = logreading.logs_of(places, component or "")
+    if component is None:
+        for one in found:
+            click.echo(one)
+        return
+    if not found:
+        raise Refused(f"there is no log of {component}; `twinstack logs` lists them")
+    try:
+        for line in logreading.lines(found, tail=tail, follow=follow):
+            click.echo(line)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@name_option
+@click.argument("where", metavar="NODE")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def shell(name: str, where: str, command: tuple[str, ...]) -> None:
+    """Open a shell on NODE, or run a command there: a node, `outside`, `control-plane`, `fabric`, or a pod (NAME or NAMESPACE/NAME).
+
+    \b
+    Examples:
+      twinstack shell node1
+      twinstack shell outside -- curl -s http://172.30.0.11:30080
+      twinstack shell default/web-0 -- ip address
+    """
+    import asyncio
+
+    from twinstack.lab import entering
+    from twinstack.lab.status import find_pod, record_of, server_of
+
+    places = places_of(name)
+    record = record_of(places)
+    topology = record.topology
+    environment = entering.environment_of(topology, places, where)
+    program = command or (os.environ.get("SHELL") or "/bin/sh",)
+    if where in entering.roles(topology):
+        entering.enter_role(places, where, program, environment)
+    try:
+        pod = asyncio.run(find_pod(places, server_of(record), where))
+    except (Error, TimeoutError) as error:
+        raise Refused(f"{where} is none of {', '.join(entering.roles(topology))}, and pods cannot be asked for: {error or 'no answer'}") from error
+    if pod is None:
+        raise Refused(f"{where} is no pod, and none of {', '.join(entering.roles(topology))}")
+    sys.exit(entering.enter_pod(places, *pod, where, program, environment))
+
+
+@click.command()
+@name_option
+@click.argument("component")
+def restart(name: str, component: str) -> None:
+    """End a component and start it anew: a program (kube-apiserver, node1/kubelet) or a whole process (control-plane, node1)."""
+    from twinstack.lab import cluster
+    from twinstack.lab.status import record_of
+
+    places = places_of(name)
+    record_of(places)
+    seconds = cluster.restart(places, component)
+    click.echo(f"{component} serves again after {seconds:.2f} s")
