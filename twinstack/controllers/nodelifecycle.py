@@ -57,16 +57,18 @@ class NodeLifecycle:
         status = current.status if current is not None else "Unknown"
         actions: list[Action] = []
         left = (self._last_heard(node, world, self._since) + timedelta(seconds=self._grace) - world.now).total_seconds()
-        if left > 0:
-            actions.append(After(left))
-        elif (unknown := _unknown_conditions(node, world.now)) is not None:
-            actions.append(unknown)
-            actions.append(Tell(node, "Normal", "NodeNotReady", f"{key.name} has not been heard of for {self._grace:.0f} seconds"))
+        unknown = _unknown_conditions(node, world.now) if left <= 0 else None
+        if unknown is not None:
             status = "Unknown"
         taints = _taints(node, status, world.now)
-        if taints is not None:
+        if taints is not None:  # before the status, which would make this revision an old one
             patch: Document = {"spec": {"taints": [document_of(taint) for taint in taints] or None}}
             actions.append(Patch(_NODES, key, patch, uid=node.metadata.uid, resource_version=node.metadata.resourceVersion))
+        if unknown is not None:
+            actions.append(unknown)
+            actions.append(Tell(node, "Normal", "NodeNotReady", f"{key.name} has not been heard of for {self._grace:.0f} seconds"))
+        elif left > 0:
+            actions.append(After(left))
         forbidding = [taint for taint in (node.spec.taints or () if taints is None else taints) if taint.effect == "NoExecute"]
         silent = status == "Unknown" and (current is not None or left <= 0)
         if forbidding or silent:

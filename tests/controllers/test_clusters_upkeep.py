@@ -1,0 +1,314 @@
+"""Namespaces, nodes that fall silent, pods that nobody ends, service accounts and ServiceCIDRs, in a world in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from twinstack.api.kinds import ConfigMap, IPAddress, Lease, Namespace, Node, Pod, ServiceAccount, ServiceCIDR, condition_of
+from twinstack.api.objects import Key
+from twinstack.api.resources import resource_of
+from twinstack.api.times import text_of_micro_time
+from twinstack.api.world import After, Delete
+from twinstack.controllers.namespaces import Namespaces
+from twinstack.controllers.nodelifecycle import NodeLifecycle
+from twinstack.controllers.podgc import PodGarbage
+from twinstack.controllers.serviceaccounts import ServiceAccounts
+from twinstack.controllers.servicecidrs import FINALIZER, ServiceCIDRs
+from twinstack.rules.workloads import ready
+
+N1 = Key("", "node1")
+
+
+def namespace(name, **metadata):
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": name} | metadata,
+        "spec": {"finalizers": ["kubernetes"]},
+        "status": {"phase": "Active"},
+    }
+
+
+# ---- Namespaces
+
+
+def test_a_namespace_goes_when_all_that_was_in_it_has_gone(world, loop, pod):
+    world.put(namespace("old"))
+    world.put(namespace("other"))
+    world.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "old"}})
+    world.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "other"}})
+    document = pod("p", namespace="old", node="node1")
+    document["metadata"]["finalizers"] = ["example.com/stay"]
+    world.put(document)
+    running = loop(world, Namespaces())
+    running.run()
+    assert world.writes == []
+    world.perform(Delete(resource_of(Namespace), Key("", "old")))
+    running.run()
+    one = world.get(Namespace, Key("", "old"))
+    assert "1 pods" in condition_of(one.status.conditions, "NamespaceContentRemaining").message
+    assert "example.com/stay" in condition_of(one.status.conditions, "NamespaceFinalizersRemaining").message
+    assert world.get(ConfigMap, Key("old", "c")) is None
+    assert world.get(Pod, Key("old", "p")).metadata.deletionTimestamp
+    assert running.writes_wanted([Key("", "old")]) == []
+    world.remove(Pod, Key("old", "p"))
+    running.run()
+    assert [one.metadata.name for one in world.list(Namespace)] == ["other"]
+    assert world.get(ConfigMap, Key("other", "c"))
+
+
+def test_what_appears_in_a_namespace_that_goes_has_to_go_too(world, loop):
+    world.put(namespace("old", deletionTimestamp="2026-01-02T03:04:05Z", finalizers=["example.com/stay"]))
+    running = loop(world, Namespaces())
+    world.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late", "namespace": "old"}})
+    running.run()
+    assert world.list(ConfigMap) == []
+    assert world.get(Namespace, Key("", "old")).spec.finalizers == []
+
+
+# ---- Service accounts
+
+
+def test_every_living_namespace_has_its_account_and_the_root_certificate(world, loop):
+    world.put(namespace("a"))
+    world.put(namespace("b") | {"status": {"phase": "Terminating"}})
+    running = loop(world, ServiceAccounts(root_ca="PEM"))
+    running.run()
+    assert [one.metadata.namespace for one in world.list(ServiceAccount)] == ["a"]
+    assert [(one.metadata.name, one.data) for one in world.list(ConfigMap)] == [("kube-root-ca.crt", {"ca.crt": "PEM"})]
+    world.remove(ServiceAccount, Key("a", "default"))
+    world.change(ConfigMap, Key("a", "kube-root-ca.crt"), {"data": {"ca.crt": "changed", "more": "x"}})
+    running.run()
+    assert len(world.list(ServiceAccount)) == 1
+    assert world.list(ConfigMap)[0].data == {"ca.crt": "PEM"}
+    assert running.writes_wanted([Key("", "a")]) == []
+
+
+def test_without_a_certificate_there_is_no_map(world, loop):
+    world.put(namespace("a"))
+    loop(world, ServiceAccounts()).run()
+    assert world.list(ConfigMap) == []
+
+
+# ---- Nodes
+
+
+def lease(name, moment):
+    spec = {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": text_of_micro_time(moment)}
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name, "namespace": "kube-node-lease"}, "spec": spec}
+
+
+def taints(world):
+    return sorted((taint.key.removeprefix("node.kubernetes.io/"), taint.effect) for taint in world.get(Node, N1).spec.taints or ())
+
+
+def status_of(world):
+    return condition_of(world.get(Node, N1).status.conditions, "Ready").status
+
+
+@pytest.fixture
+def lifecycle(world, loop, node, pod):
+    world.put(node("node1"))
+    world.put(lease("node1", world.now))
+    world.put(pod("a", node="node1", ips=["10.244.0.1", "fd00::1"], ready=True))
+    controller = NodeLifecycle(grace_seconds=40, eviction_seconds=300)
+    running = loop(world, controller)
+    running.run()
+
+    def look():
+        running.decide(controller, N1)
+        running.run()
+        assert running.writes_wanted([N1]) == []
+        return running.after.get((controller.name, N1))
+
+    return look
+
+
+def test_a_node_that_falls_silent_is_unknown_and_its_pods_are_not_ready(world, lifecycle):
+    assert lifecycle() == 40 and taints(world) == []
+    world.pass_seconds(30)
+    world.put(lease("node1", world.now))
+    world.pass_seconds(20)
+    lifecycle()
+    assert status_of(world) == "True" and ready(world.get(Pod, Key("default", "a")))
+    world.pass_seconds(21)
+    lifecycle()
+    assert status_of(world) == "Unknown"
+    assert taints(world) == [("unreachable", "NoExecute"), ("unreachable", "NoSchedule")]
+    assert not ready(world.get(Pod, Key("default", "a")))
+    world.pass_seconds(299)
+    lifecycle()
+    assert world.get(Pod, Key("default", "a")).metadata.deletionTimestamp is None
+    world.pass_seconds(1)
+    lifecycle()
+    assert world.get(Pod, Key("default", "a")).metadata.deletionTimestamp
+
+
+def test_a_node_that_speaks_again_has_no_taint_of_ours(world, lifecycle):
+    world.change(Node, N1, {"spec": {"taints": [{"key": "mine", "effect": "NoSchedule"}]}})
+    world.pass_seconds(41)
+    lifecycle()
+    assert len(taints(world)) == 3
+    world.put(lease("node1", world.now))
+    condition = {"type": "Ready", "status": "True", "lastHeartbeatTime": text_of_micro_time(world.now)}
+    world.change(Node, N1, {"status": {"conditions": [condition]}})
+    lifecycle()
+    assert taints(world) == [("mine", "NoSchedule")]
+
+
+def test_after_everything_was_away_nobody_is_declared_dead_at_once(world, loop, node):
+    world.put(node("node1"))
+    world.put(lease("node1", world.now))
+    world.pass_seconds(3600)
+    controller = NodeLifecycle()
+    running = loop(world, controller)
+    running.run()
+    assert status_of(world) == "True"
+    world.pass_seconds(40)
+    running.decide(controller, N1)
+    assert status_of(world) == "Unknown"
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        pytest.param({"spec": {"unschedulable": True}}, [("unschedulable", "NoSchedule")], id="cordoned"),
+        pytest.param(
+            {"status": {"conditions": [{"type": "Ready", "status": "False"}]}}, [("not-ready", "NoExecute"), ("not-ready", "NoSchedule")], id="not ready"
+        ),
+        pytest.param(
+            {"status": {"conditions": [{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "True"}]}},
+            [("disk-pressure", "NoSchedule")],
+            id="short of disk",
+        ),
+        pytest.param({"status": {"conditions": None}}, [("not-ready", "NoSchedule")], id="it has said nothing yet"),
+    ],
+)
+def test_a_nodes_state_is_seen_in_its_taints(world, lifecycle, change, expected):
+    world.change(Node, N1, change)
+    lifecycle()
+    assert taints(world) == expected
+
+
+@pytest.mark.parametrize(
+    "toleration, seconds",
+    [
+        pytest.param({"key": "k", "operator": "Exists"}, None, id="tolerated for ever"),
+        pytest.param({"key": "k", "operator": "Exists", "tolerationSeconds": 10}, 10, id="tolerated for a while"),
+        pytest.param({"key": "other", "operator": "Exists"}, 0, id="not tolerated"),
+    ],
+)
+def test_a_pod_stays_as_long_as_it_tolerates(world, lifecycle, toleration, seconds):
+    world.change(Pod, Key("default", "a"), {"spec": {"tolerations": [toleration]}})
+    taint = {"key": "k", "effect": "NoExecute", "timeAdded": text_of_micro_time(world.now)}
+    world.change(Node, N1, {"spec": {"taints": [taint]}})
+    lifecycle()
+    if seconds:
+        assert world.get(Pod, Key("default", "a")).metadata.deletionTimestamp is None
+        world.pass_seconds(seconds)
+        lifecycle()
+    assert bool(world.get(Pod, Key("default", "a")).metadata.deletionTimestamp) == (seconds is not None)
+
+
+# ---- Pods that nobody ends
+
+
+def test_pods_of_a_node_that_stays_away_go_and_those_of_one_that_comes_back_stay(world, loop, node, pod):
+    controller = PodGarbage(quarantine_seconds=40)
+    running = loop(world, controller)
+    for name in ("node1", "node2"):
+        world.put(node(name))
+        world.put(pod(f"on-{name}", node=name))
+    world.put(pod("nowhere"))
+    running.run()
+    for name in ("node1", "node2"):
+        world.remove(Node, Key("", name))
+    running.run()
+    assert len(world.list(Pod)) == 3
+    world.put(node("node2"))
+    running.run()
+    world.pass_seconds(40)
+    for name in ("node1", "node2"):
+        running.decide(controller, Key("default", f"on-{name}"))
+    assert [one.metadata.name for one in world.list(Pod)] == ["nowhere", "on-node2"]
+
+
+def test_a_pod_without_a_node_that_is_being_deleted_goes(world, loop, pod):
+    document = pod("a")
+    document["metadata"] |= {"deletionTimestamp": "2026-01-02T03:04:05Z", "finalizers": ["example.com/stay"]}
+    world.put(document)
+    actions = PodGarbage().decide(Key("default", "a"), world)
+    assert [(type(action), action.grace_period_seconds) for action in actions] == [(Delete, 0)]
+
+
+# ---- ServiceCIDRs
+
+
+def service_cidr(name, *cidrs):
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": name}, "spec": {"cidrs": list(cidrs)}}
+
+
+def ip_address(text):
+    labels = {"ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"}
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": {"name": text, "labels": labels}}
+
+
+@pytest.fixture
+def ranges(world, loop):
+    controller = ServiceCIDRs()
+    running = loop(world, controller)
+
+    def look():
+        running.run()
+        for one in world.list(ServiceCIDR):
+            key = Key("", one.metadata.name)
+            running.decide(controller, key)
+            running.run()
+            assert [action for action in controller.decide(key, world) if not isinstance(action, After)] == []
+        return {one.metadata.name for one in world.list(ServiceCIDR)}
+
+    return look
+
+
+def test_a_service_cidr_that_lives_is_ready_and_has_our_finalizer(world, ranges):
+    world.put(service_cidr("a", "10.0.0.0/24"))
+    ranges()
+    (one,) = world.list(ServiceCIDR)
+    assert one.metadata.finalizers == [FINALIZER]
+    assert condition_of(one.status.conditions, "Ready").status == "True"
+
+
+@pytest.mark.parametrize(
+    "others, addresses, goes",
+    [
+        pytest.param([], [], True, id="nothing is in it"),
+        pytest.param([], ["10.0.0.7"], False, id="an address is in it alone"),
+        pytest.param([], ["fd00::7"], False, id="an address of its second family is"),
+        pytest.param([], ["10.0.9.7"], True, id="the address is elsewhere"),
+        pytest.param([["10.0.0.0/16", "fd00::/64"]], ["10.0.0.7", "fd00::7"], True, id="others cover it whole"),
+        pytest.param([["10.0.0.0/28"]], ["10.0.0.7"], True, id="another covers the address"),
+        pytest.param([["10.0.0.0/28"]], ["10.0.0.77"], False, id="another covers another part"),
+        pytest.param([["10.0.0.0/16"]], ["fd00::7"], False, id="others cover one family only"),
+    ],
+)
+def test_a_service_cidr_goes_when_no_address_depends_on_it(world, ranges, others, addresses, goes):
+    world.put(service_cidr("a", "10.0.0.0/24", "fd00::/112"))
+    for number, cidrs in enumerate(others):
+        world.put(service_cidr(f"other{number}", *cidrs))
+    for text in addresses:
+        world.put(ip_address(text))
+    ranges()
+    world.perform(Delete(resource_of(ServiceCIDR), Key("", "a")))
+    assert "a" in ranges(), "it waits a little in any case"
+    ready_now = condition_of(world.get(ServiceCIDR, Key("", "a")).status.conditions, "Ready")
+    assert (ready_now.status, ready_now.reason) == (("True", "") if goes else ("False", "Terminating"))
+    world.pass_seconds(10)
+    assert ("a" in ranges()) != goes
+    for text in addresses:
+        world.remove(IPAddress, Key("", text))
+    assert "a" not in ranges()
+
+
+def test_leases_do_not_wake_anybody(world):
+    watch = next(watch for watch in NodeLifecycle().watches if watch.view is Lease)
+    assert list(watch.keys(None, Lease(), world)) == []
