@@ -52,6 +52,10 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = "default"
     context: str = ""
 
+    def __repr__(self) -> str:
+        """Without the secrets, as it may end in a log."""
+        return f"Connection(server={self.server!r}, context={self.context!r}, namespace={self.namespace!r})"
+
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What we put into somebody's kubeconfig: one cluster, one user, one context, all of this name."""
@@ -62,6 +66,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     pair: Pair | None = None
     token: str = ""
     namespace: str = ""
+
+    def __repr__(self) -> str:
+        """Without the secrets, as it may end in a log."""
+        return f"Entry(name={self.name!r}, server={self.server!r})"
 
 
 class _Named(NamedTuple):
