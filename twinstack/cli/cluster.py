@@ -243,7 +243,8 @@ def shell(name: str, where: str, command: tuple[str, ...]) -> None:
     record = record_of(places)
     topology = record.topology
     environment = entering.environment_of(topology, places, where)
-    program = command or (os.environ.get("SHELL") or "/bin/sh",)
+    program = command[1:] if command[:1] == ("--",) else command
+    program = program or (os.environ.get("SHELL") or "/bin/sh",)
     if where in entering.roles(topology):
         entering.enter_role(places, where, program, environment)
     try:

@@ -32,6 +32,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "ip-masq-agent": ("twinstack.cli.ip_masq_agent", "command", "Let pods reach outside, in both families."),
     },
     "Besides": {
+        "cni": ("twinstack.cli.cni", "cni", "Install the network plugin for any runtime."),
         "completion": ("twinstack.cli.completion", "completion", "Print a shell's completion script."),
         "version": ("twinstack.cli.version", "version", "Print the version."),
     },
