@@ -129,6 +129,8 @@ class FakeServer:
         since = int(request.query.get("resourceVersion") or self.revision)
         if since < self.compacted and not initial:
             raise errors.Expired("too old resource version")
+        if since > self.revision:
+            raise errors.Timeout("Too large resource version", causes=[{"reason": "ResourceVersionTooLarge"}])
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         if initial and self.streams:

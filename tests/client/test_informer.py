@@ -152,6 +152,22 @@ async def test_a_state_read_anew_keeps_an_answer_that_is_newer(server: Any, clie
         assert [one.metadata.resourceVersion for one in informer.list()] == ["500", "501"]
 
 
+async def test_a_server_whose_log_begins_anew_is_believed(server: Any, client: Client, eventually: Any) -> None:
+    await server.put(PLACE, "a")
+    await server.put(PLACE, "b")
+    informer, seen = Informer(client, kinds.ConfigMap), Seen()
+    informer.subscribe(seen)
+    async with running(informer):
+        await server.until_watched()
+        server.objects.clear()
+        server.log.clear()
+        server.revision = 0
+        await server.put(PLACE, "b", data={"x": "new"})
+        server.break_watches()
+        await eventually(lambda: len(seen.words) == 4)
+        assert seen.words[2:] == ["-a", "~b"] and informer.revision == 1
+
+
 async def test_indexes_follow_the_objects(server: Any, client: Client, eventually: Any) -> None:
     def owner(uid: str) -> list[dict[str, str]]:
         return [{"kind": "X", "name": "x", "uid": uid}]

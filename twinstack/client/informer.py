@@ -16,7 +16,8 @@ Theory. A watch is a log read from a revision on. Three things can go wrong with
 The third makes time run twice, so each move is guarded by the revision, which is one counter for all kinds (KEP-5504
 makes it comparable): an event older than the object in the cache is late news and is skipped; an answer older than
 what the log has told already (``revision``) is late too, even when its object is not in the cache, because then the
-log has told its deletion as well. So a deleted object never comes back, and a recreated one never goes.
+log has told its deletion as well. So a deleted object never comes back, and a recreated one never goes. The one exception is a
+server whose log begins anew (a store that was lost or restored): it calls our revision too large, and then nothing that we know counts.
 
 Each event is decoded once, into the frozen view, and shared by all who look. Callbacks run after the cache has
 changed, synchronously; what they raise is logged and stops nobody else.
@@ -101,6 +102,7 @@ class Informer(Generic[V]):
         self._synced = asyncio.Event()
         self._streams = True
         self._whole = True  # whether the next thing to read is the whole state
+        self._begins_anew = False  # whether revisions known so far mean nothing any more
 
     # ---- looking
 
@@ -180,6 +182,8 @@ class Informer(Generic[V]):
                 self._whole, why = True, "its revision is no longer kept"
             except errors.APIError as error:
                 why = error.message
+                if any(cause.get("reason") == "ResourceVersionTooLarge" for cause in error.causes):
+                    self._whole, self._begins_anew = True, True
             if self.revision > seen or loop.time() - began > LASTED_SECONDS:
                 delay = FIRST_DELAY_SECONDS
                 if why == "it ended":
@@ -275,15 +279,16 @@ class Informer(Generic[V]):
 
     def _replace(self, fresh: dict[Key, V], revision: int) -> None:
         """Make the cache this state, read at this revision; answers of our own that are newer stay."""
+        anew, self._begins_anew = self._begins_anew, False
         self.revision, self._whole = revision, False
         changes: Changes[V] = []
         for key, before in tuple(self._all.objects.items()):
-            if key not in fresh and _revision(before) <= revision:
+            if key not in fresh and (anew or _revision(before) <= revision):
                 self._unindex(key, before)
                 changes.append((before, None))
         for key, after in fresh.items():
             known = self._all.objects.get(key)
-            if known is None or _revision(after) > _revision(known):
+            if known is None or anew or _revision(after) > _revision(known):
                 self._index(key, known, after)
                 changes.append((known, after))
         self._synced.set()
