@@ -1,0 +1,178 @@
+"""A server without its HTTP door: the real cache, changes, deletions and strategies over a store in memory."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from twinstack.api.errors import APIError
+from twinstack.api.objects import Document, Key, decode, encode
+from twinstack.api.patches import merge_patch
+from twinstack.api.resources import RESOURCES, Resource
+from twinstack.apiserver.allocators import IP_ADDRESSES, SERVICES, Context
+from twinstack.apiserver.bootstrap import Bootstrap
+from twinstack.apiserver.cache import Cache
+from twinstack.apiserver.changes import Changes
+from twinstack.apiserver.deletions import Deletions
+from twinstack.apiserver.strategies.table import strategies
+from twinstack.rules.cidrs import parse_service_ranges
+from twinstack.store.memory import MemoryStore
+
+BY_PLURAL = {resource.plural: resource for resource in RESOURCES}
+OBSERVED = ("services", "servicecidrs", "ipaddresses")
+
+
+class Settings:
+    """What the bootstrap is told."""
+
+    def __init__(self, advertise_address: str = "192.0.2.1") -> None:
+        self.advertise_address = advertise_address
+        self.secure_port = 6443
+        self.endpoint_reconciler_type = "lease"
+        self.sockets = ()
+
+
+class Server:
+    """Requests as methods; a refusal is the APIError that the door would tell."""
+
+    def __init__(self, ranges: str, *, store: MemoryStore | None = None, node_ports: tuple[int, int] = (30000, 32767), seed: int = 1) -> None:
+        self.store = store or MemoryStore()
+        self.cache = Cache()
+        self.context = Context(parse_service_ranges(ranges), node_ports=node_ports, chance=random.Random(seed))
+        self.cache.install(strategies(self.context))
+        self.cache.load(self.store)
+        self.context.load(self.cache)
+        self.cache.observe(self._observe)
+        self.now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        self.changes = Changes(self.cache, self.store, lambda: self.now, random.Random(seed))
+        self.deletions = Deletions(self.changes)
+        self.warnings: list[str] = []
+
+    def _observe(self, resource: Resource, before: Any, after: Any) -> None:
+        if resource.plural in OBSERVED:
+            self.context.observe(resource, before.raw_document() if before else None, after.raw_document() if after else None)
+
+    def wait(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    async def post(self, plural: str, document: Document, *, namespace: str = "default", dry_run: bool = False) -> Document:
+        resource = BY_PLURAL[plural]
+        document = decode(encode({"apiVersion": resource.api_version, "kind": resource.kind, **document}))
+        outcome = await self.changes.create(resource, document, namespace if resource.namespaced else "", dry_run=dry_run)
+        self.warnings = list(outcome.warnings)
+        return decode(outcome.data)
+
+    async def put(self, plural: str, document: Document, *, sub: str = "", dry_run: bool = False) -> Document:
+        return await self._change(plural, document["metadata"]["name"], lambda _: decode(encode(document)), sub=sub, dry_run=dry_run, create=True)
+
+    async def patch(self, plural: str, name: str, patch: Document, *, sub: str = "", dry_run: bool = False) -> Document:
+        return await self._change(plural, name, lambda stored: merge_patch(stored, decode(encode(patch))), sub=sub, dry_run=dry_run)
+
+    async def _change(self, plural: str, name: str, change: Callable[[Document], Document], *, sub: str, dry_run: bool, create: bool = False) -> Document:
+        resource = BY_PLURAL[plural]
+        key = Key("default" if resource.namespaced else "", name)
+        outcome = await self.changes.update(resource, key, change, subresource=sub, dry_run=dry_run, create=create)
+        self.warnings = list(outcome.warnings)
+        return decode(outcome.data)
+
+    async def delete(self, plural: str, name: str, *, namespace: str = "default") -> None:
+        resource = BY_PLURAL[plural]
+        await self.deletions.delete(resource, Key(namespace if resource.namespaced else "", name))
+
+    def get(self, plural: str, name: str, *, namespace: str = "default") -> Document | None:
+        resource = BY_PLURAL[plural]
+        return self.cache.get(resource, Key(namespace if resource.namespaced else "", name))
+
+    def names(self, plural: str) -> list[str]:
+        return [document["metadata"]["name"] for document in self.cache.list(BY_PLURAL[plural])]
+
+    async def service(self, name: str = "web", **spec: Any) -> Document:
+        """Create a Service with a port and a selector, unless *spec* says otherwise."""
+        whole = {"selector": {"app": "web"}, "ports": [{"port": 80}], **spec}
+        return await self.post("services", {"metadata": {"name": name}, "spec": {key: value for key, value in whole.items() if value is not None}})
+
+    async def refusal(self, request: Any) -> APIError:
+        """The error of a request that must be refused."""
+        try:
+            answer = await request
+        except APIError as error:
+            return error
+        raise AssertionError(f"it was accepted: {answer}")
+
+    async def causes(self, request: Any) -> list[tuple[str, str]]:
+        """The fields and reasons of a refusal."""
+        error = await self.refusal(request)
+        return sorted({(cause["field"], cause["reason"]) for cause in error.causes})
+
+    # ---- the hand of the bootstrap (strategies.base.API)
+
+    @property
+    def reader(self) -> Cache:
+        return self.cache
+
+    def bootstrap(self, **settings: Any) -> Bootstrap:
+        return Bootstrap(Hand(self), self.context, Settings(**settings), lambda: self.now)
+
+    def leaks(self) -> list[str]:
+        """What is taken and by nobody held, or held and not recorded; empty when all agrees."""
+        held, ports = set(), set()
+        for service in self.cache.list(SERVICES):
+            spec = service["spec"]
+            held |= {ip for ip in spec.get("clusterIPs") or () if ip != "None"}
+            ports |= {port["nodePort"] for port in spec.get("ports") or () if port.get("nodePort")} | {spec.get("healthCheckNodePort", 0)}
+        ports -= {0}
+        recorded = {document["metadata"]["name"] for document in self.cache.list(IP_ADDRESSES)}
+        taken = {str(family.address(number)) for family in self.context.families for number in self.context.addresses._taken[family]}
+        found = [f"{ip} is held and not recorded" for ip in held - recorded] + [f"{ip} is recorded and not held" for ip in recorded - held]
+        found += [f"{ip} is taken and not recorded" for ip in taken - recorded] + [f"{ip} is recorded and not taken" for ip in recorded - taken]
+        taken_ports = set(self.context.ports._pool.taken)
+        return found + [f"port {port} differs" for port in ports ^ taken_ports]
+
+
+class Hand:
+    """The server's own hand on itself."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    @property
+    def reader(self) -> Cache:
+        return self._server.cache
+
+    async def create(self, resource: Resource, document: Document) -> Document:
+        return await self._server.post(resource.plural, document, namespace=document["metadata"].get("namespace", ""))
+
+    async def update(self, resource: Resource, document: Document, subresource: str = "") -> Document:
+        return await self._server.put(resource.plural, document, sub=subresource)
+
+    async def delete(self, resource: Resource, key: Key) -> None:
+        await self._server.delete(resource.plural, key.name, namespace=key.namespace)
+
+
+RANGES = {
+    "v4": "10.96.0.0/16",
+    "v6": "fd00:10:96::/112",
+    "v4v6": "10.96.0.0/16,fd00:10:96::/112",
+    "v6v4": "fd00:10:96::/112,10.96.0.0/16",
+}
+
+
+@pytest.fixture
+def new_server():
+    """Make a server with its system namespaces and default range; ``bare`` leaves the kubernetes Service out."""
+
+    async def make(ranges: str = "v4v6", *, bare: bool = True, **options: Any) -> Server:
+        server = Server(RANGES.get(ranges, ranges), **options)
+        bootstrap = server.bootstrap()
+        if bare:
+            await bootstrap._keep_namespaces()
+            await bootstrap._keep_default_cidr()
+        else:
+            assert await bootstrap.first_pass()
+        return server
+
+    return make
