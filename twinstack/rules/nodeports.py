@@ -41,14 +41,14 @@ def plan_create(spec: dict[str, Any], pool: NodePorts, *, name: str) -> list[Fie
         wanted = port.get("nodePort", 0)
         if not wanted and not wants_node_ports(spec):
             continue
-        granted = shared.get(port["port"])
+        granted = shared.get(port.get("port", 0))
         if granted is None:
-            number = next((other["nodePort"] for other in ports if other["port"] == port["port"] and other.get("nodePort")), 0)
+            number = next((other["nodePort"] for other in ports if other.get("port", 0) == port.get("port", 0) and other.get("nodePort")), 0)
             if not number:
                 number = _any(pool, name)
             elif problem := pool.take(number):
                 return [wrong(f"spec.ports[{i}].nodePort", number, problem)]
-            shared[port["port"]] = port["nodePort"] = number
+            shared[port.get("port", 0)] = port["nodePort"] = number
         elif not wanted:
             port["nodePort"] = granted
         elif wanted != granted and (problem := pool.take(wanted)):
