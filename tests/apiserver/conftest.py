@@ -8,7 +8,7 @@ import io
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,6 +70,8 @@ class Api:
 
     def __init__(self, url: str, session: aiohttp.ClientSession, data_dir: Path) -> None:
         self.url, self.session, self.data_dir = url, session, data_dir
+        self.stop: Callable[[], Awaitable[None]]
+        self.show: Callable[[Path, Path], None]  # a client certificate and its key, from the next connection on
 
     async def ask(self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None) -> Got:
         sent = {"Authorization": f"Bearer {TOKEN}", **(headers or {})}
@@ -152,11 +154,9 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
             tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             tls.load_verify_locations(tmp_path / "data" / "pki" / "apiserver.crt")
             tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-            if certificate := values.get("show"):
-                tls.load_cert_chain(*certificate)
             session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls)))
             api = Api(f"https://127.0.0.1:{port}", session, tmp_path / "data")
-            api.stop = stop  # type: ignore[attr-defined]
+            api.stop, api.show = stop, tls.load_cert_chain
             return api
 
         yield start

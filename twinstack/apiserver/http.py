@@ -71,6 +71,7 @@ class HTTPServer:
         if connections is not None:
             for over in list(connections.streams.values()):
                 over.set()
+            connections.pre_shutdown()  # ends the idle ones at once
             await connections.shutdown(seconds)
         self._listeners.clear()
 
