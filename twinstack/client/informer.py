@@ -172,7 +172,7 @@ class Informer(Generic[V]):
 
     async def run(self) -> None:
         """Keep the cache true until cancelled; reconnects for ever, with back-off."""
-        delay = FIRST_DELAY_SECONDS
+        delay, last = FIRST_DELAY_SECONDS, ""
         loop = asyncio.get_running_loop()
         while True:
             seen, began, why = self.revision, loop.time(), "it ended"
@@ -180,15 +180,22 @@ class Informer(Generic[V]):
                 await (self._read_whole() if self._whole else self._read_on())
             except errors.Gone:
                 self._whole, why = True, "its revision is no longer kept"
+                delay = FIRST_DELAY_SECONDS  # the server is there, and has answered
             except errors.APIError as error:
                 why = error.message
                 if any(cause.get("reason") == "ResourceVersionTooLarge" for cause in error.causes):
                     self._whole, self._begins_anew = True, True
             if self.revision > seen or loop.time() - began > LASTED_SECONDS:
-                delay = FIRST_DELAY_SECONDS
+                delay, last = FIRST_DELAY_SECONDS, ""
                 if why == "it ended":
                     continue
-            log.info("A watch is begun again", extra={"resource": self.resource.qualified, "seconds": round(delay, 2), "because": why})
+            # One line for each trouble, not for each try.
+            log.log(
+                logging.DEBUG if why == last else logging.INFO,
+                "A watch is begun again",
+                extra={"resource": self.resource.qualified, "seconds": round(delay, 2), "because": why},
+            )
+            last = why
             await asyncio.sleep(delay * random.uniform(0.75, 1.25))
             delay = min(LAST_DELAY_SECONDS, delay * 2)
 
