@@ -234,7 +234,10 @@ class Client:
             raise errors.conflict(resource.plural, key.name, "it is still there", group=resource.group)
 
     async def apply(self, document: Document, *, namespace: str = "") -> tuple[Document, str]:
-        """Make the object, or change the one that is there by a strategic merge; says created, configured or unchanged."""
+        """Make the object, or change the one that is there by a merge patch; says created, configured or unchanged.
+
+        Lists are replaced whole: a strategic merge confuses two ports of one number and different protocols.
+        """
         resource = BY_KIND.get((str(document.get("apiVersion")), str(document.get("kind"))))
         if resource is None:
             raise errors.BadRequest(f"no resource of kind {document.get('kind')!r} in {document.get('apiVersion')!r} is known")
@@ -244,7 +247,7 @@ class Client:
             return await self.create(resource, document, namespace=key.namespace), "created"
         except errors.AlreadyExists:
             before = await self.get(resource, key)
-            after = await self.patch(resource, key, document, kind="strategic")
+            after = await self.patch(resource, key, document)
             same = before["metadata"].get("resourceVersion") == after["metadata"].get("resourceVersion")
             return after, "unchanged" if same else "configured"
 
