@@ -50,9 +50,11 @@ def serve() -> None:
     from twinstack.loops import logs
 
     logs.configure()
+    ends = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before there are threads, which inherit it
     daemon = Daemon()
     click.echo(f"serving the network plugin for {' and '.join(map(str, FAMILIES))}", err=True)
     try:
-        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+        signal.sigwait(ends)
     finally:
         daemon.close()
