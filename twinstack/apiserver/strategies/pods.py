@@ -9,6 +9,7 @@ from twinstack.api.objects import Document
 from twinstack.apiserver.strategies.base import Transaction
 from twinstack.apiserver.strategies.typed import Typed
 from twinstack.rules import pod_validation, pods
+from twinstack.rules.pod_types import check_pod_types
 
 
 class Pods(Typed):
@@ -18,6 +19,7 @@ class Pods(Typed):
     counts_generation = True
 
     def fill(self, document: Document) -> None:
+        check_pod_types(document.get("spec") or {})
         pods.default_pod(document)
 
     def begin_create(self, document: Document, transaction: Transaction) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from twinstack.api.errors import BadRequest
 from twinstack.api.objects import Document
 from twinstack.apiserver.strategies.base import Strategy
@@ -24,7 +26,7 @@ class Typed(Strategy):
         drop_zeros(document.setdefault("metadata", {}), _PLAIN)
         try:
             self.fill(document)
-        except QuantityError as error:
+        except (QuantityError, msgspec.ValidationError) as error:
             raise BadRequest(f"{self.resource.kind} in version {self.resource.version!r} cannot be handled: {error}") from error
         except (AttributeError, TypeError, KeyError, IndexError) as error:
             raise BadRequest(f"{self.resource.kind} in version {self.resource.version!r} cannot be handled: a field is of the wrong type: {error}") from error

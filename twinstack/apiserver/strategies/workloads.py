@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
-
-from twinstack.api import kinds
-from twinstack.api.errors import BadRequest, FieldProblem
-from twinstack.api.objects import Document, view_of
+from twinstack.api.errors import FieldProblem
+from twinstack.api.objects import Document
 from twinstack.apiserver.strategies.base import Transaction
 from twinstack.apiserver.strategies.typed import Typed, take_back
 from twinstack.rules import workload_validation
+from twinstack.rules.pod_types import check_pod_types
 
 
 class Workload(Typed):
@@ -22,12 +20,13 @@ class Workload(Typed):
         document["status"] = {}
         self.default(document)
 
-    def check_template(self, document: Document) -> None:
-        """BadRequest when the pod in the template has a field of another type than it must have."""
-        try:
-            view_of(kinds.PodSpec, document["spec"]["template"]["spec"])
-        except msgspec.ValidationError as error:
-            raise BadRequest(f"{self.resource.kind} cannot be handled: spec.template.spec: {error}") from error
+    def fill(self, document: Document) -> None:
+        template = (document.get("spec") or {}).get("template") or {}
+        check_pod_types(template.get("spec") or {}, template=True)
+        self.fill_workload(document)
+
+    def fill_workload(self, document: Document) -> None:
+        """The defaults of the kind, once the pod in the template is known to be of the right types."""
 
 
 class Deployments(Workload):
@@ -37,9 +36,8 @@ class Deployments(Workload):
         if subresource == "status":
             take_back(after["metadata"], before["metadata"], "labels")
 
-    def fill(self, document: Document) -> None:
+    def fill_workload(self, document: Document) -> None:
         workload_validation.default_deployment(document)
-        self.check_template(document)
 
     def problems_with_create(self, document: Document) -> list[FieldProblem]:
         return workload_validation.problems_with_deployment(document)
@@ -53,9 +51,8 @@ class Deployments(Workload):
 class ReplicaSets(Workload):
     """So many pods, all alike."""
 
-    def fill(self, document: Document) -> None:
+    def fill_workload(self, document: Document) -> None:
         workload_validation.default_replica_set(document)
-        self.check_template(document)
 
     def problems_with_create(self, document: Document) -> list[FieldProblem]:
         return workload_validation.problems_with_replica_set(document)
