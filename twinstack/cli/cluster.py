@@ -250,7 +250,7 @@ def shell(name: str, where: str, command: tuple[str, ...]) -> None:
     try:
         pod = asyncio.run(find_pod(places, server_of(record), where))
     except (Error, TimeoutError) as error:
-        raise Refused(f"{where} is none of {', '.join(entering.roles(topology))}, and pods cannot be asked for: {error or 'no answer'}") from error
+        raise Refused(f"{where} is none of {', '.join(entering.roles(topology))}, and pods cannot be asked for: {str(error) or 'no answer'}") from error
     if pod is None:
         raise Refused(f"{where} is no pod, and none of {', '.join(entering.roles(topology))}")
     sys.exit(entering.enter_pod(places, *pod, where, program, environment))

@@ -92,7 +92,7 @@ def status(places: Places) -> Document:
     try:
         document["nodes"] = [_node(node) for node in asyncio.run(_list_nodes(places, server_of(one)))]
     except (Error, TimeoutError) as error:
-        document["problem"] = f"the API server does not answer: {error or 'no answer within 3 s'}"
+        document["problem"] = f"the API server does not answer: {str(error) or 'no answer within 3 s'}"
     document["healthy"] = (
         running
         and "problem" not in document

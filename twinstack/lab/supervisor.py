@@ -88,9 +88,16 @@ class Supervisor:
                 self._begin(child)
         while not self._ending:
             for key, _ in self._selector.select(self._patience()):
-                key.data()
-            self._by_time()
+                self._attend(key.data)
+            self._attend(self._by_time)
         self._end_children()
+
+    def _attend(self, what: Callable[[], None]) -> None:
+        """Do one thing, and live on whatever becomes of it: nobody looks after us."""
+        try:
+            what()
+        except Exception:
+            log.exception("The supervisor made a mistake")
 
     # Processes
 
@@ -178,7 +185,7 @@ class Supervisor:
             else:
                 child.delay = _FIRST_DELAY_SECONDS if ran >= _WELL_SECONDS else min(_LAST_DELAY_SECONDS, child.delay * 2)
                 wait, message = child.delay, _end_of(status)
-                log.error("A process ended and is begun again", extra={"process": child.process.name, "end": message, "seconds": wait})
+                log.error("A process ended and is begun again", extra={"host": child.process.name, "end": message, "seconds": wait})
             child.begin_at = time.monotonic() + wait
             for name in child.process.components:
                 self._change(name, pid=0, state="failed" if message else "starting", message=message)
