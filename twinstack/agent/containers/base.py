@@ -56,6 +56,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int = 0
     signal: int = 0
     lost: bool = False  # it ended while nobody watched, so how it ended is not known
+    reason: str = ""  # why it ended, where that is not told by the exit code
+    message: str = ""
 
 
 class ContainerError(Error):

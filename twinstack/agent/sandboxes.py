@@ -1,0 +1,174 @@
+"""A pod's place on the node: its directory, its network namespace, its addresses.
+
+Rule of this file: what is about to be made is written down before it is made, so that after a crash at any point
+the next agent finds everything and can take it back. One directory a pod, named for its uid:
+
+    pods/<uid>/sandbox.json    which namespace, which network, what ADD has answered
+    pods/<uid>/etc/            hosts, resolv.conf, hostname
+    pods/<uid>/volumes/        emptyDir and what is projected from the API
+    pods/<uid>/logs/           <container>/<attempt>.log
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from twinstack.agent import network
+from twinstack.agent.containers.base import Mount
+from twinstack.agent.hostfiles import Resolver, domain_of, host_network_hosts_text, hostname_of, hosts_text, parse_resolver, resolver_of
+from twinstack.agent.network import Attachment, Network, parse_configuration
+from twinstack.agent.settings import Settings, preferred_family
+from twinstack.agent.status import sorted_addresses
+from twinstack.api import cni
+from twinstack.api.kinds import Pod
+from twinstack.kernel import namespaces
+from twinstack.net.cidr import parse_address
+from twinstack.net.family import FAMILIES, Address
+
+log = logging.getLogger(__name__)
+
+
+class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
+    """A pod's sandbox as it is written down. ``netns`` is empty in the node's own network; ``result`` before ADD has answered."""
+
+    uid: str
+    namespace: str
+    name: str
+    netns: str = ""
+    configuration: dict[str, Any] = {}
+    result: dict[str, Any] | None = None
+    addresses: tuple[str, ...] = ()
+    hostname: str = ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether containers can be started in it."""
+        return not self.netns or self.result is not None
+
+    @property
+    def attachment(self) -> Attachment:
+        names = {"K8S_POD_NAMESPACE": self.namespace, "K8S_POD_NAME": self.name, "K8S_POD_INFRA_CONTAINER_ID": self.uid, "K8S_POD_UID": self.uid}
+        return Attachment(self.uid, self.netns, names)
+
+
+class Sandboxes:
+    """Makes and removes sandboxes."""
+
+    def __init__(self, settings: Settings, network: Network) -> None:
+        self._settings, self._network = settings, network
+        self.directory = settings.root_dir / "pods"
+
+    def path(self, uid: str, *parts: str) -> Path:
+        """A path below a pod's directory."""
+        return self.directory.joinpath(uid, *parts)
+
+    def known(self) -> list[str]:
+        """The uids of all pods that have a directory."""
+        return sorted(os.listdir(self.directory)) if self.directory.is_dir() else []
+
+    def load(self, uid: str) -> Sandbox | None:
+        """The sandbox that an earlier agent has written down; None when there is none, or it is unreadable."""
+        try:
+            return msgspec.json.decode(self.path(uid, "sandbox.json").read_bytes(), type=Sandbox)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as error:
+            log.error("A pod's sandbox.json cannot be read", extra={"uid": uid, "error": str(error)})
+            return None
+
+    def stands(self, sandbox: Sandbox) -> bool:
+        """Whether a sandbox that was written down is there: a reboot takes namespaces away."""
+        return sandbox.ready and (not sandbox.netns or namespaces.exists(sandbox.netns))
+
+    def _save(self, sandbox: Sandbox) -> None:
+        path = self.path(sandbox.uid, "sandbox.json")
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        temporary = path.with_name(".sandbox.json.new")
+        temporary.write_bytes(msgspec.json.encode(sandbox))
+        temporary.replace(path)
+
+    async def make(self, pod: Pod, *, host_name: str, host_ips: tuple[Address, ...]) -> Sandbox:
+        """Make a pod's sandbox; CNIError or KernelError when it cannot be, and then nothing but the note stays."""
+        uid = pod.metadata.uid
+        before = self.load(uid)
+        if before is not None and before.netns:
+            await self._detach(before)
+        own = not pod.spec.hostNetwork
+        hostname = hostname_of(pod.metadata.name, pod.spec) if own else host_name
+        wanted = Sandbox(uid=uid, namespace=pod.metadata.namespace, name=pod.metadata.name, hostname=hostname)
+        if own:
+            configuration = self._network.configuration()
+            wanted = msgspec.structs.replace(wanted, netns=str(self._settings.netns_dir / uid), configuration=configuration.document())
+            self._save(wanted)
+            namespaces.create(wanted.netns, _POD_SYSCTLS)
+            try:
+                result = await self._network.add(wanted.attachment, configuration)
+                found = sorted_addresses(network.addresses_of(result), preferred_family(self._settings.node_ips))
+            except BaseException:
+                namespaces.remove(wanted.netns)
+                raise
+            wanted = msgspec.structs.replace(wanted, result=result, addresses=tuple(map(str, found)))
+        self._write_files(pod, wanted, host_ips)
+        self._save(wanted)
+        return wanted
+
+    def _write_files(self, pod: Pod, sandbox: Sandbox, host_ips: tuple[Address, ...]) -> None:
+        settings = self._settings
+        folder = self.path(sandbox.uid, "etc")
+        folder.mkdir(parents=True, exist_ok=True)
+        if sandbox.netns:
+            addresses = tuple(map(parse_address, sandbox.addresses))
+            domain = domain_of(pod.metadata.namespace, pod.spec, settings.cluster_domain)
+            hosts = hosts_text(addresses, hostname=sandbox.hostname, domain=domain, aliases=pod.spec.hostAliases or ())
+        else:
+            hosts = host_network_hosts_text(_text("/etc/hosts"), pod.spec.hostAliases or ())
+        node: Resolver | None = parse_resolver(_text(settings.resolv_conf)) if settings.resolv_conf is not None else None
+        resolver = resolver_of(
+            pod.spec, pod.metadata.namespace, cluster_dns=settings.cluster_dns, cluster_domain=settings.cluster_domain, node=node, node_ips=host_ips
+        )
+        for name, text in (("hosts", hosts), ("resolv.conf", resolver.text()), ("hostname", sandbox.hostname + "\n")):
+            (folder / name).write_text(text)
+
+    def mounts(self, sandbox: Sandbox) -> list[Mount]:
+        """The files of /etc that every container of the pod sees."""
+        folder = self.path(sandbox.uid, "etc")
+        return [Mount(str(folder / name), f"/etc/{name}") for name in ("hosts", "resolv.conf", "hostname")]
+
+    async def remove(self, sandbox: Sandbox) -> None:
+        """Give addresses and namespace back; logs and volumes stay. CNIError when a plugin refuses, to be tried again."""
+        if sandbox.netns:
+            await self._detach(sandbox)
+        self.path(sandbox.uid, "sandbox.json").unlink(missing_ok=True)
+
+    async def _detach(self, sandbox: Sandbox) -> None:
+        try:
+            await self._network.delete(sandbox.attachment, parse_configuration(cni.encode(sandbox.configuration)), sandbox.result)
+        finally:
+            namespaces.remove(sandbox.netns)
+
+    def drop_log(self, uid: str, container: str, attempt: int) -> None:
+        """Remove the log of an attempt that nobody asks for any more."""
+        folder = self.path(uid, "logs", container)
+        for path in folder.glob(f"{attempt}.log*") if attempt >= 0 else ():
+            path.unlink(missing_ok=True)
+
+    def forget(self, uid: str) -> None:
+        """Remove a pod's directory with all that is in it."""
+        shutil.rmtree(self.path(uid), ignore_errors=False) if self.path(uid).exists() else None
+
+
+# What a pod's namespace is set to before anything comes into it: no wait on duplicate address detection, no router's word.
+_POD_SYSCTLS = tuple((key, value) for family in FAMILIES for key, value in family.facts.route_default_sysctls if key != family.facts.forwarding)
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
