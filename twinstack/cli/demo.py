@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from twinstack.cli.cluster import color_option, colors, name_option, places_of
 from twinstack.net.errors import Error
 
 if TYPE_CHECKING:
@@ -33,13 +34,14 @@ class DemoError(Error):
 
 
 @click.command()
-@click.option("--name", default="twinstack", show_default=True, help="The cluster.")
+@name_option
+@color_option
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
 @click.option("--keep", is_flag=True, help="Leave the demo's objects in the cluster.")
 @click.option("--examples", type=click.Path(path_type=Path, file_okay=False), default=EXAMPLES, help="Another folder of the same manifests.")
 @click.option("--kubeconfig", default="", help="The kubeconfig with the cluster's context; the one that `up` wrote to when left out.")
 @click.option("--timeout", "timeout_seconds", type=float, default=60.0, show_default=True, help="How many seconds the pods may take to be ready.")
-def demo(name: str, output: str, keep: bool, examples: Path, kubeconfig: str, timeout_seconds: float) -> None:
+def demo(name: str, color: bool | None, output: str, keep: bool, examples: Path, kubeconfig: str, timeout_seconds: float) -> None:
     """Measure every path of a cluster in both families.
 
     Exit status 1 when any cell that should work does not.
@@ -51,7 +53,7 @@ def demo(name: str, output: str, keep: bool, examples: Path, kubeconfig: str, ti
     from twinstack.prove import report
 
     connection, layout = _cluster(name, kubeconfig)
-    errors = Console(stderr=True)
+    errors = Console(stderr=True, no_color=not colors(color))
     with errors.status("looking at the cluster") as status:
         rows = asyncio.run(_run(connection, layout, examples, keep=keep, timeout_seconds=timeout_seconds, progress=status.update))
     found = report.document(rows, name, layout.families)
@@ -61,9 +63,9 @@ def demo(name: str, output: str, keep: bool, examples: Path, kubeconfig: str, ti
         click.echo(yaml.safe_dump(found, sort_keys=False, allow_unicode=True), nl=False)
     else:
         families = ",".join(map(str, layout.families))
-        console = Console()
         # Piped into a file, the table is as wide as it needs to be.
-        console.print(report.table(rows, f"Cluster {name} ({families}), {len(layout.nodes)} nodes"), width=None if console.is_terminal else 120)
+        console = Console(no_color=not colors(color), force_terminal=color, width=None if sys.stdout.isatty() else 120)
+        console.print(report.table(rows, f"Cluster {name} ({families}), {len(layout.nodes)} nodes"))
     for line in report.failures(rows):
         errors.print(f"✗ {line}", style="red", soft_wrap=True, markup=False, highlight=False)
     if not report.works(rows):
@@ -74,13 +76,12 @@ def _cluster(name: str, kubeconfig: str) -> tuple[Connection, Layout]:
     """How to talk to a cluster of this machine, and where its places are."""
     from twinstack.client import kubeconfig as files
     from twinstack.kernel import namespaces
-    from twinstack.lab.places import Places
     from twinstack.lab.record import read_record
     from twinstack.net.family import ByFamily
     from twinstack.prove.matrix import Place
     from twinstack.prove.sight import Layout
 
-    places = Places.of(name)
+    places = places_of(name)
     record = read_record(places)
     if record is None or not namespaces.exists(places.netns("fabric")):
         raise DemoError(f"there is no cluster {name!r} on this machine; `twinstack up --name={name}` boots one")
