@@ -190,7 +190,7 @@ def test_one_pod_is_one_write(numbers, most, data):
     histories = {
         "one goes": everyone[:chosen] + everyone[chosen + 1 :],
         "one comes": [*everyone, endpoint(99)],
-        "one changes": everyone[:chosen] + [endpoint(sorted(numbers)[chosen], False)] + everyone[chosen + 1 :],
+        "one changes": [*everyone[:chosen], endpoint(sorted(numbers)[chosen], False), *everyone[chosen + 1 :]],
     }
     for wanted in histories.values():
         plan = plan_slices(slices, dict([group(wanted)]), most=most, outdated=lambda one: False)
