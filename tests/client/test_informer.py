@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from twinstack.api import kinds
 from twinstack.api.objects import Key
@@ -16,7 +18,7 @@ from twinstack.api.world import Create, Delete, Patch
 from twinstack.client import informer as module
 from twinstack.client.cache import Cache
 from twinstack.client.client import Client
-from twinstack.client.informer import Informer
+from twinstack.client.informer import Bucket, Informer
 
 PLACE = "/api/v1/namespaces/demo/configmaps"
 CONFIGMAPS = resource_of(kinds.ConfigMap)
@@ -242,3 +244,20 @@ async def test_the_cache_performs_and_knows_the_answer(server: Any, client: Clie
         with pytest.raises(LookupError, match="Pod is not watched"):
             cache.get(kinds.Pod, Key("", ""))
         assert cache.is_synced and cache.now.tzinfo is not None
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from("abcdef"), st.sampled_from("xyz"))))
+def test_a_bucket_lists_what_it_holds_by_key(steps: list[tuple[bool, str, str]]) -> None:
+    bucket: Bucket[Any] = Bucket()
+    model: dict[Key, int] = {}
+    for number, (put, namespace, name) in enumerate(steps):
+        key = Key(namespace, name)
+        if put:
+            bucket.put(key, number)
+            model[key] = number
+        else:
+            bucket.drop(key)
+            model.pop(key, None)
+        if number % 3 == 0:
+            assert bucket.listed() == [model[one] for one in sorted(model)]
+    assert bucket.listed() == [model[one] for one in sorted(model)]
