@@ -189,7 +189,7 @@ class Context:
     def load(self, reader: Reader) -> None:
         """Learn everything that is stored. Once, before any request."""
         for resource in (SERVICE_CIDRS, IP_ADDRESSES, SERVICES):
-            for document in reader.list(resource):
+            for document in reader.each(resource):
                 self.observe(resource, None, document)
 
     def observe(self, resource: Resource, before: Document | None, after: Document | None) -> None:

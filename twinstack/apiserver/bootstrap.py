@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 DEFAULT_CIDR = "kubernetes"
 OWN_SERVICE = Key("default", "kubernetes")
+BREATH = 256  # objects looked at before others are served
 AGAIN_SECONDS, KEEP_SECONDS, REPAIR_SECONDS = 1.0, 10.0, 180.0
 _NAMESPACES, _ENDPOINTS, _SLICES, _EVENTS = (resource_of(view) for view in (kinds.Namespace, kinds.Endpoints, kinds.EndpointSlice, kinds.Event))
 
@@ -206,16 +207,58 @@ class Bootstrap:
     # ---- the records of addresses
 
     async def repair(self) -> None:
-        """Bring IPAddresses and Services into agreement, Services first (spec/api.md 4.9)."""
+        """Bring IPAddresses and Services into agreement, Services first (spec/api.md 4.9).
+
+        Others are served in between: what was found is looked at again before anything is done about it.
+        """
+        reader, contains = self._api.reader, self._context.addresses.contains
+        holders: dict[Key, address_records.Holder] = {}
+        records: dict[str, kinds.IPAddress] = {}
+        for document in reader.each(SERVICES):
+            holders[key_of(document)] = view_of(address_records.Holder, document)
+            await self._breathe(len(holders))
+        for document in reader.each(IP_ADDRESSES):
+            records[document["metadata"]["name"]] = view_of(kinds.IPAddress, document)
+            await self._breathe(len(records))
+        suspects: list[tuple[Key | None, str]] = []
+        for i, key in enumerate(holders):
+            found = address_records.findings_about_service(key, holders, records, hands_out=contains)
+            suspects += [(key, finding.address) for finding in found]
+            await self._breathe(i)
+        for i, name in enumerate(records):
+            found = address_records.findings_about_record(name, holders, records, now=self._now())
+            suspects += [(None, finding.address) for finding in found]
+            await self._breathe(i)
+        for suspect in suspects:
+            await self._look_again(*suspect)
+
+    @staticmethod
+    async def _breathe(count: int) -> None:
+        """Let others be served now and then."""
+        if count % BREATH == 0:
+            await asyncio.sleep(0)
+
+    async def _look_again(self, key: Key | None, address: str) -> None:
+        """Judge one address anew, by what is stored now, and do what is to be done."""
         reader = self._api.reader
-        services = {key_of(document): view_of(kinds.Service, document) for document in reader.list(SERVICES)}
-        records = {document["metadata"]["name"]: view_of(kinds.IPAddress, document) for document in reader.list(IP_ADDRESSES)}
-        in_use = self._context.addresses.contains
-        for finding in address_records.findings(services, records, hands_out=in_use, now=self._now()):
+        record = reader.get(IP_ADDRESSES, Key("", address))
+        records = {address: view_of(kinds.IPAddress, record)} if record else {}
+        parent = records[address].spec.parentRef if record else None
+        keys = {one for one in (key, Key(parent.namespace, parent.name) if parent else None) if one is not None}
+        holders = {one: view_of(address_records.Holder, document) for one in keys if (document := reader.get(SERVICES, one))}
+        if key is None:
+            found = list(address_records.findings_about_record(address, holders, records, now=self._now())) if record else []
+        elif key in holders:
+            found = list(address_records.findings_about_service(key, holders, records, hands_out=self._context.addresses.contains))
+        else:
+            return
+        for finding in found:
+            if finding.address != address:
+                continue
             try:
                 await self._act_upon(finding)
             except APIError as error:
-                log.warning("An IPAddress could not be repaired: %s", error, extra={"address": finding.address})
+                log.warning("An IPAddress could not be repaired: %s", error, extra={"address": address})
 
     async def _act_upon(self, finding: address_records.Finding) -> None:
         if finding.remove:

@@ -321,3 +321,7 @@ class Cache:
     def list(self, resource: Resource, namespace: str = "") -> Sequence[Document]:
         collection = self.collections[resource]
         return [collection.items[key].document() for key in collection.keys(namespace)]
+
+    def each(self, resource: Resource) -> Iterator[Document]:
+        for one in list(self.collections[resource].items.values()):
+            yield one.document()

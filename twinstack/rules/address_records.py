@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from twinstack.api.kinds import IPAddress, Object, Service
+from twinstack.api.kinds import IPAddress, Object, View
 from twinstack.api.objects import Document, Key
 from twinstack.api.times import parse_time
 from twinstack.net.cidr import parse_address
@@ -21,6 +21,17 @@ from twinstack.rules.cidrs import FAMILY_LABEL, MANAGER, MANAGER_LABEL, ip_addre
 from twinstack.rules.families import NONE
 
 ORPHAN_SECONDS, YOUNG_SECONDS = 60.0, 5.0
+
+
+class HolderSpec(View, frozen=True):
+    type: str = ""
+    clusterIPs: list[str] = []
+
+
+class Holder(Object, frozen=True):
+    """A Service, of which only its addresses matter here: there may be many thousands of them."""
+
+    spec: HolderSpec = HolderSpec()
 
 
 class Finding(NamedTuple):
@@ -34,20 +45,25 @@ class Finding(NamedTuple):
     record: Document | None = None
 
 
-def findings(services: Mapping[Key, Service], records: Mapping[str, IPAddress], *, hands_out: Callable[[Address], bool], now: datetime) -> Iterator[Finding]:
-    """Everything to be repaired; *hands_out* says whether any ServiceCIDR holds an address."""
-    for key, service in services.items():
-        for text in service.spec.clusterIPs:
-            if text not in ("", NONE):
-                yield from _of_service(key, service, text, services, records, hands_out)
-    for name, record in records.items():
-        if record.labels.get(MANAGER_LABEL) == MANAGER:
-            yield from _of_record(name, record, services, now)
+Holders = Mapping[Key, Holder]
+Records = Mapping[str, IPAddress]
 
 
-def _of_service(
-    key: Key, service: Service, text: str, services: Mapping[Key, Service], records: Mapping[str, IPAddress], hands_out: Callable[[Address], bool]
-) -> Iterator[Finding]:
+def findings_about_service(key: Key, holders: Holders, records: Records, *, hands_out: Callable[[Address], bool]) -> Iterator[Finding]:
+    """What is to be repaired about a Service's addresses; *hands_out* says whether any ServiceCIDR holds an address."""
+    holder = holders[key]
+    for text in holder.spec.clusterIPs:
+        if text not in ("", NONE):
+            yield from _of_address(key, holder, text, holders, records, hands_out)
+
+
+def findings_about_record(name: str, holders: Holders, records: Records, *, now: datetime) -> Iterator[Finding]:
+    """What is to be repaired about a record that the server manages; others' are left alone."""
+    if records[name].labels.get(MANAGER_LABEL) == MANAGER:
+        yield from _of_record(name, records[name], holders, now)
+
+
+def _of_address(key: Key, service: Holder, text: str, services: Holders, records: Records, hands_out: Callable[[Address], bool]) -> Iterator[Finding]:
     try:
         address = parse_address(text)
     except AddressError:
@@ -76,7 +92,7 @@ def _of_service(
         yield Finding(name, service, remove=True, record=wanted)
 
 
-def _of_record(name: str, record: IPAddress, services: Mapping[Key, Service], now: datetime) -> Iterator[Finding]:
+def _of_record(name: str, record: IPAddress, services: Holders, now: datetime) -> Iterator[Finding]:
     parent = record.spec.parentRef
     if parent is None or parent.group or parent.resource != "services":
         yield Finding(name, record, "IPAddressNotAllocated", f"IPAddress {name} is managed here and belongs to no Service", remove=True)
@@ -96,7 +112,7 @@ def _of_record(name: str, record: IPAddress, services: Mapping[Key, Service], no
     yield Finding(name, record, "IPAddressWrongReference", message, remove=True)
 
 
-def lists(service: Service | None, address: Address) -> bool:
+def lists(service: Holder | None, address: Address) -> bool:
     """Whether the Service has this address, however it spells it."""
     for text in service.spec.clusterIPs if service else ():
         try:

@@ -8,7 +8,7 @@ committed at once or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from typing import Protocol
@@ -24,6 +24,9 @@ class Reader(Protocol):
     def get(self, resource: Resource, key: Key) -> Document | None: ...
 
     def list(self, resource: Resource, namespace: str = "") -> Sequence[Document]: ...
+
+    def each(self, resource: Resource) -> Iterator[Document]:
+        """All objects of now, one at a time; those that change meanwhile are told as they were."""
 
 
 class Transaction:
