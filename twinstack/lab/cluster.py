@@ -90,7 +90,7 @@ def up(topology: Topology, options: Options = Options(), tell: Tell = lambda ste
         _follow(supervisor, topology, steps, options.wait_seconds)
         server = f"https://{host_port(FAMILIES[0].facts.loopback, topology.port)}"
         kubeconfig.merge(user_file, msgspec.structs.replace(entry, server=server), set_current=options.set_context)
-        steps.done(f"add context {topology.context} to {user_file}")
+        steps.done("add the kubeconfig context")
         undo.pop_all()
         supervisor.leave()
     return Cluster(topology, places, user_file, server, time.monotonic() - began, steps.taken)
