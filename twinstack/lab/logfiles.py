@@ -45,6 +45,12 @@ class ByComponent(logging.Handler):
         except Exception:
             self.handleError(record)
 
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        super().close()
+
     def _file(self, component: str) -> TextIO:
         file = self._files.get(component)
         if file is None:
