@@ -143,3 +143,44 @@ async def test_a_service_that_spells_its_address_oddly_keeps_its_record(new_serv
     server.wait(3600)
     await server.bootstrap().repair()
     assert server.store.revision == before
+
+
+async def test_of_two_services_with_one_address_the_one_without_the_record_is_told(new_server):
+    server = await new_server()
+    await server.service("first", clusterIP="10.96.0.9")
+    await server.delete("ipaddresses", "10.96.0.9")
+    await server.service("second", clusterIP="10.96.0.9")
+    await server.bootstrap().repair()
+    (event,) = server.cache.list(module._EVENTS)
+    assert (event["reason"], event["involvedObject"]["name"]) == ("ClusterIPAlreadyAllocated", "first")
+    assert server.get("ipaddresses", "10.96.0.9")["spec"]["parentRef"]["name"] == "second"
+
+
+async def test_an_address_outside_of_every_range_is_told_and_its_record_kept(new_server):
+    server = await new_server()
+    await server.post("servicecidrs", {"metadata": {"name": "more"}, "spec": {"cidrs": ["10.1.0.0/24"]}})
+    await server.service(clusterIP="10.1.0.9")
+    await server.delete("servicecidrs", "more")
+    await server.bootstrap().repair()
+    assert [event["reason"] for event in server.cache.list(module._EVENTS)] == ["ClusterIPOutOfRange"]
+    assert server.names("ipaddresses") == ["10.1.0.9"]
+
+
+@pytest.mark.parametrize(
+    "parent, labels",
+    [
+        pytest.param({"group": "example.com", "resource": "things", "name": "x"}, {}, id="somebody else's"),
+        pytest.param({"resource": "services", "namespace": "default", "name": "gone"}, {}, id="a Service's that is gone"),
+        pytest.param({"resource": "services", "namespace": "default", "name": "web"}, {}, id="its own without labels"),
+    ],
+)
+async def test_a_record_of_a_services_address_becomes_its_own(new_server, parent, labels):
+    server = await new_server()
+    await server.service(clusterIP="10.96.0.9")
+    await server.delete("ipaddresses", "10.96.0.9")
+    await server.post("ipaddresses", {"metadata": {"name": "10.96.0.9", "labels": labels}, "spec": {"parentRef": parent}})
+    await server.bootstrap().repair()
+    record = server.get("ipaddresses", "10.96.0.9")
+    assert record["spec"]["parentRef"] == {"resource": "services", "namespace": "default", "name": "web"}
+    assert record["metadata"]["labels"]["ipaddress.kubernetes.io/managed-by"] == "ipallocator.k8s.io"
+    assert server.leaks() == []

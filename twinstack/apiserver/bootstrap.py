@@ -209,56 +209,39 @@ class Bootstrap:
     async def repair(self) -> None:
         """Bring IPAddresses and Services into agreement, Services first (spec/api.md 4.9).
 
-        Others are served in between: what was found is looked at again before anything is done about it.
+        One object at a time and by what is stored at that moment, and others are served in between: there may be many.
         """
-        reader, contains = self._api.reader, self._context.addresses.contains
-        holders: dict[Key, address_records.Holder] = {}
-        records: dict[str, kinds.IPAddress] = {}
-        for document in reader.each(SERVICES):
-            holders[key_of(document)] = view_of(address_records.Holder, document)
-            await self._breathe(len(holders))
-        for document in reader.each(IP_ADDRESSES):
-            records[document["metadata"]["name"]] = view_of(kinds.IPAddress, document)
-            await self._breathe(len(records))
-        suspects: list[tuple[Key | None, str]] = []
-        for i, key in enumerate(holders):
-            found = address_records.findings_about_service(key, holders, records, hands_out=contains)
-            suspects += [(key, finding.address) for finding in found]
-            await self._breathe(i)
-        for i, name in enumerate(records):
-            found = address_records.findings_about_record(name, holders, records, now=self._now())
-            suspects += [(None, finding.address) for finding in found]
-            await self._breathe(i)
-        for suspect in suspects:
-            await self._look_again(*suspect)
+        seen = 0
+        for resource, findings in ((SERVICES, self._findings_about_service), (IP_ADDRESSES, self._findings_about_record)):
+            for document in self._api.reader.each(resource):
+                for finding in findings(key_of(document)):
+                    try:
+                        await self._act_upon(finding)
+                    except APIError as error:
+                        log.warning("An IPAddress could not be repaired: %s", error, extra={"address": finding.address})
+                seen += 1
+                if seen % BREATH == 0:
+                    await asyncio.sleep(0)
 
-    @staticmethod
-    async def _breathe(count: int) -> None:
-        """Let others be served now and then."""
-        if count % BREATH == 0:
-            await asyncio.sleep(0)
+    def _findings_about_service(self, key: Key) -> list[address_records.Finding]:
+        holder = self._holder(key)
+        if holder is None:
+            return []
+        return list(
+            address_records.findings_about_service(key, holder, record_of=self._record, holder_of=self._holder, hands_out=self._context.addresses.contains)
+        )
 
-    async def _look_again(self, key: Key | None, address: str) -> None:
-        """Judge one address anew, by what is stored now, and do what is to be done."""
-        reader = self._api.reader
-        record = reader.get(IP_ADDRESSES, Key("", address))
-        records = {address: view_of(kinds.IPAddress, record)} if record else {}
-        parent = records[address].spec.parentRef if record else None
-        keys = {one for one in (key, Key(parent.namespace, parent.name) if parent else None) if one is not None}
-        holders = {one: view_of(address_records.Holder, document) for one in keys if (document := reader.get(SERVICES, one))}
-        if key is None:
-            found = list(address_records.findings_about_record(address, holders, records, now=self._now())) if record else []
-        elif key in holders:
-            found = list(address_records.findings_about_service(key, holders, records, hands_out=self._context.addresses.contains))
-        else:
-            return
-        for finding in found:
-            if finding.address != address:
-                continue
-            try:
-                await self._act_upon(finding)
-            except APIError as error:
-                log.warning("An IPAddress could not be repaired: %s", error, extra={"address": address})
+    def _findings_about_record(self, key: Key) -> list[address_records.Finding]:
+        record = self._record(key.name)
+        return list(address_records.findings_about_record(record, holder_of=self._holder, now=self._now())) if record else []
+
+    def _holder(self, key: Key) -> address_records.Holder | None:
+        document = self._api.reader.get(SERVICES, key)
+        return view_of(address_records.Holder, document) if document else None
+
+    def _record(self, name: str) -> kinds.IPAddress | None:
+        document = self._api.reader.get(IP_ADDRESSES, Key("", name))
+        return view_of(kinds.IPAddress, document) if document else None
 
     async def _act_upon(self, finding: address_records.Finding) -> None:
         if finding.remove:

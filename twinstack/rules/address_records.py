@@ -1,13 +1,13 @@
 """Where the records of addresses (IPAddresses) and the Services that hold them disagree, and what is to be done.
 
-Rule of this file: two sets of objects and a time in, findings out. Services are believed first: an address that a Service
+Rule of this file: one object, what it refers to and a time in, findings out. Services are believed first: an address that a Service
 lists and nobody else owns is its own. Then records that nobody stands for go; young ones are given time, because a Service
 and its records are not always seen together (spec/api.md 4.9).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import NamedTuple
 
@@ -45,25 +45,18 @@ class Finding(NamedTuple):
     record: Document | None = None
 
 
-Holders = Mapping[Key, Holder]
-Records = Mapping[str, IPAddress]
+HolderOf = Callable[[Key], Holder | None]
+RecordOf = Callable[[str], IPAddress | None]
 
 
-def findings_about_service(key: Key, holders: Holders, records: Records, *, hands_out: Callable[[Address], bool]) -> Iterator[Finding]:
+def findings_about_service(key: Key, holder: Holder, *, record_of: RecordOf, holder_of: HolderOf, hands_out: Callable[[Address], bool]) -> Iterator[Finding]:
     """What is to be repaired about a Service's addresses; *hands_out* says whether any ServiceCIDR holds an address."""
-    holder = holders[key]
     for text in holder.spec.clusterIPs:
         if text not in ("", NONE):
-            yield from _of_address(key, holder, text, holders, records, hands_out)
+            yield from _of_address(key, holder, text, record_of, holder_of, hands_out)
 
 
-def findings_about_record(name: str, holders: Holders, records: Records, *, now: datetime) -> Iterator[Finding]:
-    """What is to be repaired about a record that the server manages; others' are left alone."""
-    if records[name].labels.get(MANAGER_LABEL) == MANAGER:
-        yield from _of_record(name, records[name], holders, now)
-
-
-def _of_address(key: Key, service: Holder, text: str, services: Holders, records: Records, hands_out: Callable[[Address], bool]) -> Iterator[Finding]:
+def _of_address(key: Key, service: Holder, text: str, record_of: RecordOf, holder_of: HolderOf, hands_out: Callable[[Address], bool]) -> Iterator[Finding]:
     try:
         address = parse_address(text)
     except AddressError:
@@ -74,7 +67,7 @@ def _of_address(key: Key, service: Holder, text: str, services: Holders, records
         yield Finding(name, service, "ClusterIPOutOfRange", f"cluster IP {text} lies in no ServiceCIDR; please recreate the Service")
         return
     wanted = ip_address(address, namespace=key.namespace, name=key.name)
-    record = records.get(name)
+    record = record_of(name)
     if record is None:
         yield Finding(name, service, "ClusterIPNotAllocated", f"cluster IP {text} was recorded by nobody; it is now", record=wanted)
         return
@@ -84,20 +77,25 @@ def _of_address(key: Key, service: Holder, text: str, services: Holders, records
         return
     owner = Key(parent.namespace, parent.name)
     if owner != key:
-        if lists(services.get(owner), address):
+        other = holder_of(owner)
+        if lists(other, address):
             yield Finding(name, service, "ClusterIPAlreadyAllocated", f"cluster IP {text} belongs to Service {owner}; please recreate this one")
-        elif owner not in services:
+        elif other is None:
             yield Finding(name, service, "ClusterIPNotAllocated", f"cluster IP {text} was recorded for {owner}, which is gone", remove=True, record=wanted)
     elif (record.labels.get(FAMILY_LABEL), record.labels.get(MANAGER_LABEL)) != (Family.of(address).value, MANAGER):
         yield Finding(name, service, remove=True, record=wanted)
 
 
-def _of_record(name: str, record: IPAddress, services: Holders, now: datetime) -> Iterator[Finding]:
+def findings_about_record(record: IPAddress, *, holder_of: HolderOf, now: datetime) -> Iterator[Finding]:
+    """What is to be repaired about a record that the server manages; others' are left alone."""
+    name = record.metadata.name
+    if record.labels.get(MANAGER_LABEL) != MANAGER:
+        return
     parent = record.spec.parentRef
     if parent is None or parent.group or parent.resource != "services":
         yield Finding(name, record, "IPAddressNotAllocated", f"IPAddress {name} is managed here and belongs to no Service", remove=True)
         return
-    service = services.get(Key(parent.namespace, parent.name))
+    service = holder_of(Key(parent.namespace, parent.name))
     age = _age_seconds(record, now)
     if service is None:
         if age > ORPHAN_SECONDS:
