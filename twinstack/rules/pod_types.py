@@ -48,6 +48,8 @@ class HostPath(View, frozen=True):
 
 
 class Volume(View, frozen=True):
+    """Those of a volume's sources that have defaults or must have a name."""
+
     name: str = ""
     configMap: Named | None = None
     secret: SecretSource | None = None
@@ -72,6 +74,8 @@ class Lifecycle(View, frozen=True):
 
 
 class Container(View, frozen=True):
+    """What of a container its view does not type: mounts, amounts, hooks."""
+
     imagePullPolicy: str = ""
     terminationMessagePath: str = ""
     terminationMessagePolicy: str = ""
@@ -99,6 +103,8 @@ class DNSConfig(View, frozen=True):
 
 
 class Spec(View, frozen=True):
+    """What of a pod's spec its view does not type."""
+
     volumes: list[Volume] | None = None
     containers: list[Container] = []
     initContainers: list[Container] | None = None
