@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -121,6 +122,7 @@ def test_a_running_cluster_takes_orders(lab: Any) -> None:
 
     inode = namespaces.identity(f"/run/netns/twinstack-{name}-node1")
     assert lab.twinstack("shell", "--name", name, "node1", "--", "readlink", "/proc/self/ns/net").stdout.strip() == f"net:[{inode}]"
+    assert lab.twinstack("shell", "--name", name, "node1", "ls", "/sys/class/net").stdout.split() == ["eth0", "lo"]
     assert lab.twinstack("shell", "--name", name, "outside", "sh", "-c", "exit 7").returncode == 7
     assert "node1" in lab.twinstack("shell", "--name", name, "node1", "--", "kubectl", "get", "nodes").stdout
     assert lab.twinstack("shell", "--name", name, "node1", "no-such-program").returncode == 127
@@ -175,18 +177,29 @@ def test_refusals_are_one_line_and_touch_nothing(lab: Any, host_state: Callable[
     assert host_state() == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_up_that_is_interrupted_leaves_nothing(lab: Any, number: signal.Signals) -> None:
+    name = lab.name()
+    with subprocess.Popen(command(lab, name), env=lab.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while "wire 3 nodes" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        process.communicate(timeout=20)
+    assert process.returncode not in (0, -number)
+    assert lab.remains(name) == {}
+
+
 def test_without_root_it_says_so(lab: Any) -> None:
     done = subprocess.run(
-        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command(lab)], env=lab.environment, capture_output=True, text=True, check=False
+        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command(lab, lab.name())], env=lab.environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: root lacks CAP_NET_ADMIN")
 
 
-def command(lab: Any) -> list[str]:
-    import sys
-
-    return [sys.executable, "-m", "twinstack.cli.main", "up", "--name", lab.name()]
+def command(lab: Any, name: str) -> list[str]:
+    return [sys.executable, "-m", "twinstack.cli.main", "up", "--name", name]
 
 
 def test_names_that_are_paths_are_refused_by_every_command(lab: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -108,6 +109,8 @@ def up(context: click.Context, /, config_file: str | None, kubeconfig: str, set_
         raise Refused("\nerror: ".join(str(problem) for problem in topology))
     options = cluster.Options(kubeconfig=kubeconfig, set_context=set_context, wait_seconds=wait_seconds, verbosity=verbosity)
     quiet = output != "text"
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what is half-made is undone
+        signal.signal(number, lambda got, _: sys.exit(128 + got))
     made = cluster.up(topology, options, (lambda step, seconds: None) if quiet else cluster_output.step(color))
     document = summary(made.topology, server=made.server, kubeconfig_file=made.kubeconfig)
     if quiet:

@@ -8,7 +8,7 @@ import os
 
 from twinstack.kernel.errors import KernelError, translated
 
-_MNT_DETACH = 2
+_CLONE_NEWNS, _MS_REC, _MS_SLAVE, _MNT_DETACH = 0x00020000, 0x4000, 0x80000, 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -27,3 +27,16 @@ def unmount_below(directory: str) -> None:
             number = ctypes.get_errno()
             if number not in (errno.EINVAL, errno.ENOENT):  # gone already
                 raise KernelError(number, f"unmount {point}")
+
+
+def show_own_devices() -> None:
+    """Give this process a mount table of its own in which /sys shows the links of its network namespace.
+
+    sysfs shows those of the namespace that it was mounted in. Only a process without threads may call this.
+    """
+    if _libc.unshare(_CLONE_NEWNS) != 0:
+        raise KernelError(ctypes.get_errno(), "make a mount namespace")
+    if _libc.mount(b"", b"/", None, _MS_REC | _MS_SLAVE, None) != 0:
+        raise KernelError(ctypes.get_errno(), "keep mounts to ourselves")
+    if _libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None) != 0:
+        raise KernelError(ctypes.get_errno(), "mount /sys")

@@ -119,7 +119,7 @@ class _Supervisor:
         self._places = places
         self._rest = b""
         log = os.open(places.log("supervisor"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        command = [sys.executable, "-m", "twinstack.cli.main", "supervise", f"--name={places.name}"]
+        command = [sys.executable, "-P", "-m", "twinstack.cli.main", "supervise", f"--name={places.name}"]
         command += [f"--go-fd={go_reader}", f"--report-fd={report_writer}", f"--listen-fd={listener.fileno()}"]
         environment = {**os.environ, MARK: places.name}
         try:

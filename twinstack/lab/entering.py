@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from twinstack.kernel import namespaces
+from twinstack.kernel import mounts, namespaces
 from twinstack.kernel.errors import KernelError
 from twinstack.lab.errors import LabError
 from twinstack.lab.places import Places
@@ -31,6 +31,7 @@ def roles(topology: Topology) -> list[str]:
 def enter_role(places: Places, role: str, command: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
     """Become a command in a role's network namespace."""
     _enter(places.netns(role), role)
+    mounts.show_own_devices()
     _become(command, environment)
 
 
