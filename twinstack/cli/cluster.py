@@ -24,14 +24,17 @@ class Refused(Error):
 
 
 def name_option(function: F) -> F:
+    """The flag that says which cluster."""
     return click.option("--name", default="twinstack", show_default=True, help="The cluster's name.", shell_complete=_complete_names)(function)
 
 
 def color_option(function: F) -> F:
+    """The flag that says whether to colour."""
     return click.option("--color/--no-color", default=None, help="Colours, or none; left out, a terminal has them unless NO_COLOR is set.")(function)
 
 
 def output_option(function: F) -> F:
+    """The flag that says for whom to print."""
     choice = click.Choice(["text", "json", "yaml"])
     return click.option("-o", "--output", type=choice, default="text", show_default=True, help="A table for people, or a document for programs.")(function)
 
