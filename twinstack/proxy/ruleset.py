@@ -11,7 +11,10 @@ chain that does the rest, and the chain depends only on *counts*, never on the S
     local-2-of-3        externalTrafficPolicy Local: of 2 local endpoints; pods and this node: of all 3
     node-…              the same for node ports, whose front end has no address
 
-So there is one chain for each distinct count, and 100,000 Services of three endpoints share one. What has no
+So there is one chain for each count, and 100,000 Services of three endpoints share one. The chains up to a capacity
+stand from the start: libnftables 1.0.6 refuses a rule that translates by a map ("conflicting protocols") unless
+the map's declaration comes in the same script, so a greater count needs the whole table written anew, with room
+to spare. What has no
 endpoint never gets an address translated, and meets a second verdict map in the filter hooks: refused, or dropped
 where a Local policy has endpoints only elsewhere. New connections to a cluster IP's unknown port, or to an address of
 the service ranges that no Service has, are refused, too. TCP is refused by a reset and all else by ICMP port
@@ -69,9 +72,12 @@ PROTOCOLS = ("tcp", "udp", "sctp")
 _FRONT = ("daddr", "l4proto", "dport")
 _NODE_FRONT = ("l4proto", "dport")
 _ANY_INDEX = "numgen random mod 65536"
+_BACKEND = ("daddr", "dport")
 _NEW = Match(("ct state",), "new")
 _FROM_HERE = Match(("fib saddr type",), "local")
 _KNOWN_PROTOCOL = Match(("l4proto",), "{ " + ", ".join(PROTOCOLS) + " }")
+
+FIRST_CAPACITY, MORE_CAPACITY = 32, 64
 
 REFUSE = "refuse"
 _REFUSED = Goto(REFUSE)
@@ -92,12 +98,26 @@ class Options(NamedTuple):
     node_ports: tuple[str, ...] | None = None
 
 
-class Shape:
-    """The rules of one family under given options, and the elements that Service ports are among them."""
+def capacity_for(most: int) -> int:
+    """The capacity of a table whose Service ports have at most so many endpoints."""
+    return FIRST_CAPACITY + MORE_CAPACITY * max(0, -(-(most - FIRST_CAPACITY) // MORE_CAPACITY))
 
-    def __init__(self, family: Family, options: Options) -> None:
+
+def most_endpoints(ports: Iterable[ServicePort]) -> int:
+    """The most endpoints that any of these front ends picks from."""
+    return max((max(len(port.cluster), len(port.local)) for port in ports), default=0)
+
+
+class Shape:
+    """The rules of one family under given options, and the elements that Service ports are among them.
+
+    *capacity* is the most endpoints that a front end may have.
+    """
+
+    def __init__(self, family: Family, options: Options, capacity: int = FIRST_CAPACITY) -> None:
         self.family = family
         self.options = options
+        self.capacity = capacity
         self._chains: dict[str, Chain] = {}
         self._gotos: dict[str, Goto] = {}
 
@@ -106,11 +126,13 @@ class Shape:
         return Assembly(self.family, TABLE, self._frame_chains(), self._frame_sets())
 
     def table(self, ports: Iterable[ServicePort], *, node_addresses: Iterable[str] = (), service_cidrs: Iterable[str] = ()) -> Table:
-        """The whole table for these Service ports."""
-        assembly = self.assembly()
-        assembly.put("", self.node_part(node_addresses, service_cidrs))
-        for port in ports:
-            assembly.put(f"{port.name}/{port.protocol}", self.part([port], node_addresses))
+        """The whole table for these Service ports, with more capacity where they need it."""
+        own = list(ports)
+        shape = self if most_endpoints(own) <= self.capacity else Shape(self.family, self.options, capacity_for(most_endpoints(own)))
+        assembly = shape.assembly()
+        assembly.put("", shape.node_part(node_addresses, service_cidrs))
+        for port in own:
+            assembly.put(f"{port.name}/{port.protocol}", shape.part([port], node_addresses))
         return assembly.table()
 
     def node_part(self, addresses: Iterable[str], service_cidrs: Iterable[str]) -> Part:
@@ -157,10 +179,10 @@ class Shape:
 
     def _frame_sets(self) -> list[Set | Map]:
         return [
-            Map("endpoints", (*_FRONT, _ANY_INDEX), ("daddr", "dport")),
-            Map("local-endpoints", (*_FRONT, _ANY_INDEX), ("daddr", "dport")),
-            Map("node-endpoints", (*_NODE_FRONT, _ANY_INDEX), ("daddr", "dport")),
-            Map("node-local-endpoints", (*_NODE_FRONT, _ANY_INDEX), ("daddr", "dport")),
+            Map("endpoints", (*_FRONT, _ANY_INDEX), _BACKEND),
+            Map("local-endpoints", (*_FRONT, _ANY_INDEX), _BACKEND),
+            Map("node-endpoints", (*_NODE_FRONT, _ANY_INDEX), _BACKEND),
+            Map("node-local-endpoints", (*_NODE_FRONT, _ANY_INDEX), _BACKEND),
             Map("services", _FRONT, ("verdict",)),
             Map("node-services", _NODE_FRONT, ("verdict",)),
             Map("no-endpoints", _FRONT, ("verdict",)),
@@ -190,7 +212,9 @@ class Shape:
             (_NEW, to_cluster_ip, _REFUSED),
             (_NEW, Match(("daddr",), "@service-ranges"), _REFUSED),
         )
+        picks = [_pick(kind, count, local=local) for kind in (_ADDRESSED, _NODE) for local in (False, True) for count in range(1, self.capacity + 1)]
         return [
+            *picks,
             Chain(REFUSE, ((Verdict("reject with tcp reset"),), (Verdict("reject"),))),
             Chain("to-services", tuple(services)),
             Chain("guard-prerouting", (guard,), Hook("filter", "prerouting", -110)),
@@ -226,6 +250,13 @@ _ADDRESSED = _Kind("", _FRONT, "services", "no-endpoints", "endpoints", "local-e
 _NODE = _Kind("node-", _NODE_FRONT, "node-services", "node-no-endpoints", "node-endpoints", "node-local-endpoints")
 
 
+def _pick(kind: _Kind, count: int, *, local: bool = False) -> Chain:
+    """The chain that picks one of so many endpoints of the front end."""
+    name = f"{kind.prefix}pick-{'local-' if local else ''}{count}"
+    map_ = kind.local_endpoints if local else kind.endpoints
+    return Chain(name, ((_KNOWN_PROTOCOL, Dnat((*kind.front, f"numgen random mod {count}"), map_)),))
+
+
 class _PartMaker:
     """Collects one Service's elements; of two that say different things about one key the first stands."""
 
@@ -257,7 +288,7 @@ class _PartMaker:
         backends = port.local if port.internal_local else port.cluster
         if backends:
             self._endpoints(_ADDRESSED.endpoints, front, backends)
-            self._verdict(_ADDRESSED, front, self._pick(_ADDRESSED, len(backends)))
+            self._verdict(_ADDRESSED, front, _pick(_ADDRESSED, len(backends)).name)
         else:
             self._missing(_ADDRESSED, front, dropped=port.internal_local and port.exists)
 
@@ -299,15 +330,8 @@ class _PartMaker:
         self._chains[name] = self._shape.chain(name, *rules)
         return name
 
-    def _pick(self, kind: _Kind, count: int, *, local: bool = False) -> str:
-        """The chain that picks one of so many endpoints of the front end."""
-        name = f"{kind.prefix}pick-{'local-' if local else ''}{count}"
-        map_ = kind.local_endpoints if local else kind.endpoints
-        self._need(name, (_KNOWN_PROTOCOL, Dnat((*kind.front, f"numgen random mod {count}"), map_)))
-        return name
-
     def _marked_pick(self, kind: _Kind, count: int) -> str:
-        pick = self._pick(kind, count)
+        pick = _pick(kind, count).name
         return self._need(f"mark-{pick}", (Mark(self._shape.options.mark), Goto(pick)))
 
     def _local_of(self, kind: _Kind, local: int, cluster: int) -> str:
@@ -315,10 +339,10 @@ class _PartMaker:
         options = self._shape.options
         rules: list[Rule] = []
         if cluster:
-            pick = self._pick(kind, cluster)
+            pick = _pick(kind, cluster).name
             if options.pods:
                 rules.append((Match((options.pods[0],), options.pods[1]), Goto(pick)))
             rules.append((_FROM_HERE, Mark(options.mark), Goto(pick)))
         if local:
-            rules.append((Goto(self._pick(kind, local, local=True)),))
+            rules.append((Goto(_pick(kind, local, local=True).name),))
         return self._need(f"{kind.prefix}local-{local}-of-{cluster}", *rules)

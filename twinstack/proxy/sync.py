@@ -26,7 +26,7 @@ from twinstack.net.family import Family
 from twinstack.proxy.catalog import Catalog
 from twinstack.proxy.healthcheck import FamilyHealth
 from twinstack.proxy.metrics import Metrics
-from twinstack.proxy.ruleset import Shape
+from twinstack.proxy.ruleset import Shape, capacity_for, most_endpoints
 from twinstack.proxy.services import Place, ServicePort, UDPFronts, gone_answers, service_ports, udp_fronts
 
 TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
@@ -149,9 +149,19 @@ class FamilySync:
             self._make_one(key)
         return before
 
+    def _grow(self, most: int) -> None:
+        """Make room for Services of so many endpoints: other rules, the same parts, and the whole table written."""
+        self._shape = Shape(self.family, self._shape.options, capacity_for(most))
+        grown = self._shape.assembly()
+        for owner, part in self._assembly.owners().items():
+            grown.put(owner, part)
+        self._assembly, self._whole = grown, True
+
     def _make_one(self, key: Key) -> None:
         service = self._catalog.services.get(key)
         ports = service_ports(service, self._catalog.slices(key), self.family, self._node.place) if service else []
+        if (most := most_endpoints(ports)) > self._shape.capacity:
+            self._grow(most)
         addresses = self._node.addresses.get(self.family, ())
         self._assembly.put(str(key), self._shape.part(ports, addresses) if ports else None)
         if fronts := udp_fronts(ports):
@@ -168,7 +178,7 @@ class FamilySync:
         began = self._now()
         pending = set(self._marked)
         before = await self.make()
-        whole = self._whole
+        whole = self._whole  # making may have asked for it
         steps = self._assembly.whole() if whole else self._assembly.steps()
         self._whole = True  # until it has worked
         if steps and not await self._apply(steps, last=whole):

@@ -1,0 +1,93 @@
+"""What the proxy is told, and what it refuses to be told."""
+
+from __future__ import annotations
+
+import pytest
+
+from twinstack.net.cidr import parse_cidr
+from twinstack.net.family import FAMILIES, Family
+from twinstack.proxy.ruleset import Options
+from twinstack.proxy.settings import Settings, SettingsError, checked, from_configuration, listen_addresses, options_for, problems_with
+
+REFUSED = [
+    pytest.param({"proxy_mode": "iptables"}, "only nftables", id="another mode"),
+    pytest.param({"cluster_cidr": "10.0.0.0/8,fd00::/8,10.1.0.0/16"}, "one of each family", id="three cluster CIDRs"),
+    pytest.param({"cluster_cidr": "10.0.0.0/8,10.1.0.0/16"}, "one of each family", id="two cluster CIDRs of a family"),
+    pytest.param({"cluster_cidr": "10.0.0.0"}, "--cluster-cidr: '10.0.0.0' is not a CIDR", id="a cluster address"),
+    pytest.param({"detect_local_mode": "Guess"}, "none of ClusterCIDR", id="an unknown mode to detect pods"),
+    pytest.param({"detect_local_mode": "BridgeInterface"}, "--pod-bridge-interface", id="a bridge without its name"),
+    pytest.param({"detect_local_mode": "InterfaceNamePrefix", "pod_interface_name_prefix": 'x"; drop'}, "interface name", id="a name that is none"),
+    pytest.param({"masquerade_bit": 32}, "within 0 and 31", id="a bit that does not exist"),
+    pytest.param({"sync_period_seconds": 0.0}, "greater than zero", id="no sync period"),
+    pytest.param({"min_sync_period_seconds": 31.0}, "--min-sync-period", id="a least period above the greatest"),
+    pytest.param({"nodeport_addresses": ("primary", "10.0.0.0/8")}, "stands alone", id="primary beside CIDRs"),
+    pytest.param({"nodeport_addresses": ("10.0.0.0/33",)}, "--nodeport-addresses", id="a prefix that is too long"),
+    pytest.param({"healthz_bind_address": "localhost:1"}, "--healthz-bind-address", id="a name to listen on"),
+    pytest.param({"metrics_bind_address": "::1:99999"}, "--metrics-bind-address", id="a port that does not exist"),
+    pytest.param({"bind_address": "nowhere"}, "--bind-address", id="an address that is none"),
+]
+
+
+@pytest.mark.parametrize("given, why", REFUSED)
+def test_refused(given, why):
+    with pytest.raises(SettingsError) as refused:
+        checked(Settings(**given))
+    assert why in str(refused.value)
+
+
+def test_all_that_is_wrong_is_told_at_once():
+    assert len(problems_with(Settings(proxy_mode="ipvs", masquerade_bit=-1, cluster_cidr="x"))) == 3
+    assert problems_with(Settings()) == []
+
+
+@pytest.mark.parametrize(
+    "given, where",
+    [
+        ({}, (("0.0.0.0", 10256), ("127.0.0.1", 10249))),
+        ({"bind_address": "2001:db8::1"}, (("::", 10256), ("::1", 10249))),
+        ({"healthz_bind_address": "[::]:1", "metrics_bind_address": ""}, (("::", 1), None)),
+        ({"healthz_bind_address": "::1", "metrics_bind_address": "10.0.0.1:0"}, (("::1", 10256), ("10.0.0.1", 0))),
+    ],
+    ids=["by default", "by the family of the bind address", "everywhere, and not at all", "the port added"],
+)
+def test_servers_listen(given, where):
+    assert listen_addresses(Settings(**given)) == where
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_options_are_the_familys_own(family):
+    cidrs = {Family.IPV4: "10.244.0.0/16", Family.IPV6: "fd00:10:244::/56"}
+    both = Settings(cluster_cidr=",".join(cidrs.values()))
+    assert options_for(both, family) == Options(pods=("saddr", cidrs[family]))
+    assert options_for(Settings(cluster_cidr=cidrs[family.other]), family).pods is None
+    assert options_for(Settings(detect_local_mode="NodeCIDR"), family, tuple(map(parse_cidr, cidrs.values()))).pods == ("saddr", cidrs[family])
+    assert options_for(Settings(detect_local_mode="BridgeInterface", pod_bridge_interface="cni0"), family).pods == ("iifname", '"cni0"')
+    assert options_for(Settings(detect_local_mode="InterfaceNamePrefix", pod_interface_name_prefix="ve"), family).pods == ("iifname", '"ve*"')
+    assert options_for(Settings(masquerade_all=True, masquerade_bit=3), family)[1:3] == (True, 8)
+    assert options_for(Settings(nodeport_addresses=(cidrs[family],)), family).node_ports == (cidrs[family],)
+    assert options_for(Settings(nodeport_addresses=(cidrs[family.other],)), family).node_ports == (family.facts.everything,), "upstream's way"
+
+
+def test_a_configuration_file_says_the_same_as_flags():
+    document = {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "nftables", "clusterCIDR": "10.244.0.0/16",
+        "clientConnection": {"kubeconfig": "/x", "qps": 5}, "nodePortAddresses": ["primary"], "hostnameOverride": "", "bindAddress": "",
+        "nftables": {"masqueradeAll": True, "masqueradeBit": 3, "minSyncPeriod": "500ms", "syncPeriod": "1m0s"}, "detectLocal": {"bridgeInterface": "br"},
+        "conntrack": {"min": None, "maxPerCore": 32768},
+    }  # fmt: skip
+    found, unknown = from_configuration(document)
+    assert checked(Settings(**found)) == Settings(
+        kubeconfig="/x", proxy_mode="nftables", cluster_cidr="10.244.0.0/16", masquerade_all=True, masquerade_bit=3,
+        min_sync_period_seconds=0.5, sync_period_seconds=60.0, pod_bridge_interface="br",
+    )  # fmt: skip
+    assert unknown == ["clientConnection.qps", "conntrack.maxPerCore"]
+
+
+@pytest.mark.parametrize(
+    "document", [None, [], {}, {"kind": "KubeProxyConfiguration"}, {"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
+                                                                    "nftables": {"syncPeriod": "soon"}}],
+    ids=["nothing", "a list", "an empty mapping", "without a version", "a period that is none"],
+)  # fmt: skip
+def test_another_document_is_refused(document):
+    with pytest.raises(SettingsError):
+        from_configuration(document)
