@@ -94,6 +94,8 @@ class Worker:
         self._kills: dict[str, asyncio.Task[None]] = {}
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._finished = False
+        self.on_running: Callable[[float], None] | None = None  # hears once how many seconds passed until the pod ran
+        self._born = time.monotonic()
         self._tasks: asyncio.TaskGroup
 
     # ---- what wakes it
@@ -362,6 +364,9 @@ class Worker:
             before=before,
             now=now,
         )
+        if self.on_running is not None and self._status["phase"] == "Running":
+            self.on_running(time.monotonic() - self._born)
+            self.on_running = None
         for name, message in newly_backing_off(before, self._status):
             container = next(one for one in everything(self.pod) if one.name == name)
             self._node.event(self.pod, "Warning", "BackOff", message, container)

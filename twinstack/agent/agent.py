@@ -1,0 +1,225 @@
+"""The node agent: registers the node and runs its pods.
+
+Rule of this file: composition. Every loop is a task of one group; what fails is begun again, and only a wrong
+setting ends the program. Pods outlive it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from twinstack.agent.containers.base import Record, Runtime
+from twinstack.agent.containers.process import ProcessRuntime
+from twinstack.agent.making import Maker
+from twinstack.agent.network import Network
+from twinstack.agent.node import host_ips_of, machine
+from twinstack.agent.probes import Prober
+from twinstack.agent.registration import Registration
+from twinstack.agent.routes import Router, wanted_sysctls
+from twinstack.agent.sandboxes import Sandboxes
+from twinstack.agent.server import Server, serving_pair
+from twinstack.agent.settings import Settings, preferred_family
+from twinstack.agent.workers import PODS, Worker, end_orphan
+from twinstack.api import errors
+from twinstack.api.kinds import Container, Node, Pod, Service
+from twinstack.api.objects import Document, Key, document_of
+from twinstack.client import kubeconfig
+from twinstack.client.client import Client
+from twinstack.client.informer import Informer
+from twinstack.kernel.errors import KernelError
+from twinstack.kernel.netlink import Netlink
+from twinstack.loops.events import Recorder
+from twinstack.loops.metrics import new_registry
+from twinstack.loops.supervisor import supervise
+from twinstack.net.family import FAMILIES, Family
+
+log = logging.getLogger(__name__)
+MOST_WRITES = 16
+
+
+class _Log(NamedTuple):
+    """A container's log file, and whether the container has ended."""
+
+    path: Path
+    ended: Callable[[], bool]
+
+    def is_over(self) -> bool:
+        return self.ended()
+
+
+class Agent:
+    """What the workers of a node's pods share; implements ``workers.Surroundings`` and ``server.Pods``."""
+
+    def __init__(self, settings: Settings, name: str, client: Client, runtime: ProcessRuntime, prober: Prober, registry: CollectorRegistry) -> None:
+        self.settings, self.node_name = settings, name
+        self.runtime: Runtime = runtime
+        self.prober = prober
+        self.network = Network(settings.cni_conf_dir, settings.cni_bin_dirs)
+        self.sandboxes = Sandboxes(settings, self.network)
+        self.pods = Informer(client, Pod, field_selector=f"spec.nodeName={name}")
+        self.nodes = Informer(client, Node)
+        self.services = Informer(client, Service)
+        self.maker = Maker(client, self.sandboxes, self.services, name)
+        self.recorder = Recorder(client.perform, component="kubelet", host=name)
+        self.registration = Registration(settings, name, client, self.nodes, self.network, machine(settings.root_dir))
+        self.router = Router(self.nodes.list, name)
+        self._client = client
+        self._workers: dict[str, Worker] = {}
+        self._writes = asyncio.Semaphore(MOST_WRITES)
+        self._running = Gauge("kubelet_running_pods", "Pods that this node keeps.", registry=registry)
+        self._ends = Counter("kubelet_container_exits_total", "Containers that have ended.", registry=registry)
+        self._start_seconds = Histogram("kubelet_pod_start_duration_seconds", "From first sight of a pod until it runs.", registry=registry)
+        runtime.on_exit = self._container_ended
+
+    # ---- for the workers
+
+    def host_ips(self) -> tuple[str, ...]:
+        """The node's own addresses, as its object tells them, or as they will be told."""
+        return host_ips_of(self.nodes.get(Key("", self.node_name))) or tuple(map(str, self.registration.addresses))
+
+    def event(self, pod: Pod, type_: str, reason: str, message: str, container: Container | None = None) -> None:
+        """Tell people about a pod."""
+        init = container is not None and container in (pod.spec.initContainers or ())
+        path = f"spec.{'initContainers' if init else 'containers'}{{{container.name}}}" if container is not None else ""
+        self.recorder.tell(pod, type_, reason, message, field_path=path)
+
+    async def patch_status(self, key: Key, patch: Document) -> None:
+        """Write a pod's status, and know the answer at once."""
+        async with self._writes:
+            self.pods.take(await self._client.patch(PODS, key, patch, subresource="status", kind="strategic"))
+
+    async def delete(self, key: Key, uid: str) -> None:
+        """Let a pod's object go."""
+        async with self._writes:
+            await self._client.delete(PODS, key, uid=uid, grace_period_seconds=0)
+
+    # ---- for the server
+
+    def log_of(self, namespace: str, pod: str, container: str, *, previous: bool) -> _Log:
+        """The log of a container; NotFound or BadRequest when there is none."""
+        found = self.pods.get(Key(namespace, pod))
+        worker = self._workers.get(found.metadata.uid) if found is not None else None
+        if worker is None:
+            raise errors.NotFound(f'pod "{pod}" in namespace "{namespace}" is not on this node')
+        one = worker.seen.get(container)
+        if one is None:
+            raise errors.NotFound(f'container "{container}" is not valid for pod "{pod}"')
+        attempt = one.attempt - 1 if previous else one.attempt
+        path = self.sandboxes.path(worker.pod.metadata.uid, "logs", container, f"{attempt}.log")
+        if previous and not path.exists():
+            raise errors.BadRequest(f'previous terminated container "{container}" in pod "{pod}" not found')
+        if not path.exists():
+            raise errors.BadRequest(f'container "{container}" in pod "{pod}" is waiting to start: {one.waiting or "ContainerCreating"}')
+        return _Log(path, lambda: worker.seen[container].attempt != attempt or not worker.seen[container].running)
+
+    def pod_list(self) -> dict[str, object]:
+        """The PodList of this node, as far as its agent knows the pods."""
+        return {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [document_of(pod) for pod in self.pods.list()]}
+
+    # ---- keeping pods
+
+    def _container_ended(self, record: Record) -> None:
+        self._ends.inc()
+        if (worker := self._workers.get(record.pod)) is not None:
+            worker.ended(record)
+
+    async def keep_pods(self) -> None:
+        """Give each of the node's pods a worker, and end what is left of pods that are no more."""
+        await asyncio.gather(self.pods.synced(), self.services.synced())
+        async with asyncio.TaskGroup() as tasks:
+
+            def changed(before: Pod | None, after: Pod | None) -> None:
+                replaced = before is not None and (after is None or after.metadata.uid != before.metadata.uid)
+                if before is not None and replaced and (old := self._workers.get(before.metadata.uid)) is not None:
+                    old.remove()
+                if after is None:
+                    return
+                uid = after.metadata.uid
+                if uid in self._workers:
+                    self._workers[uid].update(after)
+                elif before is None or replaced:
+                    worker = self._workers[uid] = Worker(after, self)
+                    self._running.set(len(self._workers))
+                    tasks.create_task(self._keep(worker), name=f"pod {after.metadata.namespace}/{after.metadata.name}")
+
+            unsubscribe = self.pods.subscribe(changed)
+            try:
+                for uid in {*self.sandboxes.known(), *(record.pod for record in self.runtime.records())} - self._workers.keys():
+                    log.info("A pod is gone, and what is left of it is removed", extra={"uid": uid})
+                    tasks.create_task(supervise(f"orphan {uid}", partial(end_orphan, self, uid)))
+                await asyncio.Event().wait()
+            finally:
+                unsubscribe()
+
+    async def _keep(self, worker: Worker) -> None:
+        uid, key = worker.pod.metadata.uid, f"{worker.pod.metadata.namespace}/{worker.pod.metadata.name}"
+        if worker.pod.status.startTime is None:
+            worker.on_running = self._start_seconds.observe
+        try:
+            await supervise(f"pod {key}", worker.run)
+        finally:
+            del self._workers[uid]
+            self._running.set(len(self._workers))
+
+    def node_changed(self, before: Node | None, after: Node | None) -> None:
+        """A node has come, changed or gone."""
+        if before is None or after is None or before.spec.podCIDRs != after.spec.podCIDRs or before.status.addresses != after.status.addresses:
+            self.router.change()
+        if (after or before or Node()).metadata.name == self.node_name:
+            self.registration.change()
+
+
+def _prepare_host(settings: Settings) -> None:
+    """Make the node forward in its families."""
+    families = [Family.of(address) for address in settings.node_ips if not address.is_unspecified] or list(FAMILIES)
+    with Netlink() as kernel:
+        for sysctl in wanted_sysctls(families):
+            try:
+                kernel.write_sysctls([sysctl])
+            except KernelError as error:
+                if not error.missing:  # a kernel without the family has no such parameter
+                    raise
+
+
+async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -> None:
+    """Keep the node until cancelled; its pods run on afterwards."""
+    connection = kubeconfig.load(settings.kubeconfig)
+    registry = new_registry(process=False)
+    settings.root_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+    name = settings.node_name or machine(settings.root_dir).hostname
+    _prepare_host(settings)
+    async with Client(connection, user_agent="kubelet/twinstack") as client, ProcessRuntime(settings.root_dir) as runtime, Prober(runtime) as prober:
+        agent = Agent(settings, name, client, runtime, prober, registry)
+        agent.registration.find_addresses()
+        server = Server(settings, agent, checks={"ping": lambda: None, "node": agent.registration.health}, registry=registry)
+        await server.start(serving_pair(settings, name, agent.registration.addresses))
+        try:
+            agent.nodes.subscribe(agent.node_changed)
+            log.info(
+                "The node agent starts",
+                extra={"node": name, "addresses": " ".join(map(str, agent.registration.addresses)), "family": preferred_family(settings.node_ips)},
+            )
+            async with asyncio.TaskGroup() as tasks:
+                for title, work in (
+                    ("spawner", runtime.watch),
+                    ("events", agent.recorder.run),
+                    ("pod informer", agent.pods.run),
+                    ("node informer", agent.nodes.run),
+                    ("service informer", agent.services.run),
+                    ("status", agent.registration.keep_status),
+                    ("lease", agent.registration.keep_lease),
+                    ("routes", agent.router.run),
+                    ("pods", agent.keep_pods),
+                ):
+                    tasks.create_task(supervise(title, work), name=title)
+                await agent.registration.registered()
+                ready()
+        finally:
+            await server.close()

@@ -1,0 +1,183 @@
+"""The Node object as its agent wants it: labels, addresses, capacity, conditions.
+
+Values in, documents out; what is read of the machine is read by :func:`machine` and given in. Facts: kubelet 1.36
+(order of addresses by --node-ip, validation of explicit ones, conditions).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from twinstack import __version__
+from twinstack.agent.settings import Settings, preferred_family
+from twinstack.api.kinds import Node, condition_of
+from twinstack.api.objects import Document
+from twinstack.dataplane import host
+from twinstack.net.cidr import parse_address
+from twinstack.net.errors import AddressError, Error
+from twinstack.net.family import Address, Family
+
+KUBELET_VERSION = "v1.36.2+twinstack"
+HEARTBEAT_SECONDS = 300.0
+_PRESSURES = (
+    ("MemoryPressure", "KubeletHasSufficientMemory", "the node has sufficient memory available"),
+    ("DiskPressure", "KubeletHasNoDiskPressure", "the node has no disk pressure"),
+    ("PIDPressure", "KubeletHasSufficientPID", "the node has sufficient PIDs available"),
+)
+
+
+class NodeAddressError(Error):
+    """The node's addresses cannot be what --node-ip says, or none can be found."""
+
+
+class Machine(NamedTuple):
+    """What the host is made of."""
+
+    hostname: str
+    cpus: int
+    memory_kib: int
+    disk_bytes: int
+    kernel: str
+    image: str
+    machine_id: str
+    boot_id: str
+    architecture: str
+
+
+def machine(root: Path) -> Machine:
+    """Read what the host is made of; *root* is where pods' files are kept."""
+    memory = next((int(line.split()[1]) for line in _read("/proc/meminfo").splitlines() if line.startswith("MemTotal:")), 0)
+    image = next((line.partition("=")[2].strip('"') for line in _read("/etc/os-release").splitlines() if line.startswith("PRETTY_NAME=")), "Linux")
+    names = {"x86_64": "amd64", "aarch64": "arm64"}
+    statistics = os.statvfs(root)
+    return Machine(
+        hostname=platform.node().lower(),
+        cpus=os.cpu_count() or 1,
+        memory_kib=memory,
+        disk_bytes=statistics.f_frsize * statistics.f_blocks,
+        kernel=platform.release(),
+        image=image,
+        machine_id=_read("/etc/machine-id").strip(),
+        boot_id=_read("/proc/sys/kernel/random/boot_id").strip(),
+        architecture=names.get(platform.machine(), platform.machine()),
+    )
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def node_addresses(node_ips: Sequence[Address], name: str, present: Iterable[host.Address], routes: Iterable[host.Route]) -> tuple[Address, ...]:
+    """The node's own addresses, the primary one first; NodeAddressError when an explicit one is unusable, or none is found.
+
+    *present* are the addresses of the host's links, *routes* those that a default route is looked for in.
+    """
+    explicit = [address for address in node_ips if not address.is_unspecified]
+    here = list(present)
+    for address in explicit:
+        for wrong, word in ((address.is_loopback, "a loopback"), (address.is_multicast, "a multicast"), (address.is_link_local, "a link-local")):
+            if wrong:
+                raise NodeAddressError(f"failed to validate nodeIP: {address} is {word} address")
+        if all(one.address != address for one in here):
+            raise NodeAddressError(f"failed to validate nodeIP: {address} is on no interface of this host")
+    if explicit:
+        return tuple(explicit)
+    try:
+        return (parse_address(name),)
+    except AddressError:
+        pass
+    first = preferred_family(node_ips)
+    defaults = [route for route in routes if route.destination.prefixlen == 0]
+    for family in (first, first.other):
+        for route in sorted(defaults, key=lambda one: one.metric):
+            links = (route.link, "lo") if route.family is family else ()
+            for link in links:
+                for one in here:
+                    if one.link == link and Family.of(one.address) is family and one.scope == "global" and not one.address.is_loopback:
+                        return (one.address,)
+    raise NodeAddressError("no address for this node: there is no default route in either family; give --node-ip")
+
+
+def node_document(settings: Settings, name: str, host_machine: Machine) -> Document:
+    """A Node to be registered, without its status."""
+    labels = {
+        "beta.kubernetes.io/arch": host_machine.architecture,
+        "beta.kubernetes.io/os": "linux",
+        "kubernetes.io/arch": host_machine.architecture,
+        "kubernetes.io/hostname": name,
+        "kubernetes.io/os": "linux",
+        **dict(settings.labels),
+    }
+    document: Document = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}, "spec": {}}
+    if settings.taints:
+        document["spec"]["taints"] = [{"key": one.key, **({"value": one.value} if one.value else {}), "effect": one.effect} for one in settings.taints]
+    return document
+
+
+def node_status(
+    settings: Settings, name: str, host_machine: Machine, addresses: Sequence[Address], *, port: int, problem: str | None, before: Node | None, now: str
+) -> Document:
+    """The status; ``problem`` says why pods cannot be run, and conditions that stand keep their moment of transition."""
+    amounts = {
+        "cpu": str(host_machine.cpus),
+        "memory": f"{host_machine.memory_kib}Ki",
+        "ephemeral-storage": str(host_machine.disk_bytes),
+        "pods": str(settings.max_pods),
+    }
+    ready = (
+        ("Ready", "True", "KubeletReady", "kubelet is posting ready status")
+        if problem is None
+        else ("Ready", "False", "KubeletNotReady", f"container runtime network not ready: {problem}")
+    )
+    conditions = [*((type_, "False", reason, f"kubelet: {text}") for type_, reason, text in _PRESSURES), ready]
+    return {
+        "addresses": [*({"type": "InternalIP", "address": str(address)} for address in addresses), {"type": "Hostname", "address": name}],
+        "capacity": amounts,
+        "allocatable": amounts,
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+        "nodeInfo": {
+            "machineID": host_machine.machine_id,
+            "systemUUID": host_machine.machine_id,
+            "bootID": host_machine.boot_id,
+            "kernelVersion": host_machine.kernel,
+            "osImage": host_machine.image,
+            "containerRuntimeVersion": f"twinstack://{__version__}",
+            "kubeletVersion": KUBELET_VERSION,
+            "kubeProxyVersion": "",
+            "operatingSystem": "linux",
+            "architecture": host_machine.architecture,
+        },
+        "conditions": [_condition(*one, before=before, now=now) for one in conditions],
+    }
+
+
+def _condition(type_: str, status: str, reason: str, message: str, *, before: Node | None, now: str) -> Document:
+    known = condition_of(before.status.conditions, type_) if before is not None else None
+    since = known.lastTransitionTime if known is not None and known.status == status and known.lastTransitionTime else now
+    return {"type": type_, "status": status, "lastHeartbeatTime": now, "lastTransitionTime": since, "reason": reason, "message": message}
+
+
+def without_heartbeats(status: Document) -> Document:
+    """A status without what changes every time, to be compared."""
+    return {**status, "conditions": [{**one, "lastHeartbeatTime": None, "lastTransitionTime": None} for one in status["conditions"]]}
+
+
+def host_ips_of(node: Node | None) -> tuple[str, ...]:
+    """A node's addresses as its pods tell them: the first, and the first later one of the other family."""
+    listed = node.status.addresses or () if node is not None else ()
+    texts = [one.address for kind in ("InternalIP", "ExternalIP") for one in listed if one.type == kind]
+    if not texts:
+        return ()
+    try:
+        first = Family.of(parse_address(texts[0]))
+        second = next((text for text in texts[1:] if Family.of(parse_address(text)) is not first), None)
+    except AddressError:
+        return (texts[0],)
+    return (texts[0],) if second is None else (texts[0], second)

@@ -1,0 +1,189 @@
+"""The node's standing with the API server: its object, its status, its lease.
+
+The object is made when there is none; its status is looked at every few seconds and at once when something has
+changed, and written when it differs or when five minutes have passed; the lease is renewed at a quarter of its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from twinstack.agent.network import Network
+from twinstack.agent.node import HEARTBEAT_SECONDS, Machine, NodeAddressError, node_addresses, node_document, node_status, without_heartbeats
+from twinstack.agent.settings import Settings
+from twinstack.api import errors
+from twinstack.api.kinds import Lease, Node
+from twinstack.api.objects import Document, Key
+from twinstack.api.resources import resource_of
+from twinstack.api.times import text_of_micro_time, text_of_time
+from twinstack.client.client import Client
+from twinstack.client.informer import Informer
+from twinstack.kernel.errors import KernelError
+from twinstack.kernel.netlink import Netlink
+from twinstack.net.family import Address
+
+log = logging.getLogger(__name__)
+NODES, LEASES = resource_of(Node), resource_of(Lease)
+LEASE_NAMESPACE = "kube-node-lease"
+RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.05, 5.0
+
+
+class Registration:
+    """Keeps one node's object, status and lease."""
+
+    def __init__(self, settings: Settings, name: str, client: Client, nodes: Informer[Node], network: Network, host: Machine) -> None:
+        self.addresses: Sequence[Address] = ()
+        self._settings, self._name, self._key = settings, name, Key("", name)
+        self._client, self._nodes, self._network, self._machine = client, nodes, network, host
+        self._changed, self._registered = asyncio.Event(), asyncio.Event()
+        self._problem = "the node's status has not been written yet"
+        self._uid = ""
+        self._written: Document | None = None
+        self._written_at = datetime.min.replace(tzinfo=UTC)
+
+    def change(self) -> None:
+        """The node's object has changed."""
+        self._changed.set()
+
+    async def registered(self) -> None:
+        """Wait until the API server knows the node and its status."""
+        await self._registered.wait()
+
+    def health(self) -> str | None:
+        """Why the node is not kept, for /healthz."""
+        return self._problem or None
+
+    def find_addresses(self) -> None:
+        """Find the node's addresses; NodeAddressError when --node-ip names one that is not here."""
+        with Netlink() as kernel:
+            self.addresses = node_addresses(self._settings.node_ips, self._name, kernel.addresses(), kernel.routes(protocol=None))
+
+    # ---- object and status
+
+    async def keep_status(self) -> None:
+        """Register the node and keep its status, until cancelled."""
+        delay = RETRY_SECONDS
+        while True:
+            self._changed.clear()
+            try:
+                await self._once()
+            except (errors.APIError, NodeAddressError, KernelError) as error:
+                self._problem = f"the node's status cannot be written: {error}"
+                log.warning("The node's status could not be written", extra={"node": self._name, "error": str(error)})
+                await asyncio.sleep(delay)
+                delay = min(LONGEST_RETRY_SECONDS, delay * 2)
+                continue
+            self._problem, delay = "", RETRY_SECONDS
+            self._registered.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.status_seconds):
+                    await self._changed.wait()
+
+    async def _once(self) -> None:
+        self.find_addresses()
+        known = self._nodes.get(self._key)
+        if known is None:
+            if not self._nodes.is_synced or self._settings.register_node:
+                await self._register()
+            else:
+                raise errors.NotFound(f'node "{self._name}" is not registered, and --register-node=false leaves that to somebody else')
+            known = self._nodes.get(self._key)
+        elif not self._uid:
+            await self._adopt(known)
+        self._uid = known.metadata.uid if known is not None else self._uid
+        cidrs = known.spec.podCIDRs if known is not None and self._settings.write_cni_config else None
+        if cidrs and self._network.write(self._settings.network_name, cidrs, data_dir=self._settings.cni_data_dir):
+            log.info("The network configuration is written", extra={"node": self._name, "podCIDRs": ",".join(cidrs)})
+        now = datetime.now(UTC)
+        status = self._status(known, now)
+        same = self._written is not None and without_heartbeats(self._written) == without_heartbeats(status) and not self._was_overwritten(known)
+        if same and now - self._written_at < timedelta(seconds=HEARTBEAT_SECONDS):
+            return
+        await self._write(status)
+        self._written, self._written_at = status, now
+
+    def _status(self, known: Node | None, now: datetime) -> Document:
+        return node_status(
+            self._settings,
+            self._name,
+            self._machine,
+            self.addresses,
+            port=self._settings.port,
+            problem=self._network.problem(),
+            before=known,
+            now=text_of_time(now),
+        )
+
+    def _was_overwritten(self, known: Node | None) -> bool:
+        """Whether somebody, such as the node life cycle controller, has said otherwise meanwhile."""
+        if known is None or self._written is None:
+            return False
+        ours = {one["type"]: one["status"] for one in self._written["conditions"]}
+        return any(one.type in ours and one.status != ours[one.type] for one in known.status.conditions or ())
+
+    async def _register(self) -> None:
+        document = node_document(self._settings, self._name, self._machine)
+        document["status"] = status = self._status(None, datetime.now(UTC))
+        try:
+            answer = await self._client.create(NODES, document)
+        except errors.AlreadyExists:
+            answer = await self._client.get(NODES, self._key)
+        else:
+            log.info("The node is registered", extra={"node": self._name})
+            if (answer.get("status") or {}).get("addresses"):
+                self._written, self._written_at = status, datetime.now(UTC)
+        self._uid = answer["metadata"].get("uid", "")
+        self._nodes.take(answer)
+        await self._label(answer["metadata"].get("labels") or {})
+
+    async def _adopt(self, known: Node) -> None:
+        await self._label(known.labels)
+
+    async def _label(self, labels: dict[str, str]) -> None:
+        """Set our labels on a node that was there before; the others stay."""
+        wanted = node_document(self._settings, self._name, self._machine)["metadata"]["labels"]
+        missing = {key: value for key, value in wanted.items() if labels.get(key) != value}
+        if missing:
+            self._nodes.take(await self._client.patch(NODES, self._key, {"metadata": {"labels": missing}}))
+
+    async def _write(self, status: Document) -> None:
+        # a list keyed by type cannot hold two InternalIPs in a merge, so the addresses are replaced whole (spec of kubelet, patch trap)
+        patch = {"status": {**status, "addresses": [{"$patch": "replace"}, *status["addresses"]]}}
+        self._nodes.take(await self._client.patch(NODES, self._key, patch, subresource="status", kind="strategic"))
+
+    # ---- lease
+
+    async def keep_lease(self) -> None:
+        """Renew the lease at a quarter of its time, until cancelled."""
+        await self._registered.wait()
+        seconds = self._settings.lease_seconds
+        delay = RETRY_SECONDS
+        lease: Document | None = None
+        while True:
+            try:
+                lease = await self._renew(lease)
+            except errors.APIError as error:
+                log.warning("The node's lease could not be renewed", extra={"node": self._name, "error": error.message})
+                lease = None
+                await asyncio.sleep(delay)
+                delay = min(LONGEST_RETRY_SECONDS, delay * 2)
+                continue
+            delay = RETRY_SECONDS
+            await asyncio.sleep(seconds / 4)
+
+    async def _renew(self, lease: Document | None) -> Document:
+        now = text_of_micro_time(datetime.now(UTC))
+        key = Key(LEASE_NAMESPACE, self._name)
+        if lease is None:
+            with contextlib.suppress(errors.NotFound):
+                lease = await self._client.get(LEASES, key)
+        spec = {"holderIdentity": self._name, "leaseDurationSeconds": self._settings.lease_seconds, "renewTime": now}
+        if lease is not None:
+            return await self._client.update(LEASES, {**lease, "spec": {**lease.get("spec", {}), **spec}})
+        owner = {"apiVersion": "v1", "kind": "Node", "name": self._name, "uid": self._uid}
+        metadata = {"name": self._name, "namespace": LEASE_NAMESPACE, "ownerReferences": [owner]}
+        return await self._client.create(LEASES, {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": metadata, "spec": spec})
