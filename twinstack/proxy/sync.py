@@ -85,6 +85,8 @@ class FamilySync:
         self._without_local: dict[Key, Counter[str]] = {}
         self._label = family.value
         self.synced = asyncio.Event()
+        for counter in (metrics.failures, metrics.cleanup_failures, metrics.conntrack_failures, metrics.conntrack_deleted):
+            counter.labels(self._label)  # a series that is there from the start can be watched
 
     def table(self) -> Table:
         """The wanted table as it was last made."""
