@@ -116,7 +116,10 @@ class Sight(NamedTuple):
 def plan(sight: Sight) -> list[Path]:
     """Every path to be tried, in the order of the table."""
     paths = [*_between_pods(sight), *_to_cluster_ips(sight), *_headless(sight), *_to_node_ports(sight), *_hairpin(sight), *_to_outside(sight)]
-    return [*paths, *_refusals(sight)]
+    ways: dict[str, list[Path]] = {}
+    for path in [*paths, *_refusals(sight)]:
+        ways.setdefault(path.way, []).append(path)
+    return [path for together in ways.values() for path in together]
 
 
 def judge(attempt: Attempt, reply: Reply) -> str:
