@@ -194,6 +194,11 @@ def decide(pod: Pod, *, sandbox: bool, seen: Mapping[str, Seen], failure: Failur
         why = "the pod is being deleted" if deleted else failure.message if failure else "the pod is over"
         return _end(pod, sandbox=sandbox, seen=seen, deleted=deleted, why=why)
     if not sandbox:
+        # containers that an earlier sandbox has left cannot move into the new one
+        stray = [container for container in everything(pod) if seen.get(container.name, NOTHING).running]
+        if stray:
+            kills = (Kill(container, grace_of(pod), "its sandbox is gone") for container in stray if seen[container.name].ending is None)
+            return Plan(tuple(kills))
         return Plan((MakeSandbox(),))
     return _begin(pod, seen, now)
 
