@@ -1,0 +1,89 @@
+"""Probes: counting, and asking over both families."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from twinstack.agent.containers.base import ContainerError, Output
+from twinstack.agent.probes import Count, Prober, Result, port_of, watch
+from twinstack.api.kinds import Container, Probe
+from twinstack.api.objects import view_of
+
+
+def test_thresholds_turn_findings_into_a_value():
+    probe = Probe(successThreshold=2, failureThreshold=3)
+    count, values = Count(False), []
+    for ok in (True, True, False, False, True, False, False, False, True, True):
+        count = count.after(ok, probe)
+        values.append(count.value)
+    assert values == [False, True, True, True, True, True, True, False, False, True]
+
+
+class Commands:
+    """A runtime of which only ``execute`` is asked."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    async def execute(self, identifier, argv, *, timeout_seconds):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+CONTAINER = view_of(Container, {"name": "c", "ports": [{"name": "web", "containerPort": 8080}]})
+
+
+@pytest.mark.parametrize(
+    ("answer", "result"),
+    [
+        (Output(0, b""), Result(True, "exit status 0")),
+        (Output(1, b"broken"), Result(False, "broken")),
+        (Output(None, b"slow"), Result(False, "command timed out after 1 s: slow")),
+        (ContainerError("it is gone"), Result(False, "it is gone")),
+    ],
+)
+async def test_a_command_decides_by_its_exit_status(answer, result):
+    async with Prober(Commands(answer)) as prober:
+        assert await prober.ask(view_of(Probe, {"exec": {"command": ["x"]}}), CONTAINER, identifier="i", address="") == result
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+async def test_http_and_tcp_are_asked_at_the_pods_address(address):
+    async def answer(reader, writer):
+        line = await reader.readline()
+        writer.write(b"HTTP/1.1 " + (b"200 OK" if b"/fine" in line else b"503 No") + b"\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, address, 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, Prober(Commands(None)) as prober:
+
+        async def ask(document):
+            return await prober.ask(view_of(Probe, document), CONTAINER, identifier="i", address=address)
+
+        assert (await ask({"httpGet": {"path": "/fine", "port": port}})).ok
+        assert await ask({"httpGet": {"path": "/else", "port": port}}) == Result(False, "HTTP probe failed with statuscode: 503")
+        assert (await ask({"tcpSocket": {"port": port}})).ok
+        assert not (await ask({"tcpSocket": {"port": 1}})).ok
+        assert not (await ask({"httpGet": {"port": 1}})).ok
+
+
+def test_a_port_may_be_named():
+    assert [port_of(named, CONTAINER) for named in (80, "81", "web", "none")] == [80, 81, 8080, 0]
+
+
+async def test_a_young_container_is_asked_again_soon():
+    answers = iter([False, False, True])
+    told: list[tuple[bool, bool]] = []
+
+    async def ask(probe):
+        return Result(next(answers))
+
+    async with asyncio.timeout(2):
+        await watch(Probe(periodSeconds=30), ask, lambda count, result: told.append((count.value, result.ok)), initially=False, eager=True, until=True)
+    assert told == [(True, True)]
