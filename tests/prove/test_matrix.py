@@ -11,7 +11,7 @@ from twinstack.api.objects import view_of
 from twinstack.net.cidr import parse_address
 from twinstack.net.family import ByFamily, Family
 from twinstack.prove import matrix, report
-from twinstack.prove.matrix import Attempt, Cell, Place, Reply, Row, State, judge, must_be_refused, plan
+from twinstack.prove.matrix import Attempt, Cell, Place, Reply, Row, State, expected_families, judge, must_be_refused, plan
 from twinstack.prove.sight import sight_of
 
 F4, F6 = Family.IPV4, Family.IPV6
@@ -109,7 +109,44 @@ def test_a_refusal_that_must_be_is_a_success_and_any_other_a_failure(paper: Any)
         families = (F4,) if must else (F4, F6)
         path = plan(sight(paper, families, wanted=asked, refusals={"s": "why"} if told else {}))[-1]
         assert path.verdict is not None and path.verdict.state is state
-    assert plan(sight(paper, (F4, F6), wanted=asked))[-1].verdict is None
+
+
+@pytest.mark.parametrize(
+    "asked, cluster, families",
+    [
+        pytest.param(service("PreferDualStack"), (F6, F4), (F6, F4), id="both preferred: the cluster's order"),
+        pytest.param(service("PreferDualStack"), (F6,), (F6,), id="both preferred where one is"),
+        pytest.param(service("RequireDualStack", "IPv6", "IPv4"), (F4, F6), (F6, F4), id="the author's order wins"),
+        pytest.param(service("RequireDualStack", "IPv6"), (F4, F6), (F6, F4), id="the author's first, then its twin"),
+        pytest.param(service("SingleStack"), (F6, F4), (F6,), id="one: the primary"),
+        pytest.param(service("SingleStack", "IPv4"), (F6, F4), (F4,), id="one, by name"),
+    ],
+)
+def test_what_a_cluster_owes_to_a_service(asked: kinds.Service, cluster: tuple[Family, ...], families: tuple[Family, ...]) -> None:
+    assert expected_families(asked, cluster) == families
+
+
+def test_a_service_that_got_less_than_it_is_owed_fails(paper: Any) -> None:
+    def named(name: str, policy: str) -> kinds.Service:
+        return view_of(kinds.Service, {"metadata": {"name": name}, "spec": {"ipFamilyPolicy": policy}})
+
+    wanted = [named("single", "PreferDualStack"), named("prefer-dual", "PreferDualStack"), named("gone", "SingleStack")]
+    paths = plan(sight(paper, (F4, F6), wanted=wanted))
+    told = [(path.way, path.verdict.detail) for path in paths if path.verdict is not None]
+    assert told == [
+        ("Service families", "single has the families IPv4, and is owed IPv4,IPv6"),
+        ("Service missing", "gone was applied and is not there"),
+    ]
+    owed = {path.subject.split(" ")[0]: path.owed for path in paths if path.way == "pod → ClusterIP"}
+    assert owed["single"] == owed["prefer-dual"] == {F4, F6}
+
+
+def test_pods_are_owed_a_path_in_every_family_if_there_are_pairs(paper: Any) -> None:
+    one = sight(paper, (F4, F6))
+    same, across = plan(one)[:2]
+    assert same.owed == across.owed == {F4, F6}
+    alone = one._replace(pods=one.pods[:1])
+    assert not plan(alone)[0].owed and plan(alone)[-1].owed
 
 
 ATTEMPT = Attempt(Place("a", "/a"), parse_address("192.0.2.1"), 80, answerers=frozenset({"b"}), seen_as=frozenset({parse_address("2001:db8::1")}))

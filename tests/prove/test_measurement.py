@@ -30,7 +30,15 @@ async def test_a_cell_is_the_median_of_its_connections_and_absent_where_there_ar
 
     (row,) = await measurement.walk([PATH], [F4, F6], dial=dial)
     assert row.cells[F4] == Cell(State.WORKS, 0.0035, 6)
-    assert row.cells[F6] == Cell(State.ABSENT, detail="why not")
+    assert row.cells[F6] == Cell(State.ABSENT, detail="why not") and row.works
+
+
+async def test_a_path_that_is_owed_and_missing_fails() -> None:
+    async def dial(attempt: Attempt) -> Reply:
+        return Reply(0.001)
+
+    (row,) = await measurement.walk([PATH._replace(owed=frozenset({F6}))], [F4, F6], dial=dial)
+    assert row.cells[F6] == Cell(State.FAILS, detail="why not") and not row.works
 
 
 async def test_what_fails_at_first_is_tried_again_while_the_cluster_settles() -> None:

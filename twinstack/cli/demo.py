@@ -41,7 +41,8 @@ class DemoError(Error):
 @click.option("--examples", type=click.Path(path_type=Path, file_okay=False), default=EXAMPLES, help="Another folder of the same manifests.")
 @click.option("--kubeconfig", default="", help="The kubeconfig with the cluster's context; the one that `up` wrote to when left out.")
 @click.option("--timeout", "timeout_seconds", type=float, default=60.0, show_default=True, help="How many seconds the pods may take to be ready.")
-def demo(name: str, color: bool | None, output: str, keep: bool, examples: Path, kubeconfig: str, timeout_seconds: float) -> None:
+@click.option("--settle", "settle_seconds", type=float, default=10.0, show_default=True, help="For how many seconds a connection that fails is tried again.")
+def demo(name: str, color: bool | None, output: str, keep: bool, examples: Path, kubeconfig: str, timeout_seconds: float, settle_seconds: float) -> None:
     """Measure every path of a cluster in both families.
 
     Exit status 1 when any cell that should work does not.
@@ -55,7 +56,9 @@ def demo(name: str, color: bool | None, output: str, keep: bool, examples: Path,
     connection, layout = _cluster(name, kubeconfig)
     errors = Console(stderr=True, no_color=not colors(color))
     with errors.status("looking at the cluster") as status:
-        rows = asyncio.run(_run(connection, layout, examples, keep=keep, timeout_seconds=timeout_seconds, progress=status.update))
+        rows = asyncio.run(
+            _run(connection, layout, examples, keep=keep, timeout_seconds=timeout_seconds, settle_seconds=settle_seconds, progress=status.update)
+        )
     found = report.document(rows, name, layout.families)
     if output == "json":
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
@@ -101,7 +104,9 @@ def _cluster(name: str, kubeconfig: str) -> tuple[Connection, Layout]:
     return files.load(kubeconfig or record.kubeconfig or None, context=topology.context), layout
 
 
-async def _run(connection: Connection, layout: Layout, examples: Path, *, keep: bool, timeout_seconds: float, progress: Progress) -> list[Row]:
+async def _run(
+    connection: Connection, layout: Layout, examples: Path, *, keep: bool, timeout_seconds: float, settle_seconds: float, progress: Progress
+) -> list[Row]:
     from twinstack.client.client import Client
     from twinstack.client.manifests import read_folder
     from twinstack.prove import matrix, measurement, sight
@@ -116,7 +121,9 @@ async def _run(connection: Connection, layout: Layout, examples: Path, *, keep: 
             async with measurement.echo_server(layout.outside) as outside_port:
                 view = sight.sight_of(seen, layout, many=MANY, alone=ALONE, outside_port=outside_port, pod_port=POD_PORT, refusals=refusals, wanted=wanted)
                 paths = matrix.plan(view)
-                return await measurement.walk(paths, layout.families, progress=lambda path: progress(f"trying {path.way} {path.subject}"))
+                return await measurement.walk(
+                    paths, layout.families, settle_seconds=settle_seconds, progress=lambda path: progress(f"trying {path.way} {path.subject}")
+                )
         finally:
             if not keep:
                 await _clean_up(client, progress)

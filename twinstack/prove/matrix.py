@@ -5,8 +5,9 @@ Rule of this file: what the cluster has goes in, paths come out, and answers bec
 Theory. A path is proved for a family by connections that were really made, each from a place of its own (a network
 namespace), and by what the other side says of them: who it is, and whom it saw. So a connection that is answered by
 the wrong pod fails, and so does one whose source address was rewritten where it must not be (pod to pod) or was
-not where it must be (pod to outside). A cell of a family that the path does not have shows nothing; a Service that this
-cluster must refuse (RequireDualStack with one family, a family that it has not) succeeds by being refused.
+not where it must be (pod to outside). A cell of a family that the path need not have shows nothing, but one whose path is
+owed and missing fails: what was never tried proves nothing. A Service that this cluster must refuse (RequireDualStack
+with one family, a family that it has not) succeeds by being refused.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ class Path(NamedTuple):
     attempts: ByFamily[tuple[Attempt, ...]] = ByFamily()
     verdict: Cell | None = None  # known without a connection
     absent: str = ""  # why a family without attempts has none
+    owed: frozenset[Family] = frozenset()  # the families in which there must be such a path: that there is none is a failure
 
 
 class Row(NamedTuple):
@@ -117,7 +119,7 @@ def plan(sight: Sight) -> list[Path]:
     """Every path to be tried, in the order of the table."""
     paths = [*_between_pods(sight), *_to_cluster_ips(sight), *_headless(sight), *_to_node_ports(sight), *_hairpin(sight), *_to_outside(sight)]
     ways: dict[str, list[Path]] = {}
-    for path in [*paths, *_refusals(sight)]:
+    for path in [*paths, *_verdicts(sight)]:
         ways.setdefault(path.way, []).append(path)
     return [path for together in ways.values() for path in together]
 
@@ -142,6 +144,14 @@ def cell_of(replies: Sequence[Reply], wrong: str) -> Cell:
     return Cell(State.FAILS if wrong else State.WORKS, median, len(replies), wrong)
 
 
+def expected_families(service: kinds.Service, families: Sequence[Family]) -> tuple[Family, ...]:
+    """The families, in order, that a cluster of these families owes to a Service of a manifest."""
+    asked = tuple(Family(name) for name in service.spec.ipFamilies) or tuple(families[:1])
+    if service.spec.ipFamilyPolicy in ("PreferDualStack", "RequireDualStack"):
+        return (*asked, *(family for family in families if family not in asked))
+    return asked[:1]
+
+
 def must_be_refused(service: kinds.Service, families: Sequence[Family]) -> bool:
     """Whether a cluster of these families must refuse a Service: it asks for a family, or for two, where there is none."""
     known = {family.value for family in families}
@@ -155,7 +165,7 @@ def _between_pods(sight: Sight) -> Iterable[Path]:
     pairs = [(one, other) for one in sight.pods for other in sight.pods if one is not other]
     for way, near, reason in (("pod → pod, same node", True, "no two pods share a node"), ("pod → pod, across nodes", False, "all pods are on one node")):
         chosen = [(one, other) for one, other in pairs if (one.node == other.node) is near]
-        yield Path(way, "", _by_family(sight, partial(_pod_attempts, chosen, sight.pod_port)), absent=reason)
+        yield Path(way, "", _by_family(sight, partial(_pod_attempts, chosen, sight.pod_port)), absent=reason, owed=_all(sight, chosen))
 
 
 def _pod_attempts(pairs: Sequence[tuple[Place, Place]], port: int, family: Family) -> Iterable[Attempt]:
@@ -174,6 +184,7 @@ def _to_cluster_ips(sight: Sight) -> Iterable[Path]:
                     _described(name, service),
                     _by_family(sight, partial(_cluster_ip_attempts, sight, service, port, sources)),
                     absent="the Service has no address of this family",
+                    owed=_owed(sight, name),
                 )
 
 
@@ -191,7 +202,8 @@ def _headless(sight: Sight) -> Iterable[Path]:
                 "pod → headless endpoints",
                 _described(name, service),
                 _by_family(sight, partial(_endpoint_attempts, sight, name)),
-                absent="the Service is not of this family",
+                absent="the Service has no endpoints of this family",
+                owed=_owed(sight, name),
             )
 
 
@@ -217,6 +229,7 @@ def _to_node_ports(sight: Sight) -> Iterable[Path]:
                         f"{name} on {node.name}, port {port.nodePort}",
                         _by_family(sight, partial(_node_port_attempts, sight, service, port, node)),
                         absent="the Service is not of this family",
+                        owed=_owed(sight, name),
                     )
 
 
@@ -231,7 +244,13 @@ def _hairpin(sight: Sight) -> Iterable[Path]:
     service = sight.services.get(sight.own_service)
     if service is not None:
         attempts = _by_family(sight, partial(_hairpin_attempts, sight, service))
-        yield Path("pod → its own Service", _described(sight.own_service, service), attempts, absent="the Service has no address of this family")
+        yield Path(
+            "pod → its own Service",
+            _described(sight.own_service, service),
+            attempts,
+            absent="the Service has no address of this family",
+            owed=_owed(sight, sight.own_service),
+        )
 
 
 def _hairpin_attempts(sight: Sight, service: kinds.Service, family: Family) -> Iterable[Attempt]:
@@ -250,24 +269,41 @@ def _to_outside(sight: Sight) -> Iterable[Path]:
                 own = nodes[pod.node].addresses.get(family)
                 yield Attempt(pod, sight.outside.addresses[family], sight.outside_port, seen_as=frozenset((own,)) if own else frozenset())
 
-    yield Path("pod → outside", "masqueraded as its node", _by_family(sight, attempts), absent="the pods have no address of this family")
+    yield Path(
+        "pod → outside", "masqueraded as its node", _by_family(sight, attempts), absent="no pod has an address of this family", owed=frozenset(sight.families)
+    )
 
 
-def _refusals(sight: Sight) -> Iterable[Path]:
+def _verdicts(sight: Sight) -> Iterable[Path]:
+    """What the API server's answers alone tell."""
+
+    def row(way: str, service: kinds.Service, detail: str, state: State = State.FAILS) -> Path:
+        return Path(way, _described(service.metadata.name, service), verdict=Cell(state, detail=detail))
+
     for service in sight.wanted:
         name, must = service.metadata.name, must_be_refused(service, sight.families)
-        told = sight.refusals.get(name)
-        if told is not None and must:
-            yield Path("Service refused", _described(name, service), verdict=Cell(State.REFUSED, detail=told))
-        elif told is not None:
-            yield Path("Service refused", _described(name, service), verdict=Cell(State.FAILS, detail=f"{name} should be accepted here: {told}"))
+        told, found = sight.refusals.get(name), sight.services.get(name)
+        if told is not None:
+            yield row("Service refused", service, told, State.REFUSED) if must else row("Service refused", service, f"{name} should be accepted here: {told}")
         elif must:
-            yield Path(
-                "Service accepted", _described(name, service), verdict=Cell(State.FAILS, detail=f"{name} must be refused by a cluster of these families")
-            )
+            yield row("Service accepted", service, f"{name} must be refused by a cluster of these families")
+        elif found is None:
+            yield row("Service missing", service, f"{name} was applied and is not there")
+        elif tuple(found.spec.ipFamilies) != (owed := tuple(map(str, expected_families(service, sight.families)))):
+            yield row("Service families", found, f"{name} has the families {','.join(found.spec.ipFamilies)}, and is owed {','.join(owed)}")
 
 
 # ---- parts
+
+
+def _owed(sight: Sight, name: str) -> frozenset[Family]:
+    """The families that this cluster owes to a Service."""
+    return frozenset(family for one in sight.wanted if one.metadata.name == name for family in expected_families(one, sight.families))
+
+
+def _all(sight: Sight, some: Sequence[object]) -> frozenset[Family]:
+    """Every family of the cluster, if there is anything to try."""
+    return frozenset(sight.families) if some else frozenset()
 
 
 def addresses_of(service: kinds.Service) -> ByFamily[Address]:

@@ -105,7 +105,7 @@ async def _cell(path: Path, family: Family, dial: Dial, repeats: int, deadline: 
         return path.verdict
     attempts = path.attempts.get(family)
     if not attempts:
-        return Cell(State.ABSENT, detail=path.absent)
+        return Cell(State.FAILS if family in path.owed else State.ABSENT, detail=path.absent)
     replies: list[Reply] = []
     for attempt in attempts:
         made = 0
