@@ -29,9 +29,7 @@ def tracked(netns, family):
         stack.callback(conntrack.close)
         _up(path)
         ruleset = stack.enter_context(nftables.Nftables(path))
-        ruleset.run(
-            f"add table {word} x\nadd chain {word} x o {{ type nat hook output priority -100; }}\nadd rule {word} x o udp dport 53 dnat to :5353\n"
-        )
+        ruleset.run(f"add table {word} x\nadd chain {word} x o {{ type nat hook output priority -100; }}\nadd rule {word} x o udp dport 53 dnat to :5353\n")
         for port in (53, 53, 53, 54):
             one = stack.enter_context(namespaces.socket_in(path, family.facts.socket_family, socket.SOCK_DGRAM))
             one.connect((loopback, port))

@@ -38,10 +38,11 @@ from twinstack.net.family import FAMILIES, Family, Network
 from twinstack.proxy import healthcheck
 from twinstack.proxy.catalog import Catalog
 from twinstack.proxy.healthcheck import FamilyHealth
+from twinstack.proxy.healthports import HealthPorts
 from twinstack.proxy.metrics import Metrics
 from twinstack.proxy.ruleset import TABLE, Shape
 from twinstack.proxy.services import HEADLESS, PROXY_NAME, ZONE, Place, affinity_seconds, canonical
-from twinstack.proxy.settings import Settings, bind_family, checked, listen_addresses, options_for
+from twinstack.proxy.settings import PRIMARY, Settings, bind_family, checked, listen_addresses, options_for
 from twinstack.proxy.sync import FamilySync, NodeState
 
 NODE_SECONDS = 30.0
@@ -98,6 +99,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None, r
                 return
             serving = [group.create_task(sync.run()) for sync in proxy.syncs.values()]
             group.create_task(proxy.serve())
+            group.create_task(proxy.health_ports())
             await asyncio.gather(*(sync.synced.wait() for sync in proxy.syncs.values()))
             ready()
             await asyncio.gather(*serving)
@@ -122,6 +124,14 @@ class Proxy:
         self._slices = Informer(client, kinds.EndpointSlice, label_selector=f"!{HEADLESS}")
         self._nodes = Informer(client, kinds.Node, field_selector=f"metadata.name={self.name}")
         self._cidrs = Informer(client, kinds.ServiceCIDR)
+        self._health_ports = HealthPorts(
+            self._catalog,
+            self._node,
+            self._families,
+            hosts=self._health_hosts,
+            healthy=self._healthy,
+            failed=lambda service, message: self._recorder.tell(service, "Warning", "FailedToStartServiceHealthcheck", message),
+        )
 
     def watches(self) -> list[Any]:
         """The work that keeps our knowledge true."""
@@ -199,6 +209,17 @@ class Proxy:
         """The wanted tables as nft would list them."""
         return web.Response(text="".join(text.listing(sync.table()) for sync in self.syncs.values()))
 
+    async def health_ports(self) -> None:
+        """Health-check node ports, until cancelled."""
+        await self._health_ports.run()
+
+    def _health_hosts(self, family: Family) -> tuple[str, ...]:
+        """Where they listen: where node ports answer by default, else everywhere."""
+        return self._node.addresses.get(family, ()) if self.settings.nodeport_addresses == (PRIMARY,) else ("",)
+
+    def _healthy(self) -> bool:
+        return all(sync.health.healthy for sync in self.syncs.values()) and self._eligible()
+
     def _eligible(self) -> bool:
         return healthcheck.node_eligible(self._nodes.get(Key("", self.name)))
 
@@ -210,6 +231,7 @@ class Proxy:
             return
         if after is not None and affinity_seconds(after) and (before is None or not affinity_seconds(before)):
             self._recorder.tell(after, "Warning", "SessionAffinityIgnored", "This proxy does not know session affinity yet; the Service is served without.")
+        self._health_ports.look()
         for family, sync in self.syncs.items():
             self._metrics.service_changes.labels(family.value).inc()
             sync.mark(key)
@@ -226,6 +248,7 @@ class Proxy:
             self._read_node(after)
         if (self._node.place, self._node.addresses) != known:
             log.info("The node's place or addresses changed", extra={"zone": self._node.place.zone})
+            self._health_ports.look()
             for sync in self.syncs.values():
                 sync.mark_everything()
 
