@@ -14,7 +14,6 @@ from pathlib import Path
 
 import msgspec
 
-from twinstack.api import kinds
 from twinstack.api.objects import Key
 from twinstack.api.world import Controller
 from twinstack.client import certificates, kubeconfig
@@ -124,11 +123,6 @@ async def run_controllers(
             group.create_task(cache.run(), name="cache")
             group.create_task(recorder.run(), name="events")
             group.create_task(election.run(work) if election is not None else work(), name=component)
-
-
-def views_of(controllers: Sequence[Controller]) -> set[type[kinds.Object]]:
-    """The kinds that the controllers look at."""
-    return {watch.view for controller in controllers for watch in controller.watches}
 
 
 def read_file(flag: str, path: str) -> bytes:
