@@ -103,10 +103,10 @@ class Server:
 
     async def _listen(self, application: web.Application | None, host: str, port: int, context: ssl.SSLContext | None) -> None:
         if application is not None:
-            runner = web.AppRunner(application, access_log=None)
+            runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
             await runner.setup()
             self._runners.append(runner)
-        await web.TCPSite(self._runners[-1], host, port, ssl_context=context, shutdown_timeout=1).start()
+        await web.TCPSite(self._runners[-1], host, port, ssl_context=context).start()
 
     async def close(self) -> None:
         """Stop listening, and let no reader wait."""
