@@ -204,7 +204,7 @@ async def test_health_check_node_ports_tell_local_endpoints_of_their_family(clie
     port = created["spec"]["healthCheckNodePort"]
     kernel, _, _ = await start()
     await client.create(SLICES, endpoint_slice("lb", Family.IPV6, 1, 2))
-    await kernel.until(lambda: len(kernel.elements(Family.IPV6, "services")) >= 1)
+    await kernel.until(lambda: len(kernel.elements(Family.IPV6, "hairpin")) == 2)
     first, second = [await got(host_port(address, port), "/anything") for address in LOOPBACKS]
     assert (first[0], msgspec.json.decode(first[1])["localEndpoints"]) == (503, 0)
     assert (second[0], msgspec.json.decode(second[1])) == (

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from twinstack.api import kinds
 from twinstack.api.objects import Key, view_of
-from twinstack.dataplane.ruleset import Goto
+from twinstack.dataplane.ruleset import Goto, Verdict
 from twinstack.kernel.errors import KernelError
 from twinstack.kernel.fake import FakeNftables
 from twinstack.net.family import FAMILIES, Family
@@ -164,11 +164,11 @@ async def test_a_node_that_moves_concerns_every_service(family):
     world.slice(None, placed)
     await world.sync()
     assert world.metric("sync_proxy_rules_no_local_endpoints_total", family, traffic_policy="internal") == 1
-    assert not world.elements(family, "services")
+    assert list(world.elements(family, "services").values()) == [Verdict("return")]
     world.node.place = Place("there")
     world.syncs[family].mark_everything()
     await world.sync()
-    assert len(world.elements(family, "services")) == 1
+    assert list(world.elements(family, "services").values()) == [Goto("pick-1")]
     assert world.metric("sync_proxy_rules_no_local_endpoints_total", family, traffic_policy="internal") == 0
 
 
@@ -196,6 +196,20 @@ async def test_two_services_that_claim_one_external_address_do_not_break_the_tab
     world.put(service("a", 2), None)
     await world.sync()
     assert world.elements(Family.IPV4, "endpoints")["203.0.113.1", "tcp", 80, 0] == ("10.1.0.1", 8080)
+
+
+async def test_nobody_takes_a_cluster_ip_by_an_external_address():
+    world = World()
+    world.put(None, service("a", 1, externalIPs=["10.96.0.2"]))
+    world.put(None, service("victim", 2))
+    for name, number in (("a", 1), ("victim", 2)):
+        world.slice(None, endpoint_slice(name, Family.IPV4, number))
+    await world.sync()
+    assert world.elements(Family.IPV4, "endpoints")["10.96.0.2", "tcp", 80, 0] == ("10.1.0.2", 8080)
+    assert world.elements(Family.IPV4, "services")["10.96.0.2", "tcp", 80] == Goto("pick-1")
+    world.slice(endpoint_slice("victim", Family.IPV4, 2), None)
+    await world.sync()
+    assert world.elements(Family.IPV4, "services")["10.96.0.2", "tcp", 80] == Verdict("return")
 
 
 async def test_changes_in_any_order_end_in_the_same_table():

@@ -79,9 +79,12 @@ _KNOWN_PROTOCOL = Match(("l4proto",), "{ " + ", ".join(PROTOCOLS) + " }")
 
 FIRST_CAPACITY, MORE_CAPACITY = 32, 64
 
+_INNER, _OUTER = "0/", "1/"  # prefixes of owners
+
 REFUSE = "refuse"
 _REFUSED = Goto(REFUSE)
 _DROPPED = Verdict("drop")
+_RETURN = Verdict("return")
 
 
 class Options(NamedTuple):
@@ -96,6 +99,11 @@ class Options(NamedTuple):
     masquerade_all: bool = False
     mark: int = 0x4000
     node_ports: tuple[str, ...] | None = None
+
+
+def service_of(owner: str) -> str:
+    """The name that a part's owner was made of; empty for the node's own part."""
+    return owner.partition("/")[2]
 
 
 def capacity_for(most: int) -> int:
@@ -132,7 +140,8 @@ class Shape:
         assembly = shape.assembly()
         assembly.put("", shape.node_part(node_addresses, service_cidrs))
         for port in own:
-            assembly.put(f"{port.name}/{port.protocol}", shape.part([port], node_addresses))
+            for owner, part in shape.parts(f"{port.name}/{port.protocol}", [port], node_addresses):
+                assembly.put(owner, part)
         return assembly.table()
 
     def node_part(self, addresses: Iterable[str], service_cidrs: Iterable[str]) -> Part:
@@ -146,12 +155,17 @@ class Shape:
         elements.update((("service-ranges", (text,)), None) for text in service_cidrs)
         return Part(tuple((name, key, value) for (name, key), value in elements.items()))
 
-    def part(self, ports: Sequence[ServicePort], node_addresses: Iterable[str] = ()) -> Part:
-        """The elements of a Service's ports, and the chains and sets that their verdicts need."""
-        maker = _PartMaker(self, tuple(node_addresses))
+    def parts(self, name: str, ports: Sequence[ServicePort], node_addresses: Iterable[str] = ()) -> tuple[tuple[str, Part | None], ...]:
+        """What a Service's ports want, by owner: (owner, part) for its cluster IP and for all that leads in from outside.
+
+        Two owners, because of those that claim one front end the smaller name wins: whoever gives his Service an
+        external address that is somebody else's cluster IP must not get his traffic.
+        """
+        inner, outer = _PartMaker(self, ()), _PartMaker(self, tuple(node_addresses))
         for port in ports:
-            maker.port(port)
-        return maker.part()
+            inner.internal(port)
+            outer.external(port)
+        return (f"{_INNER}{name}", inner.part()), (f"{_OUTER}{name}", outer.part())
 
     def goto(self, name: str) -> Goto:
         """The verdict that leads to a chain; one object each, for thousands of elements hold it."""
@@ -266,24 +280,18 @@ class _PartMaker:
         self._elements: dict[tuple[str, Key], Value] = {}
         self._chains: dict[str, Chain] = {}
 
-    def part(self) -> Part:
+    def part(self) -> Part | None:
+        """What was collected; None when it is nothing."""
+        if not self._elements:
+            return None
         return Part(tuple((name, key, value) for (name, key), value in self._elements.items()), tuple(self._chains.values()))
 
-    def port(self, port: ServicePort) -> None:
+    def internal(self, port: ServicePort) -> None:
+        """The cluster IP's front end."""
         put = self._elements.setdefault
         put(("cluster-ips", (port.address,)), None)
         for address in port.here:
             put(("hairpin", (address, address)), None)
-        self._internal(port)
-        if port.node_port:
-            self._external(_NODE, (port.protocol, port.node_port), port)
-        for address in (*port.externals, *port.balancers):
-            self._external(_ADDRESSED, (address, port.protocol, port.port), port)
-        if port.sources is not None:
-            for address in port.balancers:
-                self._guard((address, port.protocol, port.port), address, port.sources)
-
-    def _internal(self, port: ServicePort) -> None:
         front = (port.address, port.protocol, port.port)
         backends = port.local if port.internal_local else port.cluster
         if backends:
@@ -291,6 +299,16 @@ class _PartMaker:
             self._verdict(_ADDRESSED, front, _pick(_ADDRESSED, len(backends)).name)
         else:
             self._missing(_ADDRESSED, front, dropped=port.internal_local and port.exists)
+
+    def external(self, port: ServicePort) -> None:
+        """The front ends of node ports, external addresses and load balancers."""
+        if port.node_port:
+            self._external(_NODE, (port.protocol, port.node_port), port)
+        for address in (*port.externals, *port.balancers):
+            self._external(_ADDRESSED, (address, port.protocol, port.port), port)
+        if port.sources is not None:
+            for address in port.balancers:
+                self._guard((address, port.protocol, port.port), address, port.sources)
 
     def _external(self, kind: _Kind, front: Key, port: ServicePort) -> None:
         if not port.cluster and not (port.external_local and port.local):
@@ -313,6 +331,7 @@ class _PartMaker:
         self._elements.setdefault((kind.verdicts, front), self._shape.goto(chain))
 
     def _missing(self, kind: _Kind, front: Key, *, dropped: bool) -> None:
+        self._elements.setdefault((kind.verdicts, front), _RETURN)  # the front end is taken all the same
         self._elements.setdefault((kind.missing, front), _DROPPED if dropped else _REFUSED)
 
     def _guard(self, front: Key, balancer: str, sources: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from twinstack.net.family import Family
 from twinstack.proxy.catalog import Catalog
 from twinstack.proxy.healthcheck import FamilyHealth
 from twinstack.proxy.metrics import Metrics
-from twinstack.proxy.ruleset import Shape, capacity_for, most_endpoints
+from twinstack.proxy.ruleset import Shape, capacity_for, most_endpoints, service_of
 from twinstack.proxy.services import Place, ServicePort, UDPFronts, gone_answers, service_ports, udp_fronts
 
 TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
@@ -138,7 +138,7 @@ class FamilySync:
         """Make the marked Services' parts anew; the UDP front ends of those Services as they were before."""
         marked: Iterable[Key] = self._marked
         if self._everything:
-            marked = {*self._catalog.keys(), *(Key.parse(owner) for owner in self._assembly.owners() if owner)}
+            marked = {*self._catalog.keys(), *(Key.parse(service_of(owner)) for owner in self._assembly.owners() if owner)}
         if self._node_marked:
             cidrs = self._node.service_cidrs.get(self.family, ())
             self._assembly.put("", self._shape.node_part(self._node.addresses.get(self.family, ()), cidrs))
@@ -165,7 +165,8 @@ class FamilySync:
         if (most := most_endpoints(ports)) > self._shape.capacity:
             self._grow(most)
         addresses = self._node.addresses.get(self.family, ())
-        self._assembly.put(str(key), self._shape.part(ports, addresses) if ports else None)
+        for owner, part in self._shape.parts(str(key), ports, addresses):
+            self._assembly.put(owner, part)
         if fronts := udp_fronts(ports):
             self._udp[key] = fronts
         else:
