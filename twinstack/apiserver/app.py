@@ -175,6 +175,7 @@ class Hand:
 
 
 def open_store(settings: Settings) -> Store:
+    """The store that the settings name; StoreError when it cannot be opened."""
     if settings.store == "memory":
         return MemoryStore()
     return SQLiteStore(Path(settings.data_dir))

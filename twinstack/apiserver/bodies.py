@@ -133,6 +133,7 @@ def document_of(call: Call, api_version: str, kind: str) -> Document:
 
 
 def check_kind(document: Document, api_version: str, kind: str) -> None:
+    """Fill in a kind and version that are left out; BadRequest when they are others, or when metadata is no object."""
     found_version, found_kind = document.setdefault("apiVersion", api_version), document.setdefault("kind", kind)
     if found_version != api_version:
         raise BadRequest(f"the API version in the data ({found_version}) does not match the expected API version ({api_version})")
