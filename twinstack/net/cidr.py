@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from twinstack.net.errors import AddressError
 from twinstack.net.family import Address, Family, Network
+
+# A Service's addresses are read many times on its way; an address is a value, so whoever asks may have the same one.
+_read = lru_cache(maxsize=4096)(ipaddress.ip_address)
 
 
 def parse_address(text: str, *, canonical: bool = False) -> Address:
@@ -20,7 +24,7 @@ def parse_address(text: str, *, canonical: bool = False) -> Address:
     if "%" in text:
         raise AddressError(f"{text!r} has a zone, which is not allowed here", text.split("%", 1)[0])
     try:
-        address = ipaddress.ip_address(text)
+        address = _read(text)
     except ValueError:
         raise AddressError(f"{text!r} is not an IP address", _without_leading_zeros(text)) from None
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
