@@ -39,6 +39,7 @@ IMPORTS = (
     "twinstack.masq.masq",
     "twinstack.proxy.proxy",
     "twinstack.loops.health",
+    "encodings.idna",
     "uvloop",
 )
 Ready = Callable[[], None]
