@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -138,11 +139,15 @@ class World:
         listed = await self.client.list(EVENTS, "default")
         return {event["reason"] for event in listed["items"] if event["involvedObject"]["name"] == name}
 
-    def nothing_is_left(self) -> None:
-        assert os.listdir(self.root / "pods") == []
-        assert os.listdir(self.netns_dir) == []
-        with Netlink() as kernel:
-            assert [link.name for link in kernel.links() if link.name.startswith("ts")] == []
+    async def nothing_is_left(self) -> None:
+        """The pods' objects are gone; what they had on the node follows at once."""
+
+        async def clean():
+            with Netlink() as kernel:
+                links = [link.name for link in kernel.links() if link.name.startswith("ts")]
+            return not (os.listdir(self.root / "pods") or os.listdir(self.netns_dir) or links)
+
+        await self.until(clean)
 
     async def logs(self, pod: str, query: str = "", *, user: str = "kube-apiserver-kubelet-client") -> tuple[int, str]:
         pair = certificates.issue(self.authority, common_name=user, client=True) if user else None
@@ -282,7 +287,7 @@ def test_a_pod_lives_with_an_address_of_each_family_and_leaves_nothing(world):
         assert (await w.logs("other"))[0] == 404
         await w.delete("web")
         await w.until_gone("web")
-        w.nothing_is_left()
+        await w.nothing_is_left()
         assert {"Created", "Started", "Killing"} <= await w.events("web")
 
     world(story)
@@ -311,7 +316,27 @@ def test_pods_outlive_the_agent_and_are_found_again(world):
             await w.delete(name)
             await w.until_gone(name)
         await w.until(lambda: _is(not os.listdir(gone)))
-        w.nothing_is_left()
+        await w.nothing_is_left()
+
+    world(story)
+
+
+def test_what_a_dead_agent_has_half_made_is_taken_back(world):
+    async def story(w: World) -> None:
+        await w.give_pod_cidrs()
+        await w.stop_agent()
+        uid = (await w.create("half"))["metadata"]["uid"]
+        note = w.root / "pods" / uid / "sandbox.json"
+        note.parent.mkdir(parents=True)
+        configuration = json.loads((w.folder / "cni" / "10-twinstack.conflist").read_bytes())
+        note.write_text(json.dumps({"uid": uid, "namespace": "default", "name": "half", "netns": str(w.netns_dir / uid), "configuration": configuration}))
+        w.netns_dir.mkdir(exist_ok=True)
+        (w.netns_dir / uid).touch()
+        await w.delete("half")
+        await w.start_agent()
+        await w.until_gone("half")
+        await w.until(lambda: _is(not os.listdir(w.root / "pods")))
+        await w.nothing_is_left()
 
     world(story)
 
@@ -363,7 +388,7 @@ def test_init_containers_restarts_and_refusals(world):
             await w.delete(name)
         for name in ("init", "crash", "missing", "image", "hostport"):
             await w.until_gone(name)
-        w.nothing_is_left()
+        await w.nothing_is_left()
 
     world(story)
 

@@ -334,6 +334,9 @@ class Worker:
     async def _finish(self) -> bool:
         """Tell the last status, let the object go, and remove what is left on the node."""
         node, uid = self._node, self.pod.metadata.uid
+        if (half_made := node.sandboxes.load(uid)) is not None:  # an earlier agent has died while it made this one
+            self.sandbox = half_made
+            return await self._remove_sandbox()
         if not self.gone:
             self._renew_status(time.time())
             try:
