@@ -345,3 +345,9 @@ async def test_a_namespace_goes_when_its_finalizers_are_done(api: Any) -> None:
     namespace["spec"]["finalizers"] = []
     assert (await api.put("/api/v1/namespaces/gone/finalize", namespace)).code == 200
     assert (await api.get("/api/v1/namespaces/gone")).code == 404
+
+
+@pytest.mark.parametrize("name", ["default", "kube-system", "kube-public"])
+async def test_the_namespaces_that_everything_needs_stay(api: Any, name: str) -> None:
+    got = await api.delete(f"/api/v1/namespaces/{name}")
+    assert (got.code, got.reason) == (403, "Forbidden")

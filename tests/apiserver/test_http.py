@@ -95,6 +95,14 @@ async def test_an_old_client_is_served_but_not_streamed_to(connect: Connect) -> 
     assert (await answer(reader))[0] == 400
 
 
+async def test_garbage_is_answered_and_fills_no_log(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    for garbage in (b"GARBAGE\0\1\r\n\r\n", b"POST /api HTTP/1.1\r\nContent-Length: abc\r\n\r\n"):
+        reader, writer = await connect()
+        writer.write(garbage)
+        assert (await answer(reader))[0] == 400
+    assert [record.getMessage() for record in caplog.records if record.name.startswith(("aiohttp", "twinstack"))] == []
+
+
 async def test_an_absolute_target_is_its_path(connect: Connect) -> None:
     reader, writer = await connect()
     writer.write(b"GET https://anywhere/readyz?verbose HTTP/1.1\r\n%b\r\n" % AUTH)

@@ -106,6 +106,13 @@ async def test_writes_go_on_while_history_is_compacted(tmp_path: Path, reopen: R
     assert len(rows_of(tmp_path)) == 3000 + 20
 
 
+async def test_a_write_that_cannot_be_stored_is_refused_and_the_next_is_not(tmp_path: Path, reopen: Reopen) -> None:
+    store = await reopen(tmp_path)
+    with pytest.raises(StoreError, match="could not be written"):
+        await store.commit([Write("/\ud800", b"a key that is no text", 0)])
+    assert await store.commit([Write("/a", b"1", 0)]) == [1]
+
+
 async def test_a_second_server_on_one_directory_is_refused(tmp_path: Path, reopen: Reopen) -> None:
     await reopen(tmp_path)
     with pytest.raises(StoreError, match="in use by another server"):

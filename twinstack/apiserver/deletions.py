@@ -23,6 +23,7 @@ from twinstack.store.base import RevisionMismatch
 ORPHAN: Final = "orphan"
 FOREGROUND: Final = "foregroundDeletion"
 _ANSWERED_WITH_OBJECT: Final = frozenset(("pods", "services", "serviceaccounts"))
+IMMORTAL: Final = frozenset(("default", "kube-system", "kube-public"))
 _AT_ONCE: Final = 64
 PLAIN: Final = DeleteOptions()
 
@@ -35,6 +36,8 @@ class Deletions:
 
     async def delete(self, resource: Resource, key: Key, options: DeleteOptions = PLAIN, *, dry_run: bool = False) -> Outcome:
         """Delete an object, or ask for its deletion. The outcome is the object as it is now, or a Status when it is gone."""
+        if resource == NAMESPACES and key.name in IMMORTAL:
+            raise errors.Forbidden(f'namespaces "{key.name}" is forbidden: this namespace may not be deleted', kind=resource.plural, name=key.name)
         changes = self._changes
         collection = changes.cache.collections[resource]
         for attempt in range(ATTEMPTS):

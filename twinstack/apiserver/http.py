@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from multidict import CIMultiDict
 from yarl import URL
@@ -32,11 +33,21 @@ BODY_LIMIT = 3 << 20
 Responder = Callable[[Call], Awaitable[Reaction]]
 
 
+class _NotOurFault(logging.Filter):
+    """Keeps out what only says that a client sent no HTTP; it was answered with 400."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 class _Connections(web.Server):
     """aiohttp's low-level server; tells streams when their connection is lost."""
 
     def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
-        super().__init__(handler, access_log=None, keepalive_timeout=300.0, tcp_keepalive=True, max_line_size=64 << 10, max_field_size=64 << 10)
+        told = logging.getLogger(f"{__name__}.connections")
+        if not told.filters:
+            told.addFilter(_NotOurFault())
+        super().__init__(handler, access_log=None, logger=told, keepalive_timeout=300.0, tcp_keepalive=True, max_line_size=64 << 10, max_field_size=64 << 10)
         self.streams: dict[RequestHandler, asyncio.Event] = {}
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:

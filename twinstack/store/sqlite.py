@@ -252,7 +252,7 @@ class SQLiteStore:
                 if batch:
                     try:
                         unflushed += _insert(connection, batch)
-                    except sqlite3.Error as error:
+                    except Exception as error:  # whatever it was: nothing was stored, and somebody waits for an answer
                         failed_epoch = batch[0].epoch
                         log.error("The store refuses writes", extra={"err": str(error)})
                         self._call(self._refused, f"the store could not be written: {error}")
@@ -336,7 +336,7 @@ def _insert(connection: sqlite3.Connection, batch: Sequence[_Commit]) -> int:
     try:
         connection.executemany(_INSERT, rows)
         connection.execute("COMMIT")
-    except sqlite3.Error:
+    except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
