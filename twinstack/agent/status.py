@@ -172,7 +172,7 @@ def _conditions(pod: Pod, seen: Mapping[str, Seen], phase: str, earlier: Sequenc
         "Ready": ready,
         "ContainersReady": containers,
     }
-    if condition_of(pod.status.conditions, "PodScheduled") is None:
+    if condition_of(pod.status.conditions, "PodScheduled") is None or any(one["type"] == "PodScheduled" for one in earlier):
         wanted["PodScheduled"] = (True, "", "")
     return [_condition(pod, type_, *value, earlier=earlier, now=now) for type_, value in wanted.items()]
 
