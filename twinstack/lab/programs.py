@@ -229,6 +229,7 @@ async def _proxy(topology: Topology, places: Places, node: Node, ready: Ready) -
         hostname_override=node.name,
         bind_address=Family.of(topology.address_of(node)).facts.unspecified,
         cluster_cidr=_texts(topology.pod_cidrs.values()),
+        min_sync_period_seconds=0.0,  # a change costs a millisecond; upstream's second would be felt in every step of a demo
     )
     await run(settings, ready=ready)
 
