@@ -19,7 +19,7 @@ from twinstack.agent.containers.base import Record, Runtime
 from twinstack.agent.containers.process import ProcessRuntime
 from twinstack.agent.making import Maker
 from twinstack.agent.network import Network
-from twinstack.agent.node import host_ips_of, machine
+from twinstack.agent.node import NodeAddressError, host_ips_of, machine
 from twinstack.agent.probes import Prober
 from twinstack.agent.registration import Registration
 from twinstack.agent.routes import Router, wanted_sysctls
@@ -197,7 +197,10 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
     _prepare_host(settings)
     async with Client(connection, user_agent="kubelet/twinstack") as client, ProcessRuntime(settings.root_dir) as runtime, Prober(runtime) as prober:
         agent = Agent(settings, name, client, runtime, prober, registry)
-        agent.registration.find_addresses()
+        try:
+            agent.registration.find_addresses()
+        except NodeAddressError as error:  # as upstream has it: an address may come; until then the status is not written
+            log.error("The node has no usable address yet", extra={"node": name, "error": str(error)})
         server = Server(settings, agent, checks={"ping": lambda: None, "node": agent.registration.health}, registry=registry)
         await server.start(serving_pair(settings, name, agent.registration.addresses))
         try:

@@ -403,7 +403,7 @@ class Worker:
 
     async def _write_status(self) -> None:
         status = self._status
-        if status is None or status == self._written:
+        if status is None or status == self._written or self.gone:
             return
         sent = dict(status)
         for field in ("podIPs", "hostIPs"):

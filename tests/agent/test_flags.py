@@ -1,0 +1,81 @@
+"""``twinstack kubelet``: upstream's flags and configuration file become settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from twinstack.agent.settings import Settings, SettingsError, Taint
+from twinstack.cli.kubelet import _from_file, _from_flags, command
+from twinstack.net.errors import Error
+
+
+def test_flags_become_settings():
+    values = _from_flags(
+        {
+            "node_ip": "2001:db8::1,192.0.2.1", "hostname_override": "Node1", "root_dir": "/r", "cni_bin_dir": "/a,/b", "cluster_dns": "10.96.0.10, fd00::a",
+            "resolv_conf": "", "node_labels": "a=b", "register_with_taints": "k=v:NoSchedule", "node_status_update_frequency": "1m30s", "port": 1234,
+        }
+    )  # fmt: skip
+    settings = Settings(**values)
+    assert list(map(str, settings.node_ips)) == ["2001:db8::1", "192.0.2.1"]
+    assert (settings.node_name, settings.root_dir, settings.cni_bin_dirs) == ("node1", Path("/r"), (Path("/a"), Path("/b")))
+    assert list(map(str, settings.cluster_dns)) == ["10.96.0.10", "fd00::a"]
+    assert (settings.resolv_conf, settings.labels, settings.taints) == (None, (("a", "b"),), (Taint("k", "v", "NoSchedule"),))
+    assert (settings.status_seconds, settings.port, settings.max_pods) == (90, 1234, 110)
+
+
+def test_a_configuration_file_is_read_and_what_is_not_known_is_named(tmp_path):
+    file = tmp_path / "kubelet.yaml"
+    file.write_text(
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nclusterDNS: [fd00::a]\nclusterDomain: c.local\nmaxPods: 7\n"
+        "nodeStatusUpdateFrequency: 5s\nauthentication: {x509: {clientCAFile: /ca}}\nregisterWithTaints: [{key: k, effect: NoExecute}]\ncgroupDriver: systemd\n"
+    )
+    values, unknown = _from_file(str(file))
+    settings = Settings(**values)
+    assert (settings.cluster_domain, settings.max_pods, settings.status_seconds, settings.client_ca_file) == ("c.local", 7, 5, Path("/ca"))
+    assert settings.taints == (Taint("k", "", "NoExecute"),)
+    assert unknown == ["cgroupDriver"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kind: Pod",
+        "- 1",
+        "{",
+        "maxPods: many",
+        "clusterDNS: [nonsense]",
+        "nodeStatusUpdateFrequency: soon",
+        "authentication: {x509: 7}",
+        "registerWithTaints: [{}]",
+    ],
+)
+def test_a_bad_file_is_refused(tmp_path, text):
+    file = tmp_path / "kubelet.yaml"
+    file.write_text(text)
+    with pytest.raises(Error):
+        _from_file(str(file))
+
+
+def test_a_bad_pair_of_addresses_ends_the_program_with_a_reason():
+    result = CliRunner().invoke(command, ["--node-ip=0.0.0.0,::"])
+    assert isinstance(result.exception, SettingsError) and "a pair needs two real addresses" in str(result.exception)
+
+
+def test_help_names_every_flag_of_a_dual_stack_node():
+    text = CliRunner().invoke(command, ["--help"]).output
+    for flag in (
+        "--node-ip",
+        "--hostname-override",
+        "--root-dir",
+        "--netns-dir",
+        "--cni-conf-dir",
+        "--cni-bin-dir",
+        "--write-cni-config",
+        "--cluster-dns",
+        "--config",
+    ):
+        assert flag in text
