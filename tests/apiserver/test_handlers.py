@@ -193,6 +193,26 @@ async def test_an_update_must_be_of_the_object_that_the_path_names(api: Any) -> 
     assert (got.code, got.reason) == (409, "Conflict")
 
 
+async def test_an_update_creates_where_the_kind_allows_it_and_under_the_paths_name_only(api: Any) -> None:
+    got = await api.put(f"{SERVICES}/web", service("other"))
+    assert got.code == 400
+    got = await api.put(f"{SERVICES}/web", service("web"))
+    assert (got.code, got.document["metadata"]["name"]) == (201, "web")
+    got = await api.put("/api/v1/nodes/node1", {"metadata": {"name": "node1"}})
+    assert got.code == 404
+
+
+async def test_what_is_under_way_when_the_server_stops_is_finished_and_kept(serve: Any) -> None:
+    api = await serve()
+    posts = [asyncio.ensure_future(api.post(CONFIGMAPS, configmap(f"c{number}"))) for number in range(20)]
+    await asyncio.wait(posts, return_when=asyncio.FIRST_COMPLETED)
+    await api.stop()
+    results = await asyncio.gather(*posts, return_exceptions=True)
+    acknowledged = {f"c{number}" for number, result in enumerate(results) if getattr(result, "code", 0) == 201}
+    api = await serve()
+    assert acknowledged and acknowledged <= {one["metadata"]["name"] for one in (await api.get(CONFIGMAPS)).document["items"]}
+
+
 async def test_each_kind_of_patch_is_applied(api: Any) -> None:
     await api.made(SERVICES, service("web"))
     path = f"{SERVICES}/web"

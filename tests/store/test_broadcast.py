@@ -70,6 +70,19 @@ def test_a_slow_watcher_is_cut_and_the_others_hear_on() -> None:
     assert (quick.was_cut, quick.heard) == (False, [1, 2, 3])
 
 
+def test_a_watcher_that_fails_is_cut_and_the_others_hear_on() -> None:
+    class Broken(Listener):
+        def deliver(self, batch: Batch[Note]) -> None:
+            raise ValueError("cannot be shown")
+
+    one, broken, good = broadcast(), Broken(), Listener()
+    one.subscribe(broken)
+    one.subscribe(good)
+    one.publish([Note(1)])
+    one.publish([Note(2)])
+    assert (broken.was_cut, good.heard) == (True, [1, 2])
+
+
 def test_who_comes_late_is_told_exactly_the_rest() -> None:
     one = broadcast()
     one.publish([Note(2), Note(5), Note(6)])

@@ -11,6 +11,7 @@ offset in every document of a resource, and the resourceVersion is its first fie
 
 from __future__ import annotations
 
+import logging
 import time
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ from twinstack.api.selectors import FieldRequirement, Selector
 from twinstack.apiserver.strategies.base import Strategy
 from twinstack.store.base import Event, Revision, Store, Write
 from twinstack.store.broadcast import Broadcast
+
+log = logging.getLogger(__name__)
 
 _NOTHING: Mapping[str, str] = {}
 _VERSION = b'"resourceVersion":"'
@@ -289,7 +292,10 @@ class Cache:
                 continue
             changes.setdefault(collection, []).append(change)
             for observer in self._observers:
-                observer(collection.resource, change.before, change.after)
+                try:
+                    observer(collection.resource, change.before, change.after)
+                except Exception:  # the write is durable: everybody else must learn of it
+                    log.exception("An observer failed", extra={"resource": collection.resource.qualified, "key": key})
         for collection, some in changes.items():
             collection.broadcast.publish(some)
 

@@ -180,7 +180,9 @@ class Changes:
             stored = collection.items.get(key)
             if stored is None:
                 if create and not subresource and collection.strategy.creates_on_update:
-                    return await self.create(resource, change({}), key.namespace, dry_run=dry_run)
+                    document = change({})
+                    _fit_name(document["metadata"], key.name)
+                    return await self.create(resource, document, key.namespace, dry_run=dry_run)
                 raise errors.not_found(resource.plural, key.name, group=resource.group)
             after = change(stored.raw_document())
             try:
@@ -234,8 +236,7 @@ class Changes:
     def _check_identity(resource: Resource, key: Key, metadata: Document, old: Document, stored: Stored, strategy: Strategy) -> None:
         """The new document must be of the object that the path names, and of the version that stands."""
         _fit_namespace(resource, metadata, key.namespace)
-        if metadata.setdefault("name", key.name) != key.name:
-            raise BadRequest(f"the name of the object ({metadata['name']}) does not match the name on the URL ({key.name})")
+        _fit_name(metadata, key.name)
         if metadata.get("uid", old.get("uid")) != old.get("uid"):
             detail = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {old.get('uid')}"
             raise errors.conflict(resource.plural, key.name, detail, group=resource.group)
@@ -305,6 +306,12 @@ def _fit_namespace(resource: Resource, metadata: Document, namespace: str) -> No
         metadata["namespace"] = namespace
     else:
         raise BadRequest("the namespace of the provided object does not match the namespace sent on the request")
+
+
+def _fit_name(metadata: Document, name: str) -> None:
+    """The document's name is the path's."""
+    if metadata.setdefault("name", name) != name:
+        raise BadRequest(f"the name of the object ({metadata['name']}) does not match the name on the URL ({name})")
 
 
 def _keep_what_the_door_does_not_open(after: Document, before: Document, subresource: str, strategy: Strategy) -> None:

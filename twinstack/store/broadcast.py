@@ -12,11 +12,14 @@ return at once must not cost a thousand walks through ten thousand changes.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from twinstack.store.base import Compacted, Revision
+
+log = logging.getLogger(__name__)
 
 
 class Change(Protocol):
@@ -102,7 +105,12 @@ class Broadcast(Generic[C]):
         batch = Batch(changes)
         slow: list[Watcher[C]] = []
         for watcher in list(self._watchers):
-            watcher.deliver(batch)
+            try:
+                watcher.deliver(batch)
+            except Exception:  # a change that one cannot show must not keep it from the others, nor the write from its answer
+                log.exception("A watcher could not be told, and is cut")
+                slow.append(watcher)
+                continue
             if watcher.backlog > self._max_backlog:
                 slow.append(watcher)
         for watcher in slow:

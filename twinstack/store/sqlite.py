@@ -228,7 +228,7 @@ class SQLiteStore:
 
     def _write(self) -> None:
         connection = _connect(self._path)
-        failed_epoch = -1
+        failed_epoch, refusing = -1, ""
         unflushed = 0
         compactions: deque[tuple[_Compaction, Revision]] = deque()
         try:
@@ -254,10 +254,15 @@ class SQLiteStore:
                         unflushed += _insert(connection, batch)
                     except Exception as error:  # whatever it was: nothing was stored, and somebody waits for an answer
                         failed_epoch = batch[0].epoch
-                        log.error("The store refuses writes", extra={"err": str(error)})
+                        if refusing != str(error):  # told once, however many are refused
+                            refusing = str(error)
+                            log.error("The store refuses writes", extra={"err": refusing})
                         self._call(self._refused, f"the store could not be written: {error}")
                     else:
                         self._call(self._stored, batch)
+                        if refusing:
+                            refusing = ""
+                            log.info("The store takes writes again")
                         if unflushed >= CHECKPOINT_BYTES:
                             unflushed = 0
                             self._checkpoint.set()
