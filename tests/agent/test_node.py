@@ -341,6 +341,56 @@ def test_what_a_dead_agent_has_half_made_is_taken_back(world):
     world(story)
 
 
+def test_when_the_spawner_dies_every_pod_is_started_again_in_its_place(world):
+    async def story(w: World) -> None:
+        await w.give_pod_cidrs()
+        await w.create("again")
+        await w.create("never", restartPolicy="Never")
+        before = await w.until_pod("again", running)
+        await w.until_pod("never", running)
+        spawner = next(pid for pid in namespaces.processes_in_any(["/proc/thread-self/ns/net"]) if b"spawner" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        os.kill(spawner, signal.SIGKILL)
+        after = await w.until_pod("again", lambda status: running(status) and status["containerStatuses"][0]["restartCount"] == 1)
+        assert after["status"]["podIPs"] == before["status"]["podIPs"]
+        last = after["status"]["containerStatuses"][0]["lastState"]["terminated"]
+        assert (last["exitCode"], last["reason"]) == (137, "ContainerStatusUnknown")
+        never = await w.until_pod("never", lambda status: status["phase"] == "Failed")
+        assert never["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] == "ContainerStatusUnknown"
+
+    world(story)
+
+
+def test_hooks_and_the_grace_period_are_kept(world):
+    async def story(w: World) -> None:
+        await w.give_pod_cidrs()
+        await w.create(
+            "hook",
+            init="",
+            terminationGracePeriodSeconds=2,
+            container={
+                "command": ["sh", "-c", "trap 'echo term; exit 0' TERM; echo up; while :; do sleep 0.05; done"],
+                "lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", "echo before > /proc/1/fd/1"]}}},
+            },
+        )
+        await w.create("deaf", init="", terminationGracePeriodSeconds=1, container={"command": ["sleep", "1000"]})
+        uid = (await w.until_pod("hook", running))["metadata"]["uid"]
+        await w.until_pod("deaf", running)
+        log = w.root / "pods" / uid / "logs" / "c" / "0.log"
+        with open(log, "rb") as said:
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            await w.delete("hook")
+            await w.delete("deaf")
+            await w.until_gone("hook")
+            assert loop.time() - began < 1.5
+            assert [line.split(b" ", 3)[3] for line in said.read().splitlines()] == [b"up", b"before", b"term"]
+        await w.until_gone("deaf")
+        assert 0.9 < loop.time() - began < 3
+        await w.nothing_is_left()
+
+    world(story)
+
+
 async def _is(value: object) -> object:
     return value
 
