@@ -80,7 +80,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None, r
             stack.callback(own.close)
             ruleset = own
         families = _supported(ruleset)
-        if bind_family(settings) not in families and not families:
+        if not families:
             raise ProxyError("this kernel has nftables for neither family")
         client = await stack.enter_async_context(Client(connection, user_agent="kube-proxy"))
         conntrack = _conntrack()
@@ -147,6 +147,9 @@ class Proxy:
             async with asyncio.timeout(SERVICE_CIDRS_SECONDS):
                 await self._cidrs.synced()
         self._read_node(node)
+        primary = next(iter(self._node.addresses), None)
+        if primary is not None and primary not in self._families:
+            raise ProxyError(f"node {self.name} is {primary} first, but this kernel has no nftables for {primary}")
         self._node.service_cidrs = _service_cidrs(self._cidrs.list())
         now = time.time
         for family in self._families:

@@ -73,6 +73,7 @@ class FamilySync:
         self._node = node
         self._metrics = metrics
         self._now = now
+        self._began = now()
         self._min_sync_seconds = min_sync_seconds
         self._sync_seconds = sync_seconds
         self._assembly: Assembly = shape.assembly()
@@ -218,11 +219,11 @@ class FamilySync:
         return True
 
     def _observe_programming(self, keys: Iterable[Key]) -> None:
-        """How long the changes of endpoints took that the controller dated."""
+        """How long the changes of endpoints took that the controller dated, since we look."""
         for key in keys:
             for one in self._catalog.slices(key):
                 text = (one.metadata.annotations or {}).get(TRIGGERED)
-                if text and one.addressType == self._label and (moment := _moment(text)) is not None:
+                if text and one.addressType == self._label and (moment := _moment(text)) is not None and moment >= self._began:
                     self._metrics.programming.labels(self._label).observe(max(0.0, self._now() - moment))
 
     async def _forget_flows(self, before: dict[Key, UDPFronts], *, everything: bool) -> None:
