@@ -20,7 +20,8 @@ import pytest
 from twinstack.apiserver import serving
 from twinstack.apiserver.settings import Settings, SettingsError
 from twinstack.cli.main import main
-from twinstack.net.family import FAMILIES
+from twinstack.net.cidr import parse_address
+from twinstack.net.family import FAMILIES, Family
 
 CONFIGMAPS = "/api/v1/namespaces/default/configmaps"
 SERVICES = "/api/v1/namespaces/default/services"
@@ -117,6 +118,7 @@ def test_kill_9_loses_no_acknowledged_write_and_leaks_no_address(tmp_path: Path)
         pytest.param(["--etcd-servers=http://127.0.0.1:2379"], "--etcd-servers", id="etcd"),
         pytest.param(["--bind-address=nonsense"], "--bind-address: 'nonsense' is not an IP address", id="an address that is none"),
         pytest.param(["--advertise-address=10.0.0"], "--advertise-address", id="an address to advertise that is none"),
+        pytest.param(["--advertise-address=2001:db8::1"], "an IPv4 address would do", id="an address to advertise of the other family"),
         pytest.param(["--secure-port=70000"], "--secure-port=70000 is not a port", id="a port that is none"),
         pytest.param(["--token-auth-file=/does/not/exist"], "--token-auth-file=/does/not/exist cannot be read", id="no token file"),
         pytest.param(["--client-ca-file=/does/not/exist"], "--client-ca-file=/does/not/exist cannot be read", id="no authority file"),
@@ -168,7 +170,8 @@ def test_an_unspecified_address_listens_in_every_family() -> None:
     [("192.0.2.9", "0.0.0.0", "192.0.2.9"), ("", "192.0.2.8", "192.0.2.8"), ("", "2001:db8::1", "2001:db8::1"), ("2001:db8::2", "127.0.0.1", "2001:db8::2")],
 )
 def test_what_is_advertised_is_what_was_said_or_what_is_bound(advertise: str, bind: str, found: str) -> None:
-    assert serving.advertise_address(Settings(data_dir="", advertise_address=advertise, bind_address=bind)) == found
+    settings = Settings(data_dir="", advertise_address=advertise, bind_address=bind)
+    assert serving.advertise_address(settings, Family.of(parse_address(found))) == found
 
 
 def test_a_certificate_of_ones_own_is_kept_until_an_address_is_missing(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from twinstack.apiserver.strategies.table import strategies
 from twinstack.apiserver.streams import KubeletLogs
 from twinstack.loops.health import Check, answer
 from twinstack.net.cidr import host_port
+from twinstack.rules.cidrs import parse_service_ranges
 from twinstack.store.base import Store
 from twinstack.store.memory import MemoryStore
 from twinstack.store.sqlite import SQLiteStore
@@ -196,7 +197,7 @@ def check(settings: Settings) -> None:
 async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -> None:
     """Serve until cancelled; *ready* is called once ``/readyz`` says ok."""
     check(settings)
-    advertised = serving.advertise_address(settings)
+    advertised = serving.advertise_address(settings, parse_service_ranges(settings.service_cluster_ip_range).primary)
     sockets = serving.open_sockets(settings)
     settings = msgspec.structs.replace(settings, advertise_address=advertised, secure_port=settings.secure_port or sockets[0].getsockname()[1])
     try:

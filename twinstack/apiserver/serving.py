@@ -24,15 +24,25 @@ _RENEW_BEFORE = timedelta(days=30)
 _SAYS_NOTHING = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 
-def advertise_address(settings: Settings) -> str:
-    """The address at which members of the cluster reach this server (spec/api.md 7.3); empty when the host has none."""
-    for flag, text in (("--advertise-address", settings.advertise_address), ("--bind-address", settings.bind_address)):
-        if text and not (address := _parsed(flag, text)).is_unspecified and (flag == "--advertise-address" or not address.is_loopback):
-            return str(address)
+def advertise_address(settings: Settings, primary: Family = FAMILIES[0]) -> str:
+    """The address at which members of the cluster reach this server; empty when the host has none.
+
+    What was said; else what is bound; else the host's own on its default route, of the Services' primary family if it has
+    one. What was said must be of that family, or the ``kubernetes`` Service would have an endpoint of the other
+    (spec/api.md 7.2, 7.3): SettingsError.
+    """
+    said = settings.advertise_address and _parsed("--advertise-address", settings.advertise_address)
+    if said and not said.is_unspecified:
+        if Family.of(said) is not primary and settings.endpoint_reconciler_type != "none":
+            raise SettingsError(
+                f"--advertise-address={said} is {Family.of(said)}, but --service-cluster-ip-range begins with {primary}; "
+                f"an {primary} address would do, or --endpoint-reconciler-type=none"
+            )
+        return str(said)
     bound = _parsed("--bind-address", settings.bind_address)
-    first = Family.of(bound)
-    order = (first, first.other) if not (bound.is_unspecified and first is FAMILIES[0]) else FAMILIES
-    return next((found for family in order if (found := _default_route_address(family))), "")
+    if not bound.is_unspecified and not bound.is_loopback:
+        return str(bound)
+    return next((found for family in (primary, primary.other) if (found := _default_route_address(family))), "")
 
 
 def _default_route_address(family: Family) -> str:
