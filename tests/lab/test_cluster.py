@@ -104,6 +104,40 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.05)
 
 
+def test_pods_outlive_their_nodes_programs_and_go_with_the_cluster(lab: Any) -> None:
+    name = lab.name()
+    lab.up(name, "--nodes", "1")
+    mark = f"{os.getpid()}.25"
+    container = {"name": "main", "image": "twinstack.dev/host:1", "command": ["/bin/sleep", mark]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "sleeper"}, "spec": {"containers": [container]}}
+    subprocess.run(["kubectl", "apply", "-f", "-"], input=json.dumps(pod).encode(), env=lab.environment, check=True, capture_output=True)
+    wait_until(lambda: lab.kubectl(name, "get", "pod", "sleeper")["status"]["phase"] == "Running")
+    assert len(lab.kubectl(name, "get", "pod", "sleeper")["status"]["podIPs"]) == 2
+    assert "eth0" in lab.twinstack("shell", "--name", name, "sleeper", "--", "cat", "/proc/net/dev").stdout
+    assert lab.twinstack("shell", "--name", name, "default/sleeper", "hostname").stdout == "sleeper\n"
+    (before,) = sleepers(mark)
+    os.kill(lab.pid_of(name, "node1/kubelet"), signal.SIGKILL)
+    wait_until(lambda: lab.status(name)["healthy"])
+    assert sleepers(mark) == [before]
+    lab.down(name)
+    assert sleepers(mark) == []
+    assert lab.remains(name) == {}
+
+
+def sleepers(mark: str) -> list[int]:
+    """The processes that sleep for so long."""
+    wanted = b"\0".join([b"/bin/sleep", mark.encode(), b""])
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{entry}/cmdline", "rb") as file:
+                if file.read() == wanted:
+                    found.append(int(entry))
+        except OSError:
+            continue
+    return found
+
+
 def test_a_running_cluster_takes_orders(lab: Any) -> None:
     name = lab.name()
     lab.up(name, "--nodes", "1")
