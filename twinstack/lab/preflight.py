@@ -31,27 +31,42 @@ table {family} twinstack-probe {{
 
 def check() -> None:
     """LabError when a cluster cannot be made here at all."""
-    _check_rights()
-    _check_kernel()
+    if sys.platform != "linux":
+        raise LabError(f"network namespaces need Linux, and this is {sys.platform}")
+    check_rights(os.geteuid(), _effective())
+    check_kernel(os.uname().release)
+    check_families()
     _check_rules()
 
 
-def _check_rights() -> None:
-    if os.geteuid() != 0:
+def check_rights(user: int, capabilities: int) -> None:
+    """LabError when this user with these effective capabilities, a bit each, may not make namespaces."""
+    if user != 0:
         raise LabError("a cluster is made of network namespaces, which only root may make: run it with sudo")
-    with open("/proc/self/status", encoding="ascii") as file:
-        effective = next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
-    if missing := [name for name, bit in _NEEDED.items() if not effective >> bit & 1]:
+    if missing := [name for name, bit in _NEEDED.items() if not capabilities >> bit & 1]:
         raise LabError(f"root lacks {', '.join(missing)} here: in a container, --privileged gives it")
 
 
-def _check_kernel() -> None:
-    if sys.platform != "linux":
-        raise LabError(f"network namespaces need Linux, and this is {sys.platform}")
-    release = os.uname().release
+def _effective() -> int:
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
+
+
+def check_kernel(release: str) -> None:
+    """LabError when a kernel of this release is too old; one whose release tells no number is believed."""
     found = re.match(r"(\d+)\.(\d+)", release)
     if found and (int(found[1]), int(found[2])) < OLDEST_KERNEL:
         raise LabError(f"kernel {release} is too old: the Service proxy needs Linux {'.'.join(map(str, OLDEST_KERNEL))} or later")
+
+
+def check_families(sysctls: str = "/proc/sys") -> None:
+    """LabError when the kernel lacks a family: nodes have addresses of both, whatever the cluster has."""
+    for family in FAMILIES:
+        path = f"{sysctls}/{family.facts.forwarding}"
+        if not os.path.exists(path):
+            raise LabError(f"this kernel has no {family} ({path} is missing): a boot parameter such as ipv6.disable=1 switches it off")
+        if not os.access(path, os.W_OK):
+            raise LabError(f"{path} cannot be written: in a container, --privileged makes it writable")
 
 
 def _check_rules() -> None:
