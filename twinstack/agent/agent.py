@@ -194,7 +194,6 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
     registry = new_registry(process=False)
     settings.root_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
     name = settings.node_name or machine(settings.root_dir).hostname
-    _prepare_host(settings)
     async with Client(connection, user_agent="kubelet/twinstack") as client, ProcessRuntime(settings.root_dir) as runtime, Prober(runtime) as prober:
         agent = Agent(settings, name, client, runtime, prober, registry)
         try:
@@ -204,6 +203,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
         server = Server(settings, agent, checks={"ping": lambda: None, "node": agent.registration.health}, registry=registry)
         await server.start(serving_pair(settings, name, agent.registration.addresses))
         try:
+            _prepare_host(settings)  # only now that nothing else can refuse
             agent.nodes.subscribe(agent.node_changed)
             log.info(
                 "The node agent starts",
