@@ -56,6 +56,14 @@ def test_every_problem_with_flags_is_a_line(capsys: pytest.CaptureFixture[str]) 
     assert all(line.startswith("error: ") for line in lines)
 
 
+def test_a_dry_run_prints_what_would_be_made(runner: CliRunner) -> None:
+    said = runner.invoke(group, ["up", "--dry-run", "--families", "IPv6,IPv4", "--nodes", "2", "-o", "json"])
+    assert said.exit_code == 0
+    document = json.loads(said.stdout)
+    assert (document["families"], len(document["nodes"])) == (["IPv6", "IPv4"], 2)
+    assert "node2" in runner.invoke(group, ["up", "--dry-run"]).stdout
+
+
 def test_flags_win_over_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     file.write_text("apiVersion: twinstack.dev/v1alpha1\nkind: Cluster\nspec: {nodes: 0, families: [IPX]}\n")

@@ -88,6 +88,7 @@ def show(document: Any, output: str) -> None:
 @click.option("--set-context/--no-set-context", default=True, show_default=True, help="Make the cluster's context the current one.")
 @click.option("--wait", "wait_seconds", type=float, default=60.0, show_default=True, help="Seconds after which nodes that are not ready are a failure.")
 @click.option("-v", "--v", "verbosity", type=int, default=0, show_default=True, help="Verbosity of the components' logs.")
+@click.option("--dry-run", is_flag=True, help="Check everything that was asked for, print what would be made, and make nothing.")
 @color_option
 @output_option
 @click.pass_context
@@ -110,6 +111,10 @@ def up(context: click.Context, /, config_file: str | None, kubeconfig: str, set_
     topology = plan(asked)
     if not isinstance(topology, Topology):
         raise Refused("\nerror: ".join(str(problem) for problem in topology))
+    if flags["dry_run"]:
+        if output == "text":
+            return cluster_output.plan(topology)
+        return show(summary(topology, server="", kubeconfig_file=""), output)
     options = cluster.Options(kubeconfig=kubeconfig, set_context=set_context, wait_seconds=wait_seconds, verbosity=verbosity)
     quiet = output != "text"
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what is half-made is undone

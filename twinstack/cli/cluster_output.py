@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from twinstack.lab.cluster import Cluster
+from twinstack.lab.topology import Topology
 from twinstack.net.family import ByFamily, Family
 
 Document = Mapping[str, Any]
@@ -56,6 +57,14 @@ def cluster(made: Cluster, *, current: bool, color: bool) -> None:
         click.echo(f"  {click.style(f'{command:<42}', fg='cyan')} {text}", color=color)
 
 
+def plan(topology: Topology) -> None:
+    """A cluster that could be made."""
+    networks: list[tuple[str, ByFamily[Any]]] = [("pods", topology.pod_cidrs), ("Services", topology.service_cidrs), ("nodes", topology.underlay)]
+    rows = [*networks, ("outside", topology.outside_networks), *((node.name, node.addresses) for node in topology.nodes)]
+    click.echo(f"Cluster {topology.name} could be made of these; nothing was.\n")
+    click.echo(_grid(["", *map(str, topology.families)], [[name, *_texts(values, topology.families)] for name, values in rows]))
+
+
 def _texts(values: ByFamily[Any], families: Sequence[Family]) -> list[str]:
     return [str(values[family]) if family in values else "" for family in families]
 
@@ -90,8 +99,11 @@ def status(document: Document, *, color: bool) -> None:
     if "problem" in document:
         click.echo(click.style(document["problem"], fg="red") + "\n", color=color)
     else:
-        nodes = [[n["name"], _state("Ready" if n["ready"] else "NotReady"), ",".join(n["addresses"]), ",".join(n["podCIDRs"])] for n in document["nodes"]]
-        click.echo(_grid(["NODE", "STATE", "ADDRESSES", "PODS"], nodes, indent="") + "\n", color=color)
+        nodes = [
+            [n["name"], _state("Ready" if n["ready"] else "NotReady"), age(n["ageSeconds"]), ",".join(n["addresses"]), ",".join(n["podCIDRs"])]
+            for n in document["nodes"]
+        ]
+        click.echo(_grid(["NODE", "STATE", "AGE", "ADDRESSES", "PODS"], nodes, indent="") + "\n", color=color)
     rows = [[c["name"], _state(c["state"]), str(c["pid"]), age(c["ageSeconds"]), str(c["restarts"]), c.get("message", "")] for c in document["components"]]
     click.echo(_grid(["COMPONENT", "STATE", "PID", "AGE", "RESTARTS", "MESSAGE"], rows, indent=""), color=color)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import datetime
 from typing import Any
 
 from twinstack.kernel import processes
@@ -144,4 +145,5 @@ def _node(node: Document) -> Document:
         "addresses": [one["address"] for one in state.get("addresses") or [] if one.get("type") == "InternalIP"],
         "podCIDRs": (node.get("spec") or {}).get("podCIDRs") or [],
         "created": node["metadata"].get("creationTimestamp", ""),
+        "ageSeconds": max(0.0, round(time.time() - datetime.fromisoformat(node["metadata"]["creationTimestamp"]).timestamp(), 1)),
     }
