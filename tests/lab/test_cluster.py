@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -175,6 +176,17 @@ def test_down_cleans_up_after_everything_was_killed(lab: Any) -> None:
     assert lab.remains(name) == {}
 
 
+def test_a_cluster_is_found_from_another_home(lab: Any, tmp_path: Path) -> None:
+    name = lab.name()
+    lab.up(name, "--nodes", "1")
+    elsewhere = {**lab.environment, "HOME": str(tmp_path / "other"), "XDG_STATE_HOME": "", "KUBECONFIG": str(tmp_path / "other" / "config")}
+    done = subprocess.run(twinstack("status", "--name", name), env=elsewhere, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    done = subprocess.run(twinstack("down", "--name", name), env=elsewhere, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert lab.remains(name) == {}
+
+
 def test_down_cleans_up_after_a_reboot(lab: Any) -> None:
     name = lab.name()
     lab.up(name, "--nodes", "1")
@@ -214,7 +226,7 @@ def test_refusals_are_one_line_and_touch_nothing(lab: Any, host_state: Callable[
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_up_that_is_interrupted_leaves_nothing(lab: Any, number: signal.Signals) -> None:
     name = lab.name()
-    with subprocess.Popen(command(lab, name), env=lab.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(twinstack("up", "--name", name), env=lab.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         while "wire 3 nodes" not in process.stdout.readline():
             assert process.poll() is None
@@ -226,14 +238,18 @@ def test_an_up_that_is_interrupted_leaves_nothing(lab: Any, number: signal.Signa
 
 def test_without_root_it_says_so(lab: Any) -> None:
     done = subprocess.run(
-        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command(lab, lab.name())], env=lab.environment, capture_output=True, text=True, check=False
+        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *twinstack("up", "--name", lab.name())],
+        env=lab.environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: root lacks CAP_NET_ADMIN")
 
 
-def command(lab: Any, name: str) -> list[str]:
-    return [sys.executable, "-m", "twinstack.cli.main", "up", "--name", name]
+def twinstack(*words: str) -> list[str]:
+    return [sys.executable, "-m", "twinstack.cli.main", *words]
 
 
 def test_names_that_are_paths_are_refused_by_every_command(lab: Any) -> None:

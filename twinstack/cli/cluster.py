@@ -52,12 +52,12 @@ def colors(wish: bool | None) -> bool:
 
 def places_of(name: str) -> Any:
     """The places of a cluster whose name is one; Refused otherwise, before a path is made of it."""
-    from twinstack.lab.places import Places
+    from twinstack.lab import removal
     from twinstack.lab.topology import problems_with_name
 
     if problems := list(problems_with_name(name)):
         raise Refused(str(problems[0]))
-    return Places.of(name)
+    return removal.find(name)
 
 
 def show(document: Any, output: str) -> None:

@@ -65,7 +65,7 @@ def up(topology: Topology, options: Options = Options(), tell: Tell = lambda ste
     steps = _Steps(tell)
     places = Places.of(topology.name)
     preflight.check()
-    if removal.exists(places):
+    if removal.exists(removal.find(topology.name)):
         raise LabError(
             f"there is a cluster {topology.name}, or something left of one: `twinstack down --name {topology.name}` removes it, another --name goes beside it"
         )
@@ -79,6 +79,7 @@ def up(topology: Topology, options: Options = Options(), tell: Tell = lambda ste
             undo.callback(removal.remove, places)
             os.makedirs(places.logs, mode=0o755)
             os.chmod(places.state, 0o700)
+            os.symlink(places.state, places.link)
         steps.done("check this machine")
         supervisor = undo.enter_context(_Supervisor(places, listener))
         record.write(places.record, Record.of(topology, created=time.time(), version=__version__, kubeconfig=user_file, verbosity=options.verbosity))

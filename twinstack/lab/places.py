@@ -83,6 +83,11 @@ class Places(NamedTuple):
     def cni_bin(self) -> str:
         return f"{self.runtime}/cni/bin"
 
+    @property
+    def link(self) -> str:
+        """Leads to the state of a cluster that somebody else's environment put elsewhere (sudo changes HOME)."""
+        return f"{self.runtime}/state"
+
     def kubeconfig(self, who: str) -> str:
         """A component's own kubeconfig, or ``admin``'s."""
         return f"{self.state}/kubeconfigs/{who}.conf"

@@ -36,6 +36,16 @@ def names() -> list[str]:
     return sorted(found)
 
 
+def find(name: str) -> Places:
+    """The places of a cluster, also when it was made under another HOME or XDG_STATE_HOME and still has its link."""
+    places = Places.of(name)
+    try:
+        state = os.readlink(places.link)
+    except OSError:  # there is none
+        return places
+    return places._replace(state=state) if os.path.isabs(state) and os.path.basename(state) == name else places
+
+
 def exists(places: Places) -> bool:
     """Whether anything of the cluster is left on this machine."""
     return bool(os.path.isdir(places.state) or os.path.isdir(places.runtime) or namespaces_of(places) or processes.marked(MARK, places.name))

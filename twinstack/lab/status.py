@@ -35,7 +35,7 @@ def clusters() -> list[Document]:
     """The clusters of this machine, and what is left of some."""
     found = []
     for name in removal.names():
-        places = Places.of(name)
+        places = removal.find(name)
         one = record.read_record(places)
         state = "running" if is_running(places) else "stopped" if one else "remains"
         document: Document = {"name": name, "state": state}
