@@ -93,10 +93,32 @@ async def test_yaml_aliases_are_refused(api: Any) -> None:
     assert (got.code, "aliases" in got.message) == (400, True)
 
 
-async def test_protobuf_bodies_are_refused_with_a_hint(api: Any) -> None:
-    got = await api.ask("POST", CONFIGMAPS, b"k8s\0", headers={"Content-Type": "application/vnd.kubernetes.protobuf"})
-    assert (got.code, got.reason) == (415, "UnsupportedMediaType")
-    assert "application/json" in got.message
+PROTOBUF = {"Content-Type": "application/vnd.kubernetes.protobuf"}
+# what kubectl sends for: create configmap c --from-literal=a=b; and client-go for DeleteOptions{GracePeriodSeconds: 0, DryRun: [All]}
+CONFIGMAP_IN_PROTOBUF = bytes.fromhex("6b3873000a0f0a0276311209436f6e6669674d6170121b0a110a016312001a0022002a0032003800420012060a01611201621a002200")
+OPTIONS_IN_PROTOBUF = bytes.fromhex("6b3873000a130a027631120d44656c6574654f7074696f6e73120708002a03416c6c")
+
+
+async def test_a_protobuf_body_is_the_same_object_as_its_json(api: Any) -> None:
+    by_json = await api.ask("POST", CONFIGMAPS + "?dryRun=All", {"kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a": "b"}})
+    got = await api.ask("POST", CONFIGMAPS, CONFIGMAP_IN_PROTOBUF, headers=PROTOBUF)
+    assert (got.code, got.document["data"], by_json.code) == (201, {"a": "b"}, 201)
+    for document in (by_json.document, got.document):
+        for name in ("uid", "resourceVersion", "creationTimestamp", "managedFields"):
+            document["metadata"].pop(name, None)
+    assert got.document == by_json.document
+
+
+async def test_the_options_of_a_deletion_may_be_protobuf(api: Any) -> None:
+    await api.made(CONFIGMAPS, configmap("a"))
+    got = await api.ask("DELETE", CONFIGMAPS + "/a", OPTIONS_IN_PROTOBUF, headers=PROTOBUF)
+    assert got.code == 200 and (await api.get(CONFIGMAPS + "/a")).code == 200, "it was dry"
+
+
+async def test_broken_protobuf_and_another_kind_are_bad_requests(api: Any) -> None:
+    for body in (b"", b"{}", CONFIGMAP_IN_PROTOBUF[:30], CONFIGMAP_IN_PROTOBUF.replace(b"ConfigMap", b"ConfigMop"), OPTIONS_IN_PROTOBUF):
+        got = await api.ask("POST", CONFIGMAPS, body, headers=PROTOBUF)
+        assert (got.code, got.reason) == (400, "BadRequest"), body
 
 
 async def test_unknown_fields_are_warned_of_or_refused(api: Any) -> None:
@@ -126,7 +148,8 @@ async def test_a_dry_run_keeps_nothing(api: Any) -> None:
     assert (await api.delete(f"{CONFIGMAPS}/a?dryRun=All")).code == 200
     assert "data" not in (await api.get(f"{CONFIGMAPS}/a")).document or (await api.get(f"{CONFIGMAPS}/a")).document["data"] == {}
     assert (await api.get("/apis/networking.k8s.io/v1/ipaddresses")).document["items"] == before
-    assert (await api.post(CONFIGMAPS + "?dryRun=Some", configmap("b"))).code == 400
+    refused = await api.post(CONFIGMAPS + "?dryRun=Some", configmap("b"))
+    assert (refused.code, refused.document["details"]["kind"]) == (422, "CreateOptions")
 
 
 # ---- what is written beside the object

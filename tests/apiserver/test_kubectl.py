@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -421,18 +421,22 @@ def test_it_deletes_and_waits_for_the_end(kubectl: Kubectl) -> None:
     assert kubectl("delete", "configmap", "gone-1", "--ignore-not-found") == ""
 
 
-def test_creating_without_a_file_works_or_says_why_not(kubectl: Kubectl) -> None:
-    """Newer kubectls send protobuf from these commands, which is refused in words until a later release reads it."""
-    tries: list[tuple[Callable[[], subprocess.CompletedProcess[str]], str]] = [
-        (lambda: kubectl.run("create", "configmap", "made", "--from-literal=a=b"), "configmap"),
-        (lambda: kubectl.run("create", "service", "clusterip", "made", "--tcp=80:8080"), "service"),
-        (lambda: kubectl.run("create", "deployment", "made", "--image=twinstack.dev/host"), "deployment"),
-    ]
-    for run, kind in tries:
-        done = run()
-        if done.returncode:
-            assert "protobuf" in done.stderr and "JSON" in done.stderr, done.stderr
-        else:
-            assert kubectl.get(kind, "made")["metadata"]["name"] == "made"
-    if kubectl.minor < 30:
-        assert kubectl.get("service", "made")
+def test_it_creates_without_a_file(kubectl: Kubectl) -> None:
+    """Newer kubectls send protobuf from these commands."""
+    kubectl("create", "configmap", "made", "--from-literal=a=b")
+    assert kubectl.get("configmap", "made")["data"] == {"a": "b"}
+    kubectl("create", "secret", "generic", "made", "--from-literal=a=b")
+    assert kubectl.get("secret", "made")["data"] == {"a": "Yg=="}
+    kubectl("create", "serviceaccount", "made")
+    kubectl("create", "service", "clusterip", "made", "--tcp=80:8080")
+    assert kubectl.get("service", "made")["spec"]["ports"] == [{"name": "80-8080", "port": 80, "protocol": "TCP", "targetPort": 8080}]
+    kubectl("create", "service", "clusterip", "headless", "--clusterip=None")
+    assert kubectl.get("service", "headless")["spec"]["clusterIPs"] == ["None"]
+    kubectl("create", "service", "nodeport", "open", "--tcp=80:http")
+    assert kubectl.get("service", "open")["spec"]["ports"][0]["targetPort"] == "http"
+    kubectl("create", "service", "loadbalancer", "balanced", "--tcp=80")
+    kubectl("create", "service", "externalname", "elsewhere", "--external-name=a.example")
+    kubectl("create", "deployment", "made", "--image=twinstack.dev/host")
+    assert kubectl.get("deployment", "made")["spec"]["replicas"] == 1
+    kubectl("create", "namespace", kubectl.namespace + "-made")
+    kubectl("delete", "namespace", kubectl.namespace + "-made", "--wait=false")

@@ -1,6 +1,6 @@
 """From a request's body to a document, and the options that ride along.
 
-JSON and YAML come in; protobuf does not yet and says so. Whatever bytes come, a document or one of our own errors
+JSON, YAML and protobuf come in, and mean the same document. Whatever bytes come, a document or one of our own errors
 comes out: null fields are dropped as Kubernetes' decoder drops them, YAML aliases are refused because a few lines of them can mean
 gigabytes, and the fields that views know have their types checked before any rule looks at them.
 """
@@ -12,8 +12,8 @@ from typing import Any, Final
 import msgspec
 import yaml
 
-from twinstack.api import objects
-from twinstack.api.errors import BadRequest, UnsupportedMediaType
+from twinstack.api import objects, protobuf
+from twinstack.api.errors import BadRequest, FieldProblem, ProblemType, UnsupportedMediaType, invalid
 from twinstack.api.objects import Document
 from twinstack.api.resources import Resource
 from twinstack.apiserver.calls import Call
@@ -42,25 +42,34 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-_NO_PROTOBUF = (
-    "; protobuf bodies are not read yet, send JSON: with kubectl put `--dry-run=client -o yaml | kubectl apply -f -` behind the command, "
-    "in Go clients set ContentType to application/json"
-)
-
-
 def media_type(call: Call) -> str:
     return call.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
-def value_of(call: Call) -> Any:
-    """The JSON value that the body means; BadRequest or UnsupportedMediaType when it means none."""
-    kind = media_type(call)
-    if kind in _YAML_TYPES:
+def value_of(call: Call, api_version: str = "", kind: str = "") -> Any:
+    """The JSON value that the body means; BadRequest or UnsupportedMediaType when it means none.
+
+    Protobuf bytes that do not say what they are, are of the kind expected.
+    """
+    media = media_type(call)
+    if media == PROTOBUF:
+        return parse_protobuf(call.body, api_version, kind)
+    if media in _YAML_TYPES:
         return parse_yaml(call.body)
-    if kind and kind not in _JSON_TYPES:
-        hint = _NO_PROTOBUF if kind == PROTOBUF else ""
-        raise UnsupportedMediaType(f"the body of the request was in an unknown format - accepted media types include: application/json, application/yaml{hint}")
+    if media and media not in _JSON_TYPES:
+        accepted = f"application/json, application/yaml, {PROTOBUF}"
+        raise UnsupportedMediaType(f"the body of the request was in an unknown format - accepted media types include: {accepted}")
     return parse_json(call.body)
+
+
+def parse_protobuf(body: bytes, api_version: str, kind: str) -> Document:
+    try:
+        document = protobuf.decode(body, api_version=api_version, kind=kind)
+    except protobuf.ProtobufError as error:
+        raise BadRequest(f"the body is not Kubernetes' protobuf: {error}") from error
+    if b"null" in body:
+        _without_nulls(document)
+    return document
 
 
 def parse_json(body: bytes) -> Any:
@@ -125,7 +134,9 @@ def patch_of(call: Call) -> tuple[str, Any]:
 
 def document_of(call: Call, api_version: str, kind: str) -> Document:
     """The document of this kind in the body; a kind or version that is left out is the one expected."""
-    value = value_of(call)
+    value = value_of(call, api_version, kind)
+    if value is None:  # ``null`` is an object of which nothing is said
+        value = {}
     if not isinstance(value, dict):
         raise BadRequest(f"the body is not a {kind}: a JSON object was expected")
     check_kind(value, api_version, kind)
@@ -134,7 +145,8 @@ def document_of(call: Call, api_version: str, kind: str) -> Document:
 
 def check_kind(document: Document, api_version: str, kind: str) -> None:
     """Fill in a kind and version that are left out; BadRequest when they are others, or when metadata is no object."""
-    found_version, found_kind = document.setdefault("apiVersion", api_version), document.setdefault("kind", kind)
+    found_version = document["apiVersion"] = document.get("apiVersion") or api_version
+    found_kind = document["kind"] = document.get("kind") or kind
     if found_version != api_version:
         raise BadRequest(f"the API version in the data ({found_version}) does not match the expected API version ({api_version})")
     if found_kind != kind:
@@ -168,9 +180,11 @@ class DeleteOptions(msgspec.Struct, frozen=True, kw_only=True):
 def delete_options(call: Call, query: Query) -> DeleteOptions:
     """The options of a deletion; the body's, or the query's where there is no body."""
     if call.body.strip():
-        value = value_of(call)
+        value = value_of(call, "v1", "DeleteOptions")
         if not isinstance(value, dict):
             raise BadRequest("the body of a deletion is a DeleteOptions object")
+        if value.get("kind") not in (None, "", "DeleteOptions"):
+            raise BadRequest(f"the body of a deletion is a DeleteOptions object, not a {value['kind']}")
         try:
             options = msgspec.convert(value, DeleteOptions)
         except msgspec.ValidationError as error:
@@ -189,9 +203,9 @@ def delete_options(call: Call, query: Query) -> DeleteOptions:
     return options
 
 
-def dry_run(query: Query, besides: list[str] | None = None) -> bool:
-    """Whether nothing is to be kept."""
+def dry_run(query: Query, besides: list[str] | None = None, *, options: str = "CreateOptions") -> bool:
+    """Whether nothing is to be kept; Invalid when the *options* of the request, so called, say something else than All."""
     values = [value for value in (*query.texts("dryRun"), *(besides or ())) if value]
     if any(value != "All" for value in values):
-        raise BadRequest(f"dryRun may only be All, not {', '.join(values)}")
+        raise invalid(options, "", [FieldProblem("dryRun", ProblemType.NOT_SUPPORTED, values, 'supported values: "All"')], group="meta.k8s.io")
     return bool(values)
