@@ -63,6 +63,7 @@ def value_of(call: Call, api_version: str = "", kind: str = "") -> Any:
 
 
 def parse_protobuf(body: bytes, api_version: str, kind: str) -> Document:
+    """The document; BadRequest when there is none. Nulls can only be within fields that hold JSON."""
     try:
         document = protobuf.decode(body, api_version=api_version, kind=kind)
     except protobuf.ProtobufError as error:
