@@ -219,7 +219,7 @@ def test_a_pods_wide_cells_and_its_end() -> None:
     cells = row("Pod", document)
     assert (cells["IP"], cells["Node"], cells["Nominated Node"], cells["Readiness Gates"]) == ("fd00::5", "n", "m", "1/2")
     made = table(BY_KIND["v1", "Pod"], [document], now=NOW)
-    assert made["rows"][0]["conditions"] == [{"type": "Completed", "status": "True", "reason": "Succeeded"}]
+    assert made["rows"][0]["conditions"] == [{"type": "Completed", "status": "True", "reason": "Succeeded", "message": "Every container has ended well."}]
 
 
 @pytest.mark.parametrize(

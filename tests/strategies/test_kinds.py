@@ -44,6 +44,23 @@ SAMPLES = {
         "metadata": {"name": "a"}, "addressType": "IPv6", "ports": [{"port": 80}],
         "endpoints": [{"addresses": ["fd00:1::1"], "hints": {"forZones": [{"name": "z"}]}}],
     },
+    "roles": {"metadata": {"name": "a"}, "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "resourceNames": []}]},
+    "clusterroles": {"metadata": {"name": "system:a"}, "rules": [{"verbs": ["get"], "nonResourceURLs": ["/metrics"]}]},
+    "rolebindings": {"metadata": {"name": "a"}, "subjects": [{"kind": "User", "name": "u"}], "roleRef": {"kind": "Role", "name": "a"}},
+    "clusterrolebindings": {
+        "metadata": {"name": "system:a"},
+        "subjects": [{"kind": "ServiceAccount", "namespace": "default", "name": "s"}],
+        "roleRef": {"kind": "ClusterRole", "name": "system:a"},
+    },
+    "networkpolicies": {
+        "metadata": {"name": "a"},
+        "spec": {
+            "podSelector": {"matchLabels": {"a": "b"}},
+            "ingress": [{"from": [{"ipBlock": {"cidr": "fd00::/8", "except": ["fd00:1::/64"]}}, {"namespaceSelector": {}}],
+                         "ports": [{"port": 80, "endPort": 90}]}],
+            "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": "http"}]}],
+        },
+    },
     "servicecidrs": {"metadata": {"name": "a"}, "spec": {"cidrs": ["10.1.0.0/24"]}},
     "ipaddresses": {"metadata": {"name": "10.96.0.9"}, "spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "a"}}},
 }  # fmt: skip

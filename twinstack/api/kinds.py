@@ -8,6 +8,42 @@ This module is the catalogue; the views stand by subject in the modules that it 
 
 from __future__ import annotations
 
+from twinstack.api.access import (
+    ClusterRole as ClusterRole,
+)
+from twinstack.api.access import (
+    ClusterRoleBinding as ClusterRoleBinding,
+)
+from twinstack.api.access import (
+    LocalSubjectAccessReview as LocalSubjectAccessReview,
+)
+from twinstack.api.access import (
+    PolicyRule as PolicyRule,
+)
+from twinstack.api.access import (
+    Role as Role,
+)
+from twinstack.api.access import (
+    RoleBinding as RoleBinding,
+)
+from twinstack.api.access import (
+    SelfSubjectAccessReview as SelfSubjectAccessReview,
+)
+from twinstack.api.access import (
+    SelfSubjectReview as SelfSubjectReview,
+)
+from twinstack.api.access import (
+    SelfSubjectRulesReview as SelfSubjectRulesReview,
+)
+from twinstack.api.access import (
+    SubjectAccessReview as SubjectAccessReview,
+)
+from twinstack.api.access import (
+    TokenRequest as TokenRequest,
+)
+from twinstack.api.access import (
+    TokenReview as TokenReview,
+)
 from twinstack.api.metadata import (
     Condition as Condition,
 )
@@ -137,6 +173,18 @@ from twinstack.api.pods import (
 from twinstack.api.pods import (
     condition_of as condition_of,
 )
+from twinstack.api.policies import (
+    IPBlock as IPBlock,
+)
+from twinstack.api.policies import (
+    NetworkPolicy as NetworkPolicy,
+)
+from twinstack.api.policies import (
+    NetworkPolicyPeer as NetworkPolicyPeer,
+)
+from twinstack.api.policies import (
+    NetworkPolicyPort as NetworkPolicyPort,
+)
 from twinstack.api.services import (
     ClientIPConfig as ClientIPConfig,
 )
@@ -247,6 +295,9 @@ from twinstack.api.workloads import (
 )
 from twinstack.api.workloads import (
     ReplicaSetStatus as ReplicaSetStatus,
+)
+from twinstack.api.workloads import (
+    ReportedEvent as ReportedEvent,
 )
 from twinstack.api.workloads import (
     RollingUpdate as RollingUpdate,

@@ -12,6 +12,7 @@ from twinstack.api import kinds
 
 STANDARD = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 _STATUS = ("get", "patch", "update")
+_ASKED = ("create",)
 
 
 class Subresource(NamedTuple):
@@ -38,11 +39,18 @@ class Resource(NamedTuple):
     categories: tuple[str, ...] = ()
     verbs: tuple[str, ...] = STANDARD
     subresources: tuple[Subresource, ...] = ()
+    kept_as: tuple[str, str, str] | None = None  # group, version and plural of the resource whose objects are shown here in another form
+    deprecation: str = ""  # what everybody who comes through this door is told
 
     @property
     def api_version(self) -> str:
         """``v1`` or ``apps/v1``"""
         return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def kept_group(self) -> str:
+        """The group that the objects are kept in, which is the one that judges them."""
+        return self.kept_as[0] if self.kept_as else self.group
 
     @property
     def qualified(self) -> str:
@@ -76,22 +84,45 @@ RESOURCES: tuple[Resource, ...] = (
     Resource("", "v1", "pods", "pod", "Pod", True, kinds.Pod, ("po",), ("all",),
              subresources=(Subresource("binding", ("create",), "Binding"), Subresource("log", ("get",)), _status)),
     Resource("", "v1", "services", "service", "Service", True, kinds.Service, ("svc",), ("all",), subresources=(_status,)),
-    Resource("", "v1", "endpoints", "endpoints", "Endpoints", True, kinds.Endpoints, ("ep",)),
+    Resource("", "v1", "endpoints", "endpoints", "Endpoints", True, kinds.Endpoints, ("ep",),
+             deprecation="v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
     Resource("", "v1", "configmaps", "configmap", "ConfigMap", True, kinds.ConfigMap, ("cm",)),
     Resource("", "v1", "secrets", "secret", "Secret", True, kinds.Secret),
-    Resource("", "v1", "serviceaccounts", "serviceaccount", "ServiceAccount", True, kinds.ServiceAccount, ("sa",)),
+    Resource("", "v1", "serviceaccounts", "serviceaccount", "ServiceAccount", True, kinds.ServiceAccount, ("sa",),
+             subresources=(Subresource("token", _ASKED, "TokenRequest", "authentication.k8s.io", "v1"),)),
     Resource("", "v1", "events", "event", "Event", True, kinds.Event, ("ev",)),
     Resource("apps", "v1", "deployments", "deployment", "Deployment", True, kinds.Deployment, ("deploy",), ("all",), subresources=(_scale, _status)),
     Resource("apps", "v1", "replicasets", "replicaset", "ReplicaSet", True, kinds.ReplicaSet, ("rs",), ("all",), subresources=(_scale, _status)),
     Resource("coordination.k8s.io", "v1", "leases", "lease", "Lease", True, kinds.Lease),
     Resource("discovery.k8s.io", "v1", "endpointslices", "endpointslice", "EndpointSlice", True, kinds.EndpointSlice),
+    Resource("rbac.authorization.k8s.io", "v1", "roles", "role", "Role", True, kinds.Role),
+    Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "rolebinding", "RoleBinding", True, kinds.RoleBinding),
+    Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "clusterrole", "ClusterRole", False, kinds.ClusterRole),
+    Resource("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "clusterrolebinding", "ClusterRoleBinding", False, kinds.ClusterRoleBinding),
+    Resource("events.k8s.io", "v1", "events", "event", "Event", True, kinds.ReportedEvent, ("ev",), kept_as=("", "v1", "events")),
+    Resource("networking.k8s.io", "v1", "networkpolicies", "networkpolicy", "NetworkPolicy", True, kinds.NetworkPolicy, ("netpol",)),
     Resource("networking.k8s.io", "v1", "servicecidrs", "servicecidr", "ServiceCIDR", False, kinds.ServiceCIDR, subresources=(_status,)),
     Resource("networking.k8s.io", "v1", "ipaddresses", "ipaddress", "IPAddress", False, kinds.IPAddress, ("ip",)),
 )  # fmt: skip
 
-BY_VIEW: dict[type[kinds.Object], Resource] = {resource.view: resource for resource in RESOURCES}
-BY_PATH: dict[tuple[str, str, str], Resource] = {(resource.group, resource.version, resource.plural): resource for resource in RESOURCES}
-BY_KIND: dict[tuple[str, str], Resource] = {(resource.api_version, resource.kind): resource for resource in RESOURCES}
+# What is asked by creating it, answered at once, and not kept.
+QUESTIONS: tuple[Resource, ...] = (
+    Resource("authentication.k8s.io", "v1", "selfsubjectreviews", "selfsubjectreview", "SelfSubjectReview", False, kinds.SelfSubjectReview, verbs=_ASKED),
+    Resource("authentication.k8s.io", "v1", "tokenreviews", "tokenreview", "TokenReview", False, kinds.TokenReview, verbs=_ASKED),
+    Resource("authorization.k8s.io", "v1", "localsubjectaccessreviews", "localsubjectaccessreview", "LocalSubjectAccessReview", True,
+             kinds.LocalSubjectAccessReview, verbs=_ASKED),
+    Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "selfsubjectaccessreview", "SelfSubjectAccessReview", False,
+             kinds.SelfSubjectAccessReview, verbs=_ASKED),
+    Resource("authorization.k8s.io", "v1", "selfsubjectrulesreviews", "selfsubjectrulesreview", "SelfSubjectRulesReview", False,
+             kinds.SelfSubjectRulesReview, verbs=_ASKED),
+    Resource("authorization.k8s.io", "v1", "subjectaccessreviews", "subjectaccessreview", "SubjectAccessReview", False,
+             kinds.SubjectAccessReview, verbs=_ASKED),
+)  # fmt: skip
+SERVED = RESOURCES + QUESTIONS
+
+BY_VIEW: dict[type[kinds.Object], Resource] = {resource.view: resource for resource in SERVED}
+BY_PATH: dict[tuple[str, str, str], Resource] = {(resource.group, resource.version, resource.plural): resource for resource in SERVED}
+BY_KIND: dict[tuple[str, str], Resource] = {(resource.api_version, resource.kind): resource for resource in SERVED}
 
 
 def resource_of(view: type[kinds.Object]) -> Resource:

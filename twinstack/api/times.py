@@ -9,6 +9,9 @@ import re
 from datetime import UTC, datetime
 
 _FRACTION = re.compile(r"\.(\d+)")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[-+]\d\d:\d\d)\Z")
+_MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[-+]\d\d:\d\d)\Z")
+_EXAMPLE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def text_of_time(moment: datetime) -> str:
@@ -30,6 +33,23 @@ def parse_time(text: str | None) -> datetime | None:
     except ValueError:
         return None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def canonical_time(text: str) -> str:
+    """A ``metav1.Time`` in the form in which it is kept: UTC, whole seconds. ValueError when the text is none."""
+    return text_of_time(_rfc_3339(text, _TIME))
+
+
+def canonical_micro_time(text: str) -> str:
+    """A ``metav1.MicroTime`` in the form in which it is kept: UTC; six digits behind the point are asked for. ValueError when the text is none."""
+    return text_of_micro_time(_rfc_3339(text, _MICRO_TIME))
+
+
+def _rfc_3339(text: str, form: re.Pattern[str]) -> datetime:
+    moment = parse_time(text) if form.match(text) else None
+    if moment is None:
+        raise ValueError(f"{text!r} is no time such as {text_of_micro_time(_EXAMPLE) if form is _MICRO_TIME else text_of_time(_EXAMPLE)}")
+    return moment
 
 
 def seconds_since(text: str | None, now: datetime) -> float | None:

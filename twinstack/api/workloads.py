@@ -103,6 +103,11 @@ class ServiceAccount(Object, frozen=True):
     secrets: list[ObjectReference] | None = None
 
 
+class EventSeries(View, frozen=True):
+    count: int = 0
+    lastObservedTime: Time | None = None
+
+
 class Event(Object, frozen=True):
     involvedObject: ObjectReference = ObjectReference()
     reason: str = ""
@@ -115,4 +120,19 @@ class Event(Object, frozen=True):
     reportingComponent: str = ""
     reportingInstance: str = ""
     action: str = ""
+    series: EventSeries | None = None
     source: dict[str, Any] | None = None
+
+
+class ReportedEvent(Object, frozen=True):
+    """An Event as events.k8s.io shows it."""
+
+    regarding: ObjectReference = ObjectReference()
+    reason: str = ""
+    note: str = ""
+    type: str = ""
+    action: str = ""
+    reportingController: str = ""
+    reportingInstance: str = ""
+    eventTime: Time | None = None
+    series: EventSeries | None = None

@@ -16,7 +16,7 @@ from twinstack.api import errors, objects
 from twinstack.api.errors import APIError, BadRequest, NotFound
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import Resource
-from twinstack.apiserver import bootstrap, requests, serving, upkeep
+from twinstack.apiserver import answers, bootstrap, requests, serving, upkeep
 from twinstack.apiserver.allocators import Context, context_of
 from twinstack.apiserver.auth import Authenticator, read_token_file
 from twinstack.apiserver.cache import Cache, Stored
@@ -95,6 +95,7 @@ class Application:
             reaction = failure(BadRequest("the document is nested too deeply"))
         except Exception as error:
             reaction = unexpected(error)
+        reaction = answers.finished(reaction, request, call.headers.get("Accept", ""))
         if isinstance(reaction, Streamed):
             return reaction._replace(run=self._counted(request, reaction, start))
         self.metrics.observe(request, reaction.status, time.perf_counter() - start)

@@ -21,7 +21,7 @@ import msgspec
 from twinstack.api import objects
 from twinstack.api.errors import BadRequest
 from twinstack.api.objects import Document, Key
-from twinstack.api.resources import RESOURCES, Resource
+from twinstack.api.resources import BY_PATH, RESOURCES, Resource
 from twinstack.api.selectors import FieldRequirement, Selector
 from twinstack.apiserver.strategies.base import Strategy
 from twinstack.store.base import Event, Revision, Store, Write
@@ -194,6 +194,25 @@ class Collection:
         return frozenset(names)
 
 
+class Mirror(Collection):
+    """The objects of another collection in another form: writes go there, and every change of it is told here too."""
+
+    def __init__(self, resource: Resource, strategy: Strategy, kept: Collection, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(resource, strategy, clock=clock)
+        self._kept = kept
+
+    def write(self, document: Document, expect: Revision | None) -> Write:
+        return self._kept.write(self.strategy.kept(document), expect)
+
+    def deletion(self, key: Key, expect: Revision | None) -> Write:
+        return self._kept.deletion(key, expect)
+
+    def stored(self, draft: Draft, revision: Revision) -> Stored:
+        if draft.collection is not self:
+            draft = self.draft(self.strategy.shown(objects.decode(draft.raw)))
+        return super().stored(draft, revision)
+
+
 class Filter:
     """Which objects are meant: a namespace, labels, fields. ``text`` tells equal filters apart from others."""
 
@@ -253,6 +272,7 @@ class Cache:
         self.revision: Revision = 0
         self._clock = clock
         self._by_root: dict[str, Collection] = {}
+        self._mirrors: dict[Collection, Collection] = {}
         self._observers: list[Observer] = []
         if strategies is not None:
             self.install(strategies)
@@ -260,16 +280,25 @@ class Cache:
     def install(self, strategies: Mapping[Resource, Strategy]) -> None:
         """Give each resource its way. Before :meth:`load`; strategies may hold this very cache as their reader."""
         for resource in RESOURCES:
+            if resource.kept_as:
+                continue
             collection = Collection(resource, strategies.get(resource) or Strategy(resource), clock=self._clock)
             self.collections[resource] = collection
             self._by_root[collection.root] = collection
+        for resource in RESOURCES:
+            if resource.kept_as:
+                kept = self.collections[BY_PATH[resource.kept_as]]
+                self.collections[resource] = self._mirrors[kept] = Mirror(resource, strategies.get(resource) or Strategy(resource), kept, self._clock)
 
     def load(self, store: Store) -> None:
         """Read the store's present state, and follow it from there."""
         for item in store.load():
             collection, key = self._place(item.key)
             if collection is not None:
-                collection.load(key, collection.draft(objects.decode(item.value)), item.revision)
+                draft = collection.draft(objects.decode(item.value))
+                collection.load(key, draft, item.revision)
+                if collection in self._mirrors:
+                    self._mirrors[collection].load(key, draft, item.revision)
         self.revision = store.revision
         for collection in self.collections.values():
             collection.loaded(store.revision)
@@ -291,6 +320,9 @@ class Cache:
             if change.before is None and change.after is None:
                 continue
             changes.setdefault(collection, []).append(change)
+            if collection in self._mirrors:
+                mirror = self._mirrors[collection]
+                changes.setdefault(mirror, []).append(mirror.apply(key, draft, event.revision))
             for observer in self._observers:
                 try:
                     observer(collection.resource, change.before, change.after)

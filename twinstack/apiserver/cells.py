@@ -377,6 +377,13 @@ def replicaset_selector(document: Document, now: datetime) -> Any:
     return _selector(document, NONE, "<error>")
 
 
+def policy_pods(document: Document, now: datetime) -> Any:
+    try:
+        return text_of_selector(_spec(document).get("podSelector")) or NONE
+    except ValueError:
+        return "<error>"
+
+
 def deployment_ready(document: Document, now: datetime) -> Any:
     return f"{_status(document).get('readyReplicas') or 0}/{_spec(document).get('replicas') or 0}"
 
@@ -418,3 +425,27 @@ def secret_type(document: Document, now: datetime) -> Any:
 
 def lease_holder(document: Document, now: datetime) -> Any:
     return _spec(document).get("holderIdentity") or ""
+
+
+# ---- roles and bindings
+
+
+def created_at(document: Document, now: datetime) -> Any:
+    """The moment itself, not how long ago."""
+    return _part(document, "metadata").get("creationTimestamp") or ""
+
+
+def binding_role(document: Document, now: datetime) -> Any:
+    """``ClusterRole/view``"""
+    reference = _part(document, "roleRef")
+    return f"{reference.get('kind', '')}/{reference.get('name', '')}"
+
+
+def binding_subjects(kind: str) -> Cell:
+    """The cell of the subjects of one kind."""
+
+    def cell(document: Document, now: datetime) -> Any:
+        found = [one for one in document.get("subjects") or () if one.get("kind") == kind]
+        return ", ".join(f"{one.get('namespace', '')}/{one.get('name', '')}" if kind == "ServiceAccount" else str(one.get("name", "")) for one in found)
+
+    return cell

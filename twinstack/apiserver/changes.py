@@ -120,7 +120,7 @@ class Changes:
                 *strategy.problems_with_create(document),
             ]
             if problems:
-                raise errors.invalid(resource.kind, name, problems, group=resource.group)
+                raise errors.invalid(resource.kind, name, problems, group=resource.kept_group)
             warnings = [*transaction.warnings, *strategy.warnings(document, None)]
             if dry_run:
                 if objects.key_of(document) in collection.items:
@@ -214,7 +214,7 @@ class Changes:
                 metadata["generation"] = old.get("generation", 0) + 1
             problems = [*problems_with_metadata_update(after, before), *strategy.problems_with_update(after, before, subresource)]
             if problems:
-                raise errors.invalid(resource.kind, key.name, problems, group=resource.group)
+                raise errors.invalid(resource.kind, key.name, problems, group=resource.kept_group)
             warnings = [*transaction.warnings, *strategy.warnings(after, before)]
             if dry_run:
                 strategy.on_read(after)
@@ -243,7 +243,7 @@ class Changes:
         version = metadata.get("resourceVersion", "")
         if not version and not strategy.unconditional_update:
             problem = errors.FieldProblem("metadata.resourceVersion", errors.ProblemType.INVALID, "", "must be specified for an update")
-            raise errors.invalid(resource.kind, key.name, [problem], group=resource.group)
+            raise errors.invalid(resource.plural, key.name, [problem], group=resource.group)
         if version and version != str(stored.revision):
             raise errors.conflict(resource.plural, key.name, MODIFIED, group=resource.group)
 

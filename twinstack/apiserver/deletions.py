@@ -115,7 +115,7 @@ def _check_preconditions(resource: Resource, stored: Stored, options: DeleteOpti
     elif wanted.resourceVersion is not None and wanted.resourceVersion != str(stored.revision):
         detail = f"Precondition failed: ResourceVersion in precondition: {wanted.resourceVersion}, ResourceVersion in object meta: {stored.revision}"
     if detail:
-        raise errors.conflict(resource.plural, stored.key.name, detail, group=resource.group)
+        raise errors.conflict(resource.kind, stored.key.name, detail, group=resource.group)
 
 
 def _set_propagation(metadata: Document, options: DeleteOptions) -> None:

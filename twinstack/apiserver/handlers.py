@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from twinstack.api import errors, objects, patches
-from twinstack.api.errors import BadRequest, MethodNotAllowed
+from twinstack.api.errors import BadRequest, FieldProblem, MethodNotAllowed, ProblemType
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import Resource
 from twinstack.api.schema import prune
-from twinstack.apiserver import doors, tables, watches
+from twinstack.apiserver import answers, doors, tables, watches
 from twinstack.apiserver.bodies import check_kind, delete_options, document_of, dry_run, patch_of
 from twinstack.apiserver.cache import Cache, Stored
 from twinstack.apiserver.calls import Answer, Call, Reaction, Streamed
@@ -93,6 +93,8 @@ class Handlers:
     async def _watch(self, request: Request, call: Call) -> Reaction:
         if not call.can_stream:
             raise BadRequest("a watch needs HTTP/1.1")
+        if answers.wants_yaml(call.headers.get("Accept", "")):
+            raise errors.NotAcceptable("a watch is a stream of JSON values; application/json would do")
         form = tables.wants(call.headers.get("Accept", ""))
         streamed: Streamed = watches.watch(self.cache, request, form=form, now=self.now)
         return streamed
@@ -122,12 +124,16 @@ class Handlers:
             document = document_of(call, resource.api_version, resource.kind)
             if request.sub == "finalize":
                 return doors.finalized(stored, document)
+            if not document["metadata"].get("name"):
+                raise BadRequest(f"the name of the object must be given, as it is on the URL ({request.name})")
             warnings.extend(self._unknown_fields(request, document))
             return document
 
         # The scale door leads to the object itself; what comes through it is a change of the object.
         subresource = "" if request.sub == "scale" else request.sub
-        outcome = await self.changes.update(resource, key, change, subresource=subresource, dry_run=dry_run(request.query), create=True)
+        outcome = await self.changes.update(
+            resource, key, change, subresource=subresource, dry_run=dry_run(request.query, options="UpdateOptions"), create=True
+        )
         return self._answer(request, call, outcome, warnings)
 
     async def _patch(self, request: Request, call: Call) -> Reaction:
@@ -142,11 +148,11 @@ class Handlers:
                 check_kind(scale, doors.SCALE_VERSION, doors.SCALE_KIND)
                 return doors.scaled(stored, scale)
             patched = self._patched(resource, "", kind, stored, patch)
-            warnings.extend(self._unknown_fields(request, patched))
+            warnings.extend(self._unknown_fields(request, patched, patch=True))
             return patched
 
         subresource = "" if request.sub == "scale" else request.sub
-        outcome = await self.changes.update(resource, key, change, subresource=subresource, dry_run=dry_run(request.query))
+        outcome = await self.changes.update(resource, key, change, subresource=subresource, dry_run=dry_run(request.query, options="PatchOptions"))
         return self._answer(request, call, outcome, warnings)
 
     def _patched(self, resource: Resource, subresource: str, kind: str, document: Document, patch: Any) -> Document:
@@ -163,14 +169,18 @@ class Handlers:
     async def _delete(self, request: Request, call: Call) -> Reaction:
         options = delete_options(call, request.query)
         key = Key(request.namespace, request.name)
-        outcome = await self.deletions.delete(request.resource, key, options, dry_run=dry_run(request.query, options.dryRun))
+        outcome = await self.deletions.delete(request.resource, key, options, dry_run=dry_run(request.query, options.dryRun, options="DeleteOptions"))
         return self._answer(request, call, outcome)
 
     async def _delete_collection(self, request: Request, call: Call) -> Reaction:
         options = delete_options(call, request.query)
         filter_ = filter_of(request, self.cache.collections[request.resource])
-        gone = await self.deletions.delete_collection(request.resource, filter_, options, dry_run=dry_run(request.query, options.dryRun))
-        return Answer(200, list_bytes(request.resource, {"resourceVersion": str(self.cache.revision)}, gone))
+        dry = dry_run(request.query, options.dryRun, options="DeleteOptions")
+        gone = await self.deletions.delete_collection(request.resource, filter_, options, dry_run=dry)
+        # As Kubernetes answers, the items do not say again what they are.
+        items = [{name: value for name, value in one.document().items() if name not in ("kind", "apiVersion")} for one in gone]
+        kind, version = f"{request.resource.kind}List", request.resource.api_version
+        return Answer(200, objects.encode({"kind": kind, "apiVersion": version, "metadata": {"resourceVersion": str(self.cache.revision)}, "items": items}))
 
     # ---- answers
 
@@ -194,10 +204,11 @@ class Handlers:
         include = request.query.text("includeObject")
         return objects.encode(tables.table(request.resource, [document], now=self.now(), include_object=include, metadata=metadata))
 
-    def _unknown_fields(self, request: Request, document: Document) -> list[str]:
+    def _unknown_fields(self, request: Request, document: Document, *, patch: bool = False) -> list[str]:
         """Take out the fields that the schema does not know: in silence, with warnings, or BadRequest with ``fieldValidation=Strict``.
 
-        A field of another type is BadRequest whatever the mode: it cannot be read.
+        A field of another type is BadRequest whatever the mode: it cannot be read. With *patch* an unknown field is Invalid, the patch
+        being what is wrong.
         """
         mode = request.query.text("fieldValidation") or "Warn"
         if mode not in ("Ignore", "Warn", "Strict"):
@@ -211,8 +222,14 @@ class Handlers:
             raise BadRequest(refusal + ", ".join(f'field "{path}" must be of type {type_}' for path, type_ in found.mistyped))
         unknown = [f'unknown field "{path}"' for path in found.unknown if not path.startswith("metadata.managedFields")]
         if unknown and mode == "Strict":
+            if patch:
+                raise errors.Invalid(f"the patch is invalid: strict decoding error: {', '.join(unknown)}", problems=[_wrong_patch(unknown)])
             raise BadRequest(f"{refusal}strict decoding error: {', '.join(unknown)}")
         return [] if mode == "Ignore" else unknown
+
+
+def _wrong_patch(unknown: Sequence[str]) -> FieldProblem:
+    return FieldProblem("patch", ProblemType.INVALID, "", f"strict decoding error: {', '.join(unknown)}")
 
 
 def list_bytes(resource: Resource, metadata: Document, items: Sequence[Stored]) -> bytes:

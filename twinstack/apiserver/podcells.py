@@ -167,5 +167,6 @@ def pod_conditions(document: Document) -> list[Document]:
     """The conditions of the row: Completed, for a pod that has ended."""
     phase = _status(document).get("phase")
     if phase in ("Succeeded", "Failed"):
-        return [{"type": "Completed", "status": "True", "reason": phase}]
+        message = "Every container has ended well." if phase == "Succeeded" else "A container has failed."
+        return [{"type": "Completed", "status": "True", "reason": phase, "message": message}]
     return []

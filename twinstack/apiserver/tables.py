@@ -16,7 +16,9 @@ from twinstack.api.objects import Document
 from twinstack.api.resources import Resource
 from twinstack.apiserver import cells, podcells
 from twinstack.apiserver.replies import JSON, accepted
+from twinstack.rules.events import EVENTS_GROUP, with_core_names
 
+YAML: Final = "application/yaml"
 META: Final = "meta.k8s.io"
 META_VERSION: Final = "meta.k8s.io/v1"
 
@@ -32,6 +34,8 @@ def wants(accept: str) -> Form:
     """
     only_protobuf = False
     for media_type, parameters in accepted(accept):
+        if media_type == YAML:  # JSON, until the answer is all there
+            return "json"
         if media_type in (JSON, "*/*", "application/*"):
             form = parameters.get("as")
             if not form:
@@ -42,7 +46,9 @@ def wants(accept: str) -> Form:
             only_protobuf = True
     if only_protobuf:
         return "json"
-    raise errors.NotAcceptable("only the following media types are accepted: application/json, also as=Table or as=PartialObjectMetadata of meta.k8s.io/v1")
+    raise errors.NotAcceptable(
+        "only these media types are served: application/json, application/yaml, also as=Table or as=PartialObjectMetadata of meta.k8s.io/v1"
+    )
 
 
 class Column(NamedTuple):
@@ -83,13 +89,14 @@ def table(
     conditions = _CONDITIONS.get(resource.kind)
     rows: list[Document] = []
     for document in documents:
-        row: Document = {"cells": [cell(document, now) for cell in readers]}
+        read = with_core_names(document) if resource.group == EVENTS_GROUP else document
+        row: Document = {"cells": [cell(read, now) for cell in readers]}
         if conditions and (found := conditions(document)):
             row["conditions"] = found
         if include_object == "Object":
             row["object"] = document
-        elif include_object != "None":
-            row["object"] = partial_metadata(document)
+        else:
+            row["object"] = None if include_object == "None" else partial_metadata(document)
         rows.append(row)
     return {
         "kind": "Table",
@@ -124,6 +131,14 @@ def _column(name: str, cell: Callable[[Document, datetime], Any], description: s
 _WORKLOAD: Final = (
     _column("Containers", cells.template_containers, "The names of the containers in the pod template.", wide=True),
     _column("Images", cells.template_images, "The images of the containers in the pod template.", wide=True),
+)
+
+_BINDING: Final = (
+    _column("Role", cells.binding_role, "The role that is given."),
+    _AGE,
+    _column("Users", cells.binding_subjects("User"), "The users who have it.", wide=True),
+    _column("Groups", cells.binding_subjects("Group"), "The groups that have it.", wide=True),
+    _column("ServiceAccounts", cells.binding_subjects("ServiceAccount"), "The ServiceAccounts that have it.", wide=True),
 )
 
 COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
@@ -169,6 +184,7 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
     ),
     "ServiceCIDR": (_name(), _column("CIDRs", cells.service_cidrs, "The ranges that Services get their addresses from."), _AGE),
     "IPAddress": (_name(), _column("ParentRef", cells.parent_ref, "What the address belongs to.")),
+    "NetworkPolicy": (_name(), _column("Pod-Selector", cells.policy_pods, "The pods that the policy is about."), _AGE),
     "Namespace": (_name(), _column("Status", cells.phase, "The namespace's phase."), _AGE),
     "Event": (
         _column("Last Seen", cells.event_last_seen, "When the event was observed last."),
@@ -208,6 +224,10 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         _AGE,
     ),
     "ServiceAccount": (_name(), _AGE),
+    "Role": (_name(), _column("Created At", cells.created_at, "When the Role was made.")),
+    "ClusterRole": (_name(), _column("Created At", cells.created_at, "When the ClusterRole was made.")),
+    "RoleBinding": (_name(), *_BINDING),
+    "ClusterRoleBinding": (_name(), *_BINDING),
     "Lease": (_name(), _column("Holder", cells.lease_holder, "Who holds the lease."), _AGE),
 }
 

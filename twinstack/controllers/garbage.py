@@ -26,7 +26,7 @@ from twinstack.api.world import Absent, Action, Delete, Patch, Watch, World
 from twinstack.rules.workloads import references
 
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
-_COLLECTED = tuple(resource for resource in RESOURCES if resource.view is not Event)
+_COLLECTED = tuple(resource for resource in RESOURCES if resource.view is not Event and not resource.kept_as)
 _BY_NAME = {resource.qualified: resource for resource in _COLLECTED}
 
 

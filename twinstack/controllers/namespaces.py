@@ -18,7 +18,7 @@ from twinstack.rules.workloads import with_condition
 
 FINALIZER = "kubernetes"
 _RESOURCE = resource_of(Namespace)
-_CONTENTS = tuple(resource for resource in RESOURCES if resource.namespaced and "deletecollection" in resource.verbs)
+_CONTENTS = tuple(resource for resource in RESOURCES if resource.namespaced and "deletecollection" in resource.verbs and not resource.kept_as)
 _COUNTED = tuple(resource for resource in _CONTENTS if resource.view is not Event)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from twinstack.api.errors import BadRequest, FieldProblem
 from twinstack.api.objects import Document
+from twinstack.api.times import canonical_micro_time, canonical_time
 from twinstack.rules.names import config_key_problem
 from twinstack.rules.problems import forbidden, required, too_long, wrong
 from twinstack.rules.shape import default, drop_zeros, part
@@ -112,23 +113,20 @@ def problems_with_namespace_status(document: Document) -> list[FieldProblem]:
     return []
 
 
-def default_event(document: Document) -> None:
-    """The fields that an Event always shows."""
-    part(document, "involvedObject")
-    part(document, "source")
-    for field in ("reportingComponent", "reportingInstance"):
-        document.setdefault(field, "")
-    for field in ("firstTimestamp", "lastTimestamp", "eventTime"):
-        document.setdefault(field, None)
+def default_lease(document: Document) -> None:
+    """Times are kept in UTC. BadRequest when one is no time with microseconds."""
+    spec = part(document, "spec")
+    for field in ("acquireTime", "renewTime"):
+        if field in spec:
+            spec[field] = kept_time(spec[field], f"spec.{field}", micro=True)
 
 
-def problems_with_event(document: Document) -> list[FieldProblem]:
-    """An event lives where the object does that it tells of; cluster-wide objects' events live in default."""
-    namespace = (document.get("metadata") or {}).get("namespace", "")
-    involved = (document.get("involvedObject") or {}).get("namespace", "")
-    if involved != namespace and not (not involved and namespace in ("default", "kube-system")):
-        return [wrong("involvedObject.namespace", involved, f"must be the event's own namespace, {namespace!r}")]
-    return []
+def kept_time(text: str, path: str, *, micro: bool = False) -> str:
+    """A time in the form in which it is kept. BadRequest when the text is no time."""
+    try:
+        return canonical_micro_time(text) if micro else canonical_time(text)
+    except (TypeError, ValueError) as error:
+        raise BadRequest(f"{path} cannot be read: {error}") from None
 
 
 def problems_with_lease(document: Document) -> list[FieldProblem]:
@@ -140,15 +138,3 @@ def problems_with_lease(document: Document) -> list[FieldProblem]:
     if spec.get("leaseTransitions") is not None and spec["leaseTransitions"] < 0:
         problems.append(wrong("spec.leaseTransitions", spec["leaseTransitions"], "must not be negative"))
     return problems
-
-
-def event_fields(document: Mapping[str, Any]) -> dict[str, str]:
-    """What events can be selected by."""
-    involved, source = document.get("involvedObject") or {}, document.get("source") or {}
-    fields = {f"involvedObject.{name}": str(involved.get(name, "")) for name in _INVOLVED}
-    component = source.get("component") or document.get("reportingComponent") or ""
-    reporting = document.get("reportingComponent") or ""
-    return {**fields, "reason": document.get("reason", ""), "type": document.get("type", ""), "source": component, "reportingComponent": reporting}
-
-
-_INVOLVED = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")

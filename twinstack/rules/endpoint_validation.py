@@ -183,8 +183,8 @@ def _problems_with_ports(ports: list[EndpointPort]) -> Iterator[FieldProblem]:
 
 
 def warnings_about_endpoints(document: Document) -> list[str]:
-    """Endpoints are deprecated since 1.33; and odd spellings."""
-    result = ["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"]
+    """Odd spellings."""
+    result = []
     for i, subset in enumerate(document.get("subsets") or ()):
         for field in ("addresses", "notReadyAddresses"):
             for j, address in enumerate(subset.get(field) or ()):

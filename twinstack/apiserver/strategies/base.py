@@ -102,6 +102,14 @@ class Strategy:
         """The selectable fields besides metadata.name and metadata.namespace."""
         return {}
 
+    def kept(self, document: Document) -> Document:
+        """Where the objects are another resource's in another form: such a one in the form in which it is kept."""
+        return document
+
+    def shown(self, document: Document) -> Document:
+        """The inverse: a kept one in the form that is shown here."""
+        return document
+
     def grace_period_seconds(self, document: Document, asked: int | None) -> int:
         """How long a deletion waits for the object's agent; 0 deletes at once."""
         return 0

@@ -8,7 +8,7 @@ from twinstack.api.errors import FieldProblem
 from twinstack.api.objects import Document
 from twinstack.apiserver.strategies.base import Transaction
 from twinstack.apiserver.strategies.typed import Typed, take_back
-from twinstack.rules import configuration
+from twinstack.rules import configuration, events
 from twinstack.rules.names import label_problem
 from twinstack.rules.shape import drop_zeros, part
 
@@ -85,7 +85,7 @@ class Leases(Typed):
     unconditional_update = False
 
     def fill(self, document: Document) -> None:
-        part(document, "spec")
+        configuration.default_lease(document)
 
     def problems_with_create(self, document: Document) -> list[FieldProblem]:
         return configuration.problems_with_lease(document)
@@ -100,13 +100,39 @@ class Events(Typed):
     creates_on_update = True
 
     def fill(self, document: Document) -> None:
-        configuration.default_event(document)
+        events.default_event(document)
 
     def problems_with_create(self, document: Document) -> list[FieldProblem]:
-        return configuration.problems_with_event(document)
+        return events.problems_with_event(document)
 
     def problems_with_update(self, after: Document, before: Document, subresource: str) -> list[FieldProblem]:
-        return configuration.problems_with_event(after)
+        return events.problems_with_event_update(after, before)
 
     def fields(self, document: Document) -> Mapping[str, str]:
-        return configuration.event_fields(document)
+        return events.event_fields(document)
+
+
+class NewEvents(Typed):
+    """The same events through the door of events.k8s.io, where their fields have other names and more is asked of them."""
+
+    creates_on_update = True
+
+    def kept(self, document: Document) -> Document:
+        return events.core_form(document)
+
+    def shown(self, document: Document) -> Document:
+        return events.new_form(document)
+
+    def fill(self, document: Document) -> None:
+        filled = events.new_form(events.core_form(document))
+        document.clear()
+        document.update(filled)
+
+    def problems_with_create(self, document: Document) -> list[FieldProblem]:
+        return events.problems_with_event(events.core_form(document), new_door=True)
+
+    def problems_with_update(self, after: Document, before: Document, subresource: str) -> list[FieldProblem]:
+        return events.problems_with_event_update(events.core_form(after), events.core_form(before), new_door=True)
+
+    def fields(self, document: Document) -> Mapping[str, str]:
+        return events.new_event_fields(document)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twinstack.api import kinds
 from twinstack.api.resources import Resource, resource_of
 from twinstack.apiserver.allocators import Context
-from twinstack.apiserver.strategies import configuration, endpoints, nodes, pods, ranges, services, workloads
+from twinstack.apiserver.strategies import access, configuration, endpoints, nodes, pods, policies, ranges, services, workloads
 from twinstack.apiserver.strategies.base import Strategy
 
 _PLAIN: dict[type[kinds.Object], type[Strategy]] = {
@@ -17,10 +17,16 @@ _PLAIN: dict[type[kinds.Object], type[Strategy]] = {
     kinds.Secret: configuration.Secrets,
     kinds.ServiceAccount: configuration.ServiceAccounts,
     kinds.Event: configuration.Events,
+    kinds.ReportedEvent: configuration.NewEvents,
     kinds.Deployment: workloads.Deployments,
     kinds.ReplicaSet: workloads.ReplicaSets,
     kinds.Lease: configuration.Leases,
+    kinds.Role: access.Roles,
+    kinds.ClusterRole: access.Roles,
+    kinds.RoleBinding: access.Bindings,
+    kinds.ClusterRoleBinding: access.Bindings,
     kinds.EndpointSlice: endpoints.EndpointSlices,
+    kinds.NetworkPolicy: policies.NetworkPolicies,
     kinds.ServiceCIDR: ranges.ServiceCIDRs,
     kinds.IPAddress: ranges.IPAddresses,
 }

@@ -1,0 +1,26 @@
+"""The last touch on an answer: what everybody is told who comes through a door, and YAML for those who want it."""
+
+from __future__ import annotations
+
+import yaml
+
+from twinstack.api import objects
+from twinstack.apiserver.calls import JSON, Answer, Reaction
+from twinstack.apiserver.replies import accepted
+from twinstack.apiserver.requests import Request
+from twinstack.apiserver.tables import YAML
+
+
+def wants_yaml(accept: str) -> bool:
+    """Whether YAML is the client's first choice."""
+    return "yaml" in accept and accepted(accept)[0][0] == YAML
+
+
+def finished(reaction: Reaction, request: Request | None, accept: str) -> Reaction:
+    """The reaction with the door's own warning, as YAML where that is wanted."""
+    if request is not None and request.resource.deprecation:
+        reaction = reaction._replace(headers=[("Warning", f'299 - "{request.resource.deprecation}"'), *reaction.headers])
+    if isinstance(reaction, Answer) and reaction.content_type == JSON and reaction.body and wants_yaml(accept):
+        text = yaml.dump(objects.decode(reaction.body), Dumper=yaml.CSafeDumper, default_flow_style=False, allow_unicode=True)
+        reaction = reaction._replace(body=text.encode(), content_type=YAML)
+    return reaction
