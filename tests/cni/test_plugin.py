@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -77,6 +78,21 @@ def test_a_pod_is_reached_and_reaches_at_once_in_both_families(node: Any, daemon
             assert reach(second, family, addresses(one.document)[family]) == addresses(two.document)[family]
             assert reach(node.path, family, addresses(one.document)[family])
             assert reach(first, family, addresses(one.document)[family]) == addresses(one.document)[family]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_node_speaks_to_its_pods_from_its_own_address(node: Any, daemon: Daemon | None) -> None:
+    own = {Family.IPV4: "172.30.0.11", Family.IPV6: "fd30::11"}
+    with Netlink(node.path) as kernel:
+        kernel.change_link("lo", up=True)
+        kernel.add_link("uplink", "bridge", up=True)
+        for family, address in own.items():
+            kernel.add_address("uplink", ip_address(address), family.bits)
+        kernel.commit()
+    pod = node.make("pod")
+    told = addresses(node.plugin("ADD", pod).document)
+    with serve(pod) as listener:
+        assert {family: reach(node.path, family, told[family]) for family in FAMILIES} == own
         listener.shutdown(socket.SHUT_RDWR)
 
 

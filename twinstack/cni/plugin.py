@@ -7,8 +7,9 @@ Theory. A pod is wired point to point: a veth pair, one end in the pod, the othe
 pod sends everything to a gateway that exists on the node's end of every such link (169.254.1.1 and fe80::1,
 ``Facts.pod_gateway``); the node has one host route per pod address. So every packet of a pod is routed, and
 therefore seen by the node's nftables chains, even between two pods of one node; a Service that leads back to
-its own client works. The gateway has scope link, so that the node speaks to its pods from a real address of
-its own. No address waits for duplicate address detection: there is nobody else on the link.
+its own client works. The gateway has scope link and the routes to pods have scope global, so that the node speaks to its
+pods from a real address of its own: of two addresses that fit, the kernel takes the one of the route's scope or wider,
+and a route of scope link would fit the gateway. No address waits for duplicate address detection: there is nobody else on the link.
 
 The names and numbers of both ends are computed from the container and interface, so that DEL finds the link
 without anything having been written down. The two interface indexes differ (see ``kernel.netlink``).
@@ -130,7 +131,7 @@ def _wire(netns: int, ends: Ends, interface: str, mtu: int, given: Sequence[Give
         for one in given:
             family = Family.of(one.address)
             node.add_address(ends.host_link, ip_address(family.facts.pod_gateway), family.bits, scope="link")
-            node.add_route(Route(family.network(int(one.address), family.bits), ends.host_link), protocol=POD_ROUTE_PROTOCOL)
+            node.add_route(Route(family.network(int(one.address), family.bits), ends.host_link), protocol=POD_ROUTE_PROTOCOL, scope="global")
         pod.change_link("lo", up=True)
         pod.change_link(interface, up=True)
         for one in given:

@@ -138,9 +138,13 @@ class Netlink:
         body = self._address(link, address, prefix, "global")
         self._ask(rt.DELADDR, 0, body, f"remove address {address}/{prefix} dev {link}", {errno.EADDRNOTAVAIL} if missing_ok else ())
 
-    def add_route(self, route: host.Route, *, protocol: int = host.ROUTE_PROTOCOL) -> None:
-        """Add a route to the main table, in the place of one with the same destination and metric."""
-        self._ask(rt.NEWROUTE, rt.CREATE | rt.REPLACE, self._route(route, protocol), f"add {host.text_of(route)}")
+    def add_route(self, route: host.Route, *, protocol: int = host.ROUTE_PROTOCOL, scope: host.Scope | None = None) -> None:
+        """Add a route to the main table, in the place of one with the same destination and metric.
+
+        *scope* is ``link`` for a route without a gateway unless told otherwise; with ``global`` our own packets come from
+        an address of global scope, wherever it is.
+        """
+        self._ask(rt.NEWROUTE, rt.CREATE | rt.REPLACE, self._route(route, protocol, scope), f"add {host.text_of(route)}")
 
     def remove_route(self, route: host.Route, *, protocol: int = host.ROUTE_PROTOCOL, missing_ok: bool = True) -> None:
         self._ask(rt.DELROUTE, 0, self._route(route, protocol), f"remove {host.text_of(route)}", {errno.ESRCH, errno.ENODEV} if missing_ok else ())
@@ -285,9 +289,9 @@ class Netlink:
         head = struct.pack("=BBBBI", facts.socket_family, prefix, rt.IFA_F_NODAD, rt.SCOPES[scope], self.number(link))
         return head + rt.attribute(rt.IFA_LOCAL, address.packed) + rt.attribute(rt.IFA_ADDRESS, address.packed) + rt.u32(rt.IFA_FLAGS, rt.IFA_F_NODAD)
 
-    def _route(self, route: host.Route, protocol: int) -> bytes:
+    def _route(self, route: host.Route, protocol: int, wish: host.Scope | None = None) -> bytes:
         facts = route.family.facts
-        scope = rt.SCOPES["global" if route.gateway is not None else "link"]
+        scope = rt.SCOPES[wish or ("global" if route.gateway is not None else "link")]
         flags = rt.RTNH_F_ONLINK if route.onlink else 0
         body = struct.pack("=BBBBBBBBI", facts.socket_family, route.destination.prefixlen, 0, 0, rt.TABLE_MAIN, protocol, scope, rt.UNICAST, flags)
         body += rt.attribute(rt.RTA_DST, route.destination.network_address.packed)
