@@ -15,7 +15,7 @@ from twinstack.api.resources import BY_KIND, RESOURCES, Resource
 from twinstack.api.schema import Schema, examine
 from twinstack.apiserver.cells import text_of_duration, text_of_selector
 from twinstack.apiserver.openapi import OpenAPI
-from twinstack.apiserver.tables import COLUMNS, partial_metadata, partial_metadata_list, table, wants
+from twinstack.apiserver.tables import COLUMNS, FOR_PEOPLE, partial_metadata, partial_metadata_list, table, wants
 
 NOW = datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC)
 
@@ -220,6 +220,44 @@ def test_a_pods_wide_cells_and_its_end() -> None:
     assert (cells["IP"], cells["Node"], cells["Nominated Node"], cells["Readiness Gates"]) == ("fd00::5", "n", "m", "1/2")
     made = table(BY_KIND["v1", "Pod"], [document], now=NOW)
     assert made["rows"][0]["conditions"] == [{"type": "Completed", "status": "True", "reason": "Succeeded", "message": "Every container has ended well."}]
+
+
+@pytest.mark.parametrize(
+    "kind, document, cells",
+    [
+        pytest.param(
+            "Service",
+            {"spec": {"type": "ClusterIP", "clusterIPs": ["fd00::1", "10.0.0.1"], "ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "PreferDualStack"}},
+            {"Cluster-IP": "fd00::1", "Cluster-IPs": "fd00::1,10.0.0.1", "IP-Families": "IPv6,IPv4 (PreferDualStack)"},
+            id="a dual-stack Service",
+        ),
+        pytest.param("Service", {"spec": {"type": "ExternalName"}}, {"Cluster-IPs": "<none>", "IP-Families": "<none>"}, id="a Service without addresses"),
+        pytest.param(
+            "Node",
+            {
+                "spec": {"podCIDRs": ["10.1.0.0/24", "fd00:1::/64"]},
+                "status": {"addresses": [{"type": "InternalIP", "address": one} for one in ("192.0.2.1", "2001:db8::1")]},
+            },
+            {"Internal-IP": "192.0.2.1", "Internal-IPs": "192.0.2.1,2001:db8::1", "Pod-CIDRs": "10.1.0.0/24,fd00:1::/64"},
+            id="a node of two families",
+        ),
+        pytest.param("Pod", {"status": {"podIPs": [{"ip": "10.1.0.1"}, {"ip": "fd00:1::1"}]}}, {"IPs": "10.1.0.1,fd00:1::1"}, id="a pod of two families"),
+    ],
+)
+def test_people_see_every_address_where_kubernetes_shows_the_first(kind: str, document: dict[str, Any], cells: dict[str, str]) -> None:
+    made = table(BY_KIND["v1", kind], [document], now=NOW, people=True)
+    shown = dict(zip([column["name"] for column in made["columnDefinitions"]], made["rows"][0]["cells"], strict=True))
+    assert {name: shown[name] for name in cells} == cells
+    ours = {column.name for column in FOR_PEOPLE[kind]}
+    assert {column["name"] for column in made["columnDefinitions"] if column["priority"] == 1} >= ours
+    assert not ours & {column["name"] for column in table(BY_KIND["v1", kind], [document], now=NOW)["columnDefinitions"]}
+
+
+def test_columns_of_our_own_are_for_kubectl_only() -> None:
+    accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+    assert wants(accept, "kubectl/v1.32.0 (linux/amd64) kubernetes/0000000") == "people"
+    assert wants(accept, "dashboard/1.0") == wants(accept) == "table"
+    assert wants("application/json", "kubectl/v1.32.0") == "json"
 
 
 @pytest.mark.parametrize(

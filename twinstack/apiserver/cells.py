@@ -125,6 +125,18 @@ def service_cluster_ip(document: Document, now: datetime) -> Any:
     return (addresses[0] if addresses else spec.get("clusterIP")) or NONE
 
 
+def service_cluster_ips(document: Document, now: datetime) -> Any:
+    spec = _spec(document)
+    return _joined(spec.get("clusterIPs") or ([spec["clusterIP"]] if spec.get("clusterIP") else ()))
+
+
+def service_families(document: Document, now: datetime) -> Any:
+    """``IPv6,IPv4 (PreferDualStack)``"""
+    spec = _spec(document)
+    policy = spec.get("ipFamilyPolicy")
+    return _joined(spec.get("ipFamilies") or ()) + (f" ({policy})" if policy else "")
+
+
 def service_external_ip(document: Document, now: datetime) -> Any:
     """What is reached from outside: by type, external addresses, the load balancer's, or a name."""
     spec = _spec(document)
@@ -254,6 +266,15 @@ def _node_address(document: Document, type_: str) -> str:
 
 def node_internal_ip(document: Document, now: datetime) -> Any:
     return _node_address(document, "InternalIP")
+
+
+def node_internal_ips(document: Document, now: datetime) -> Any:
+    return _joined(one.get("address") or "" for one in _status(document).get("addresses") or () if one.get("type") == "InternalIP")
+
+
+def node_pod_cidrs(document: Document, now: datetime) -> Any:
+    spec = _spec(document)
+    return _joined(spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else ()))
 
 
 def node_external_ip(document: Document, now: datetime) -> Any:

@@ -59,7 +59,7 @@ class Handlers:
 
     async def _get(self, request: Request, call: Call) -> Reaction:
         stored = self._stored(request)
-        form = tables.wants(call.headers.get("Accept", ""))
+        form = _form_of(call)
         if request.sub == "log":
             if self._logs is None:
                 raise MethodNotAllowed("this server does not know how to reach kubelets")
@@ -77,15 +77,15 @@ class Handlers:
         return stored
 
     async def _list(self, request: Request, call: Call) -> Reaction:
-        form = tables.wants(call.headers.get("Accept", ""))
+        form = _form_of(call)
         collection = self.cache.collections[request.resource]
         page = page_of(self.cache, collection, filter_of(request, collection), request.query)
         if form == "json":
             return Answer(200, list_bytes(request.resource, page.metadata(), page.items))
         documents = (one.document() for one in page.items)
-        if form == "table":
+        if form in ("table", "people"):
             include = request.query.text("includeObject")
-            shown = tables.table(request.resource, documents, now=self.now(), include_object=include, metadata=page.metadata())
+            shown = tables.table(request.resource, documents, now=self.now(), include_object=include, metadata=page.metadata(), people=form == "people")
         else:
             shown = tables.partial_metadata_list(documents, page.metadata())
         return Answer(200, objects.encode(shown))
@@ -95,7 +95,7 @@ class Handlers:
             raise BadRequest("a watch needs HTTP/1.1")
         if answers.wants_yaml(call.headers.get("Accept", "")):
             raise errors.NotAcceptable("a watch is a stream of JSON values; application/json would do")
-        form = tables.wants(call.headers.get("Accept", ""))
+        form = _form_of(call)
         streamed: Streamed = watches.watch(self.cache, request, form=form, now=self.now)
         return streamed
 
@@ -190,7 +190,7 @@ class Handlers:
         if request.sub == "scale":
             body = objects.encode(doors.scale_of(objects.decode(body)))
         elif request.sub not in _CARRIES_NO_OBJECT:
-            form = tables.wants(call.headers.get("Accept", ""))
+            form = _form_of(call)
             if form != "json":
                 document = objects.decode(body)
                 if document.get("kind") == request.resource.kind:
@@ -198,11 +198,12 @@ class Handlers:
         return Answer(201 if outcome.created else 200, body, headers=headers)
 
     def _shown(self, request: Request, form: tables.Form, document: Document) -> bytes:
-        if form != "table":
+        if form not in ("table", "people"):
             return objects.encode(tables.partial_metadata(document))
         metadata = {"resourceVersion": document["metadata"].get("resourceVersion", "")}
         include = request.query.text("includeObject")
-        return objects.encode(tables.table(request.resource, [document], now=self.now(), include_object=include, metadata=metadata))
+        people = form == "people"
+        return objects.encode(tables.table(request.resource, [document], now=self.now(), include_object=include, metadata=metadata, people=people))
 
     def _unknown_fields(self, request: Request, document: Document, *, patch: bool = False) -> list[str]:
         """Take out the fields that the schema does not know: in silence, with warnings, or BadRequest with ``fieldValidation=Strict``.
@@ -226,6 +227,10 @@ class Handlers:
                 raise errors.Invalid(f"the patch is invalid: strict decoding error: {', '.join(unknown)}", problems=[_wrong_patch(unknown)])
             raise BadRequest(f"{refusal}strict decoding error: {', '.join(unknown)}")
         return [] if mode == "Ignore" else unknown
+
+
+def _form_of(call: Call) -> tables.Form:
+    return tables.wants(call.headers.get("Accept", ""), call.headers.get("User-Agent", ""))
 
 
 def _wrong_patch(unknown: Sequence[str]) -> FieldProblem:

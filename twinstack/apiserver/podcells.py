@@ -147,6 +147,13 @@ def pod_ip(document: Document, now: datetime) -> Any:
     return (addresses[0].get("ip") if addresses else status.get("podIP")) or NONE
 
 
+def pod_ips(document: Document, now: datetime) -> Any:
+    """All addresses, primary first."""
+    status = _status(document)
+    addresses = [one.get("ip") or "" for one in status.get("podIPs") or ()]
+    return ",".join(addresses) or status.get("podIP") or NONE
+
+
 def pod_node(document: Document, now: datetime) -> Any:
     return _spec(document).get("nodeName") or NONE
 

@@ -20,18 +20,27 @@ from twinstack.rules.events import EVENTS_GROUP, with_core_names
 
 YAML: Final = "application/yaml"
 META: Final = "meta.k8s.io"
+_PEOPLES_PROGRAM: Final = "kubectl/"
 META_VERSION: Final = "meta.k8s.io/v1"
 
-Form = Literal["table", "partial", "partial-list", "json"]
+Form = Literal["table", "people", "partial", "partial-list", "json"]
 _FORMS: Final[Mapping[str, Form]] = {"Table": "table", "PartialObjectMetadata": "partial", "PartialObjectMetadataList": "partial-list"}
 
 
-@lru_cache(maxsize=256)
-def wants(accept: str) -> Form:
+def wants(accept: str, agent: str = "") -> Form:
     """What a client wants its objects as: the first thing in its ``Accept`` that we can give. NotAcceptable when there is none.
+
+    A table for people (``people``) has columns more than Kubernetes' own, for ``-o wide``; whoever comes with another program than
+    kubectl gets Kubernetes' table to the letter.
 
     Whoever asks for protobuf gets JSON, which every client that asks for it reads as well.
     """
+    form = _wants(accept)
+    return "people" if form == "table" and agent.startswith(_PEOPLES_PROGRAM) else form
+
+
+@lru_cache(maxsize=256)
+def _wants(accept: str) -> Form:
     only_protobuf = False
     for media_type, parameters in accepted(accept):
         if media_type == YAML:  # JSON, until the answer is all there
@@ -74,8 +83,9 @@ def table(
     include_object: str = "Metadata",
     metadata: Mapping[str, Any] | None = None,
     headers: bool = True,
+    people: bool = False,
 ) -> Document:
-    """The Table of these objects.
+    """The Table of these objects, for *people* with the columns that are ours.
 
     *metadata* is the list's (resourceVersion, continue, remainingItemCount) or, for a single object, ``{"resourceVersion": …}``
     of it. *include_object* is the query parameter ``includeObject``; BadRequest when it is none of Metadata, Object, None.
@@ -83,7 +93,7 @@ def table(
     """
     if include_object not in ("", "Metadata", "Object", "None"):
         raise errors.BadRequest(f"includeObject must be Metadata, Object or None, not {include_object!r}")
-    columns = COLUMNS[resource.kind]
+    columns = COLUMNS[resource.kind] + (FOR_PEOPLE.get(resource.kind, ()) if people else ())
     readers = [column.cell for column in columns]
     readers += _CELLS_WITHOUT_COLUMN.get(resource.kind, [])
     conditions = _CONDITIONS.get(resource.kind)
@@ -229,6 +239,19 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
     "RoleBinding": (_name(), *_BINDING),
     "ClusterRoleBinding": (_name(), *_BINDING),
     "Lease": (_name(), _column("Holder", cells.lease_holder, "Who holds the lease."), _AGE),
+}
+
+# What a dual-stack cluster's user wants to see and Kubernetes does not show.
+FOR_PEOPLE: Final[Mapping[str, tuple[Column, ...]]] = {
+    "Service": (
+        _column("Cluster-IPs", cells.service_cluster_ips, "All virtual addresses of the Service.", wide=True),
+        _column("IP-Families", cells.service_families, "The Service's families, primary first, and the policy that they come from.", wide=True),
+    ),
+    "Node": (
+        _column("Internal-IPs", cells.node_internal_ips, "All internal addresses of the node.", wide=True),
+        _column("Pod-CIDRs", cells.node_pod_cidrs, "The ranges that the node's pods get their addresses from.", wide=True),
+    ),
+    "Pod": (_column("IPs", podcells.pod_ips, "All addresses of the pod.", wide=True),),
 }
 
 # Kubernetes has two columns and three cells here (spec/api.md section 12, 39).

@@ -60,7 +60,8 @@ class Watching:
         self._group = (filter_.text, form, include_object)
         self._held: list[bytes] | None = []
         self._held_bytes = 0
-        self._headers_sent = form != "table"
+        self._tables = form in ("table", "people")
+        self._headers_sent = not self._tables
         self._stream: Stream | None = None
 
     # ---- told by the broadcast
@@ -163,11 +164,19 @@ class Watching:
         return b'{"type":"%b","object":%b}\n' % (type_, data)
 
     def _shown(self, document: Document) -> Document:
-        if self._form != "table":
+        if not self._tables:
             return tables.partial_metadata(document)
         metadata = {"resourceVersion": document["metadata"].get("resourceVersion", "")}
         headers, self._headers_sent = not self._headers_sent, True
-        return tables.table(self._collection.resource, [document], now=self._now(), include_object=self._include_object, metadata=metadata, headers=headers)
+        return tables.table(
+            self._collection.resource,
+            [document],
+            now=self._now(),
+            include_object=self._include_object,
+            metadata=metadata,
+            headers=headers,
+            people=self._form == "people",
+        )
 
     def _bookmark(self, revision: Revision, *, end_of_initial: bool = False) -> bytes:
         metadata: Document = {"resourceVersion": str(revision), "creationTimestamp": None}
@@ -175,7 +184,7 @@ class Watching:
             metadata["annotations"] = {"k8s.io/initial-events-end": "true"}
         resource = self._collection.resource
         document: Document = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
-        if self._form == "table":
+        if self._tables:
             document = tables.table(resource, [], now=self._now(), metadata={"resourceVersion": str(revision)}, headers=False)
             document["rows"] = [{"cells": [], "object": {"kind": "PartialObjectMetadata", "apiVersion": tables.META_VERSION, "metadata": metadata}}]
         elif self._form != "json":
@@ -201,7 +210,7 @@ def watch(cache: Cache, request: Request, *, form: tables.Form, now: Callable[[]
     if match and send_initial is None:
         raise _invalid("resourceVersionMatch", match, "must not be given for a watch without sendInitialEvents")
     include_object = query.text("includeObject")
-    if form == "table":
+    if form in ("table", "people"):
         tables.table(request.resource, [], now=now(), include_object=include_object)  # refuses a bad includeObject before the stream begins
     if send_initial and (asked or 0) > cache.revision:
         raise too_large(asked or 0, cache.revision)
