@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from twinstack.api.kinds import Endpoints, Node, ObjectReference, Pod, Service
+from twinstack.api.kinds import Endpoints, Namespace, Node, ObjectReference, Pod, Service
 from twinstack.api.objects import Document, Key, document_of
 from twinstack.api.resources import resource_of
 from twinstack.api.services import CoreEndpointPort, EndpointAddress, EndpointSubset
@@ -16,9 +16,10 @@ from twinstack.api.times import text_of_micro_time
 from twinstack.api.world import Action, Create, Delete, Patch, Watch, World
 from twinstack.net.family import Family
 from twinstack.rules import endpoints as rules
+from twinstack.rules.readiness import counts_by_family, ready_in
 from twinstack.rules.subsets import Offer, cut, subsets_of
-from twinstack.rules.wakes import woken_by_node, woken_by_pod, woken_by_service
-from twinstack.rules.workloads import ready, ready_since
+from twinstack.rules.wakes import woken_by_namespace, woken_by_node, woken_by_pod, woken_by_service
+from twinstack.rules.workloads import ready_since
 
 MANAGED_BY, MANAGER = "endpoints.kubernetes.io/managed-by", "endpoint-controller"
 CAPACITY = "endpoints.kubernetes.io/over-capacity"
@@ -38,6 +39,7 @@ class EndpointsObjects:
             Watch(Pod, woken_by_pod),
             Watch(Endpoints, _keys_of_endpoints),
             Watch(Node, woken_by_node),
+            Watch(Namespace, woken_by_namespace),
         )
 
     def decide(self, key: Key, world: World) -> list[Action]:
@@ -83,7 +85,7 @@ def _offers(service: Service, pods: Iterable[Pod], world: World) -> Iterator[Off
             continue  # its appearance wakes us
         family = _family_of(service, pod)
         found = rules.addresses_of(pod).get(family) if family else None
-        if not found:
+        if family is None or not found:
             continue
         metadata = pod.metadata
         target = ObjectReference(kind="Pod", namespace=metadata.namespace, name=metadata.name, uid=metadata.uid)
@@ -93,7 +95,7 @@ def _offers(service: Service, pods: Iterable[Pod], world: World) -> Iterator[Off
             for port in rules.ports_of(pod, service)
         )
         if ports or not service.spec.ports:
-            yield address, everyone or ready(pod), ports
+            yield address, everyone or ready_in(pod, family, by_family=counts_by_family(pod, world)), ports
 
 
 def _document(subset: EndpointSubset) -> Document:

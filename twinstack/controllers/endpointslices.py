@@ -12,15 +12,16 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from twinstack.api.kinds import Endpoint, EndpointSlice, Node, Pod, Service
+from twinstack.api.kinds import Endpoint, EndpointSlice, Namespace, Node, Pod, Service
 from twinstack.api.objects import Document, Key, document_of
 from twinstack.api.resources import resource_of
 from twinstack.api.times import parse_time, text_of_micro_time
 from twinstack.api.world import Action, Create, Delete, Patch, Watch, World
 from twinstack.net.family import Family
 from twinstack.rules import endpoints as rules
+from twinstack.rules.readiness import counts_by_family
 from twinstack.rules.slices import Content, Group, Identity, identity_of, plan_slices
-from twinstack.rules.wakes import woken_by_node, woken_by_pod, woken_by_service
+from twinstack.rules.wakes import woken_by_namespace, woken_by_node, woken_by_pod, woken_by_service
 from twinstack.rules.workloads import owner_reference, ready_since
 
 MANAGER = "endpointslice-controller.k8s.io"
@@ -33,6 +34,7 @@ class _Answer(NamedTuple):
 
     pod: Pod
     zone: str | None
+    by_family: bool
     ports: rules.Ports
     key: rules.PortKey
     endpoints: tuple[tuple[Family, Identity, Endpoint], ...]
@@ -58,6 +60,7 @@ class EndpointSlices:
             Watch(Pod, woken_by_pod),
             Watch(EndpointSlice, _keys_of_slice),
             Watch(Node, woken_by_node),
+            Watch(Namespace, woken_by_namespace),
         )
 
     def decide(self, key: Key, world: World) -> list[Action]:
@@ -110,10 +113,12 @@ class EndpointSlices:
                 continue  # its appearance wakes us
             zone = zones.get(node)
             answer = before.get(pod.metadata.uid)
-            if answer is None or answer.pod is not pod or answer.zone != zone:
+            by_family = counts_by_family(pod, world)
+            if answer is None or answer.pod is not pod or (answer.zone, answer.by_family) != (zone, by_family):
                 ports = rules.ports_of(pod, service)
-                made = rules.endpoints_of(pod, service, zone=zone)
-                answer = _Answer(pod, zone, ports, rules.key_of_ports(ports), tuple((family, identity_of(one), one) for family, one in made.items()))
+                made = rules.endpoints_of(pod, service, zone=zone, by_family=by_family)
+                found = tuple((family, identity_of(one), one) for family, one in made.items())
+                answer = _Answer(pod, zone, by_family, ports, rules.key_of_ports(ports), found)
             after[pod.metadata.uid] = answer
             for group in groups.values():
                 if answer.key not in group:

@@ -8,8 +8,8 @@ Theory (spec: the EndpointSlice API, KEP-752, KEP-1672 for the three conditions)
 * A pod is *eligible* while it has an address and has neither failed nor succeeded; one that is being deleted stays.
 * Its endpoint of a family carries its addresses of that family; a pod without one has no endpoint there, but its
   ports still count.
-* ``serving`` is the pod's readiness, ``terminating`` its deletion, ``ready`` is serving and not terminating, unless
-  the Service publishes those that are not ready.
+* ``serving`` is the pod's readiness (in this family, where it asks for that: ``rules.readiness``), ``terminating`` its
+  deletion, ``ready`` is serving and not terminating, unless the Service publishes those that are not ready.
 * A named target port is looked up in each pod, so that pods may resolve to different ports: then they stand in
   different groups, and in different slices.
 """
@@ -34,7 +34,8 @@ from twinstack.api.world import World
 from twinstack.net.cidr import parse_address
 from twinstack.net.errors import AddressError
 from twinstack.net.family import FAMILIES, Address, Family
-from twinstack.rules.workloads import finished, ready
+from twinstack.rules.readiness import readiness_of, ready_in
+from twinstack.rules.workloads import finished
 
 SERVICE_NAME = "kubernetes.io/service-name"
 MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
@@ -100,7 +101,7 @@ def matters_to_endpoints(before: Pod, after: Pod) -> bool:
     """Whether what happened to the pod can change an endpoint."""
     return (
         before.metadata.deletionTimestamp != after.metadata.deletionTimestamp
-        or ready(before) != ready(after)
+        or readiness_of(before) != readiness_of(after)
         or finished(before) != finished(after)
         or before.status.podIPs != after.status.podIPs
         or before.status.podIP != after.status.podIP
@@ -177,19 +178,21 @@ def hostname_of(pod: Pod, service: Service) -> str | None:
     return pod.spec.hostname or None if ours else None
 
 
-def endpoints_of(pod: Pod, service: Service, *, zone: str | None) -> dict[Family, Endpoint]:
-    """The pod's endpoint of each family in which it has an address."""
-    serving, terminating = ready(pod), pod.metadata.deletionTimestamp is not None
-    is_ready = service.spec.publishNotReadyAddresses or (serving and not terminating)
-    conditions = EndpointConditions(ready=is_ready, serving=serving, terminating=terminating)
+def endpoints_of(pod: Pod, service: Service, *, zone: str | None, by_family: bool = False) -> dict[Family, Endpoint]:
+    """The pod's endpoint of each family in which it has an address; *by_family*: a family that was found dead is not serving."""
+    terminating = pod.metadata.deletionTimestamp is not None
     target = ObjectReference(kind="Pod", namespace=pod.metadata.namespace, name=pod.metadata.name, uid=pod.metadata.uid)
     node = pod.spec.nodeName or None
-    hints = hints_of(service, zone=zone, node=node) if is_ready else None
+    hints = hints_of(service, zone=zone, node=node)
     hostname = hostname_of(pod, service)
-    return {
-        family: Endpoint(addresses=addresses, conditions=conditions, hostname=hostname, nodeName=node, zone=zone, targetRef=target, hints=hints)
-        for family, addresses in addresses_of(pod).items()
-    }
+    made = {}
+    for family, addresses in addresses_of(pod).items():
+        serving = ready_in(pod, family, by_family=by_family)
+        is_ready = service.spec.publishNotReadyAddresses or (serving and not terminating)
+        conditions = EndpointConditions(ready=is_ready, serving=serving, terminating=terminating)
+        hint = hints if is_ready else None
+        made[family] = Endpoint(addresses=addresses, conditions=conditions, hostname=hostname, nodeName=node, zone=zone, targetRef=target, hints=hint)
+    return made
 
 
 def hints_of(service: Service, *, zone: str | None, node: str | None) -> EndpointHints | None:

@@ -1,4 +1,4 @@
-"""Which Services' endpoints may have changed when a Service, a pod or a node did.
+"""Which Services' endpoints may have changed when a Service, a pod, a node or a namespace did.
 
 Rule of this file: a state before and a state after in, keys of Services out.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from twinstack.api.kinds import Node, Pod, Service
+from twinstack.api.kinds import Namespace, Node, Pod, Service
 from twinstack.api.objects import Key
 from twinstack.api.world import World
 from twinstack.rules.endpoints import matters_to_endpoints, services_of, zone_of
+from twinstack.rules.readiness import asks
 
 
 def woken_by_service(before: Service | None, after: Service | None, world: World) -> Iterable[Key]:
@@ -45,3 +46,11 @@ def woken_by_node(before: Node | None, after: Node | None, world: World) -> Iter
     for namespace, pods in by_namespace.items():
         for service in services_of(pods, world.list(Service, namespace)):
             yield Key(namespace, service.metadata.name)
+
+
+def woken_by_namespace(before: Namespace | None, after: Namespace | None, world: World) -> Iterable[Key]:
+    """All Services of a namespace that begins or ceases to ask for readiness by family."""
+    one = after or before
+    if one is not None and asks(before.annotations if before else {}) != asks(after.annotations if after else {}):
+        for service in world.list(Service, one.metadata.name):
+            yield Key(service.metadata.namespace, service.metadata.name)
