@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from twinstack.api import kinds
 from twinstack.api.objects import Key, decode_view, document_of, encode, key_of, read, view_of, write
-from twinstack.api.resources import BY_KIND, BY_PATH, RESOURCES, resource_of
+from twinstack.api.resources import BY_KIND, BY_PATH, SERVED, resource_of
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3),
@@ -43,7 +43,7 @@ def test_keys_are_texts_and_back():
 
 
 def test_the_table_of_resources_has_each_kind_once():
-    assert len(BY_KIND) == len(BY_PATH) == len(RESOURCES) == len({resource.view for resource in RESOURCES})
+    assert len(BY_KIND) == len(BY_PATH) == len(SERVED) == len({resource.view for resource in SERVED})
     assert resource_of(kinds.Deployment).path("demo", "web", "scale") == "/apis/apps/v1/namespaces/demo/deployments/web/scale"
     assert resource_of(kinds.Node).path(name="node1") == "/api/v1/nodes/node1"
     assert resource_of(kinds.Pod).path() == "/api/v1/pods"

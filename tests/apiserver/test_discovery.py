@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from twinstack.api.resources import RESOURCES
+from twinstack.api.resources import SERVED
 from twinstack.apiserver.discovery import Discovery
 
 DISCOVERY = Discovery(server_address="192.0.2.1:6443")
@@ -28,14 +28,14 @@ def test_the_core_group_tells_its_versions_and_where_the_server_is() -> None:
 
 def test_every_group_is_listed_and_has_a_document_of_its_own() -> None:
     groups = document("/apis")["groups"]
-    assert {group["name"] for group in groups} == {resource.group for resource in RESOURCES if resource.group}
+    assert {group["name"] for group in groups} == {resource.group for resource in SERVED if resource.group}
     for group in groups:
         assert document(f"/apis/{group['name']}") == {"kind": "APIGroup", "apiVersion": "v1", **group}
         assert group["preferredVersion"] in group["versions"]
 
 
 def test_every_resource_and_subresource_is_listed_with_its_verbs() -> None:
-    for resource in RESOURCES:
+    for resource in SERVED:
         listed = document(resource.path().rpartition("/")[0])
         assert listed["groupVersion"] == resource.api_version
         rows = {row["name"]: row for row in listed["resources"]}
@@ -62,7 +62,7 @@ def test_the_aggregated_documents_hold_the_same_resources(version: str) -> None:
         for group in listed["items"]:
             for one in group["versions"]:
                 found |= {(group["metadata"]["name"], one["version"], row["resource"], len(row.get("subresources", []))) for row in one["resources"]}
-    assert found == {(r.group, r.version, r.plural, len(r.subresources)) for r in RESOURCES}
+    assert found == {(r.group, r.version, r.plural, len(r.subresources)) for r in SERVED}
 
 
 @pytest.mark.parametrize(

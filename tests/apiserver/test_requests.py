@@ -15,7 +15,7 @@ from twinstack.api.errors import APIError
 from twinstack.api.resources import RESOURCES, Resource
 from twinstack.apiserver import bodies, requests
 from twinstack.apiserver.app import Application
-from twinstack.apiserver.calls import Answer, Call
+from twinstack.apiserver.calls import Answer, Call, User
 from twinstack.apiserver.settings import Settings
 from twinstack.store.memory import MemoryStore
 
@@ -153,6 +153,16 @@ SPECS: dict[str, dict[str, Any]] = {
     "replicasets": {"spec": {"replicas": 1, "selector": {"matchLabels": {"app": "x"}}, "template": TEMPLATE}},
     "leases": {"spec": {"holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:00.000000Z"}},
     "endpointslices": {"addressType": "IPv6", "endpoints": [{"addresses": ["fd00::1"], "conditions": {"ready": True}}], "ports": [{"port": 80, "name": "a"}]},
+    "roles": {"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "resourceNames": ["a"]}]},
+    "clusterroles": {
+        "rules": [{"verbs": ["get"], "nonResourceURLs": ["/metrics", "/a/*"]}],
+        "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}]},
+    },
+    "rolebindings": {"subjects": [{"kind": "User", "name": "u"}], "roleRef": {"kind": "Role", "name": "a"}},
+    "clusterrolebindings": {
+        "subjects": [{"kind": "ServiceAccount", "namespace": "default", "name": "s"}],
+        "roleRef": {"kind": "ClusterRole", "name": "a"},
+    },
     "servicecidrs": {"spec": {"cidrs": ["10.97.0.0/16"]}},
     "ipaddresses": {"spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "a"}}},
 }
@@ -165,7 +175,7 @@ class Server:
         self.runner = asyncio.Runner()
         settings = Settings(data_dir="", service_cluster_ip_range="10.96.0.0/16,fd00:96::/112", store="memory")
         self.app = Application(settings, MemoryStore())
-        self.app.authenticator._tokens["token"] = ("x", "", ())  # type: ignore[assignment]
+        self.app.authenticator._tokens["token"] = User("x")
         self.ask("POST", "/api/v1/namespaces", {"metadata": {"name": "default"}})
         self.ask("POST", "/apis/networking.k8s.io/v1/servicecidrs", {"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/16", "fd00:96::/112"]}})
 

@@ -1,6 +1,6 @@
 """What the server serves, told to clients that know nothing yet: discovery, its aggregated form, the version.
 
-Everything here follows from ``api.resources.RESOURCES`` and is made once.
+Everything here follows from ``api.resources.SERVED`` and is made once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from twinstack.api.objects import encode
-from twinstack.api.resources import RESOURCES, Resource, Subresource
+from twinstack.api.resources import SERVED, Resource, Subresource
 from twinstack.apiserver.replies import JSON, Reply, accepted
 
 # The release whose behaviour we agree with; clients compare it with their own.
@@ -49,7 +49,7 @@ _MACHINES: Final[Mapping[str, str]] = {"x86_64": "amd64", "aarch64": "arm64"}
 class Discovery:
     """The discovery documents. *server_address* (``host:port``) is where clients from anywhere reach this server."""
 
-    def __init__(self, *, server_address: str = "", resources: Sequence[Resource] = RESOURCES) -> None:
+    def __init__(self, *, server_address: str = "", resources: Sequence[Resource] = SERVED) -> None:
         self._resources = resources
         self._address = server_address
 

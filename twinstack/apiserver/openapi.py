@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from twinstack.api.objects import decode, encode
-from twinstack.api.resources import RESOURCES, Resource
+from twinstack.api.resources import SERVED, Resource
 from twinstack.api.schema import Schema, Schemas, name_in
 from twinstack.apiserver import gnostic, paths
 from twinstack.apiserver.discovery import KUBERNETES_VERSION
@@ -70,7 +70,7 @@ class _Marks(msgspec.Struct):
 class OpenAPI:
     """The schemas of the served kinds. Nothing is read before the first question."""
 
-    def __init__(self, *, resources: Sequence[Resource] = RESOURCES, path: Path | None = None) -> None:
+    def __init__(self, *, resources: Sequence[Resource] = SERVED, path: Path | None = None) -> None:
         self._resources = resources
         self._path = path
         self._made: dict[str, Reply] = {}

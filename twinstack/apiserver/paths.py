@@ -67,7 +67,8 @@ def path_items(resource: Resource, name_of: NameOf, dialect: Dialect) -> Iterato
         yield resource.path(), maker.item(("list",), (), scope="ForAllNamespaces")
     yield collection, maker.item([verb for verb in _COLLECTION if verb in resource.verbs], namespace)
     one = resource.path("{namespace}", "{name}")
-    yield one, maker.item([verb for verb in _ITEM if verb in resource.verbs], (*namespace, "name"))
+    if set(_ITEM) & set(resource.verbs):
+        yield one, maker.item([verb for verb in _ITEM if verb in resource.verbs], (*namespace, "name"))
     for sub in resource.subresources:
         yield f"{one}/{sub.name}", maker.item(sub.verbs, (*namespace, "name"), sub=sub)
 
