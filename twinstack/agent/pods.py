@@ -21,6 +21,7 @@ import msgspec
 
 from twinstack.agent.containers.base import Record
 from twinstack.api.kinds import Container, Pod
+from twinstack.net.family import Family
 
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 10.0, 300.0
 QUIET_SECONDS = 600.0
@@ -63,6 +64,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: float = 0.0
     started: bool = False  # its startup probe has passed, or it has none
     ready: bool = False
+    answers: Mapping[Family, bool] = {}  # what its readiness probe has found at the pod's address of each family, where that counts
     ending: float | None = None  # the grace, in seconds, of the end that is under way
 
     @property

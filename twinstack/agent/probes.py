@@ -1,7 +1,7 @@
 """Probes: is a container alive, ready, started?
 
-A probe goes from the node to the pod's first address (upstream's rule: the other family is not asked), or runs a
-command inside the container. Counting is a value (:class:`Count`); asking is the thin rest.
+A probe goes from the node to an address of the pod, or runs a command inside the container. What the pod's first
+address answers decides as upstream has it; ``workers`` asks the other one too (``families``). Counting is a value (:class:`Count`); asking is the thin rest.
 
 While a container is young its startup and readiness probes are also made in between, soon and at growing
 intervals, so that a server that listens after 30 ms is ready after 30 ms and not after a whole period. Only a

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from twinstack.agent import families
 from twinstack.agent.containers.base import Record
 from twinstack.agent.pods import NOTHING, Failure, Seen, failed_init, is_initialized, is_sidecar, restart_at, restarts
 from twinstack.api.kinds import Container, ContainerStatus, Pod, condition_of
@@ -85,7 +86,7 @@ def status_of(
         told["initContainerStatuses"] = [
             container_status(pod, container, seen.get(container.name, NOTHING), now=now, init=True) for container in pod.spec.initContainers
         ]
-    told["conditions"] = _conditions(pod, seen, phase, (before or {}).get("conditions", ()), sandbox=sandbox, now=now)
+    told["conditions"] = _conditions(pod, seen, phase, addresses, (before or {}).get("conditions", ()), sandbox=sandbox, now=now)
     return told
 
 
@@ -143,7 +144,9 @@ def _text(seconds: float) -> str:
     return text_of_time(datetime.fromtimestamp(seconds, UTC))
 
 
-def _conditions(pod: Pod, seen: Mapping[str, Seen], phase: str, earlier: Sequence[Document], *, sandbox: bool, now: float) -> list[Document]:
+def _conditions(
+    pod: Pod, seen: Mapping[str, Seen], phase: str, addresses: Sequence[str], earlier: Sequence[Document], *, sandbox: bool, now: float
+) -> list[Document]:
     initialized = is_initialized(pod, seen)
     names = [container.name for container in pod.spec.containers]
     unready = [name for name in names if not seen.get(name, NOTHING).serving]
@@ -172,6 +175,7 @@ def _conditions(pod: Pod, seen: Mapping[str, Seen], phase: str, earlier: Sequenc
         "Ready": ready,
         "ContainersReady": containers,
     }
+    wanted |= families.conditions(pod, seen, addresses, families.Told(*containers) if over else None)
     if condition_of(pod.status.conditions, "PodScheduled") is None or any(one["type"] == "PodScheduled" for one in earlier):
         wanted["PodScheduled"] = (True, "", "")
     return [_condition(pod, type_, *value, earlier=earlier, now=now) for type_, value in wanted.items()]

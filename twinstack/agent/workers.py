@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from twinstack.agent import probes
+from twinstack.agent import families, probes
 from twinstack.agent.containers.base import ContainerError, Record, Runtime
 from twinstack.agent.environment import ConfigError
 from twinstack.agent.making import ImageRefused, Maker, probed
@@ -45,6 +45,8 @@ from twinstack.api.resources import resource_of
 from twinstack.api.times import parse_time
 from twinstack.kernel.errors import KernelError
 from twinstack.net.cidr import parse_address
+from twinstack.net.family import Family
+from twinstack.rules.readiness import condition_type
 
 log = logging.getLogger(__name__)
 PODS = resource_of(Pod)
@@ -93,6 +95,8 @@ class Worker:
         self._failure: Failure | None = None
         self._kills: dict[str, asyncio.Task[None]] = {}
         self._probes: dict[str, asyncio.Task[None]] = {}
+        self._dead: frozenset[Family] = frozenset()  # the families of which we have told that they do not answer
+        self._said: dict[Family, str] = {}  # what a family's probe has complained of last
         self._finished = False
         self.on_running: Callable[[float], None] | None = None  # hears once how many seconds passed until the pod ran
         self._born = time.monotonic()
@@ -120,7 +124,7 @@ class Worker:
         """One of the pod's containers has ended."""
         for name, one in self.seen.items():
             if one.record is not None and one.record.id == record.id and one.running:
-                self.seen[name] = msgspec.structs.replace(one, record=record, ready=False, started=False, ending=None)
+                self.seen[name] = msgspec.structs.replace(one, record=record, ready=False, started=False, answers={}, ending=None)
                 if (task := self._kills.pop(name, None)) is not None:
                     task.cancel()
         self._wake.set()
@@ -172,6 +176,12 @@ class Worker:
         sandbox = node.sandboxes.load(self.pod.metadata.uid)
         if sandbox is not None and node.sandboxes.stands(sandbox):
             self.sandbox = sandbox
+        by_family = {
+            family: condition.status == "True"
+            for family in families.families_of(self._addresses())
+            if (condition := condition_of(status.conditions, condition_type(family))) is not None
+        }
+        self._dead = frozenset(family for family, answers in by_family.items() if not answers) if any(by_family.values()) else frozenset()
         told = {one.name: one for one in [*(status.initContainerStatuses or ()), *(status.containerStatuses or ())]}
         found: dict[str, list[Record]] = {}
         for record in node.runtime.records():
@@ -191,6 +201,7 @@ class Worker:
                 attempt=int(newest.labels["attempt"]),
                 started=newest.running and (container.startupProbe is None or bool(same and before and before.started)),
                 ready=newest.running and (container.readinessProbe is None or bool(same and before and before.ready)),
+                answers={family: True for family, answers in by_family.items() if answers and same},
             )
 
     # ---- doing
@@ -370,11 +381,30 @@ class Worker:
         if self.on_running is not None and self._status["phase"] == "Running":
             self.on_running(time.monotonic() - self._born)
             self.on_running = None
+        self._compare_families()
         for name, message in newly_backing_off(before, self._status):
             container = next(one for one in everything(self.pod) if one.name == name)
             self._node.event(self.pod, "Warning", "BackOff", message, container)
         if self._status != self._written:
             self._told.set()
+
+    def _compare_families(self) -> None:
+        """Tell when the families of the pod begin to disagree about its readiness, and when they agree again."""
+        dead = families.dead_families(self.pod, self.seen, self._addresses())
+        if dead is None or dead == self._dead:
+            return
+        self._dead = dead
+        if not dead:
+            self._node.event(self.pod, "Normal", "FamiliesAgree", "Readiness is the same over each of the pod's addresses again")
+            return
+        alive = frozenset(families.families_of(self._addresses())) - dead
+        why = "; ".join(self._said[family] for family in sorted(dead, key=str) if family in self._said)
+        text = f"Ready over {families.names_of(alive)}, but not over {families.names_of(dead)}" + (f": {why}" if why else "")
+        self._node.event(self.pod, "Warning", "FamiliesDisagree", text)
+
+    def _addresses(self) -> tuple[str, ...]:
+        """The pod's addresses, the first one first: the node's own for a pod in the node's network."""
+        return self.sandbox.addresses if self.sandbox and self.sandbox.addresses else tuple(self._node.host_ips())
 
     async def _tell(self) -> None:
         """Write the status whenever it has changed; a pod that is only just being made waits a moment."""
@@ -426,7 +456,8 @@ class Worker:
             )
             for kind, probe in kinds:
                 if probe is not None:
-                    wanted[f"{one.record.id}/{kind}"] = self._probing(container, one.record, kind, probe)
+                    for family, address in self._asked_at(kind, probe).items():
+                        wanted[f"{one.record.id}/{kind}/{family}"] = self._probing(container, one.record, kind, probe, family, address)
         for name in [name for name in self._probes if name not in wanted]:
             self._probes.pop(name).cancel()
         for name, start in wanted.items():
@@ -436,17 +467,37 @@ class Worker:
     def _containers(self) -> list[tuple[Container, bool]]:
         return [*((container, True) for container in self.pod.spec.initContainers or ()), *((container, False) for container in self.pod.spec.containers)]
 
-    def _probing(self, container: Container, record: Record, kind: str, probe: Probe) -> Callable[[], asyncio.Task[None]]:
+    def _asked_at(self, kind: str, probe: Probe) -> dict[Family, str]:
+        """Where a probe is made: at the first address of the pod, and readiness over the network at the other one too."""
+        found = families.families_of(self._addresses()) or {Family.IPV4: ""}
+        return found if kind == "readiness" and families.is_asked_by_family(probe) else dict([next(iter(found.items()))])
+
+    def _probing(self, container: Container, record: Record, kind: str, probe: Probe, family: Family, address: str) -> Callable[[], asyncio.Task[None]]:
+        first = next(iter(families.families_of(self._addresses())), family)
+
         async def ask(one: Probe) -> probes.Result:
-            address = (self.sandbox.addresses if self.sandbox and self.sandbox.addresses else self._node.host_ips() or ("",))[0]
             return await self._node.prober.ask(one, container, identifier=record.id, address=address)
 
         def tell(count: probes.Count, result: probes.Result) -> None:
-            self._found(container, record, kind, probe, count, result)
+            if kind == "readiness" and families.is_asked_by_family(probe):
+                self._found_in_family(container, record, family, count, result)
+            if family is first:
+                self._found(container, record, kind, probe, count, result)
 
-        initially = self.seen[container.name].ready if kind == "readiness" else kind == "liveness"
+        one = self.seen[container.name]
+        initially = kind == "liveness" if kind != "readiness" else one.ready if family is first else one.answers.get(family, False)
         until = True if kind == "startup" else None
         return lambda: self._tasks.create_task(probes.watch(probe, ask, tell, initially=initially, eager=kind != "liveness", until=until))
+
+    def _found_in_family(self, container: Container, record: Record, family: Family, count: probes.Count, result: probes.Result) -> None:
+        one = self.seen[container.name]
+        if one.record is None or one.record.id != record.id or not one.running or one.ending is not None:
+            return
+        if not result.ok:
+            self._said[family] = f"{family} readiness probe of container {container.name} failed: {result.message}"
+        if one.answers.get(family) is not count.value:
+            self.seen[container.name] = msgspec.structs.replace(one, answers={**one.answers, family: count.value})
+            self._wake.set()
 
     def _found(self, container: Container, record: Record, kind: str, probe: Probe, count: probes.Count, result: probes.Result) -> None:
         one = self.seen[container.name]

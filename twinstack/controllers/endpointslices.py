@@ -117,8 +117,8 @@ class EndpointSlices:
             if answer is None or answer.pod is not pod or (answer.zone, answer.by_family) != (zone, by_family):
                 ports = rules.ports_of(pod, service)
                 made = rules.endpoints_of(pod, service, zone=zone, by_family=by_family)
-                found = tuple((family, identity_of(one), one) for family, one in made.items())
-                answer = _Answer(pod, zone, by_family, ports, rules.key_of_ports(ports), found)
+                listed = tuple((family, identity_of(one), one) for family, one in made.items())
+                answer = _Answer(pod, zone, by_family, ports, rules.key_of_ports(ports), listed)
             after[pod.metadata.uid] = answer
             for group in groups.values():
                 if answer.key not in group:
