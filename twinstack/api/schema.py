@@ -82,6 +82,7 @@ class Schemas:
             node = self._definition(name)
             # Known before its fields are: a type may contain itself.
             made = self._made[name] = Schema(type=_SPECIAL.get(name) or _type_of(node), name=name, fields={})
+            made.map_type = node.get("x-kubernetes-map-type", "")
             self._fill(made, node)
         return made
 
@@ -96,7 +97,7 @@ class Schemas:
         reference = node.get("$ref")
         if reference:
             kind = self.get(name_in(reference))
-            schema = Schema(type=kind.type, name=kind.name, fields=kind.fields, values=kind.values)
+            schema = Schema(type=kind.type, name=kind.name, fields=kind.fields, values=kind.values, map_type=kind.map_type)
         else:
             schema = Schema(type=_type_of(node))
             if "properties" in node:
@@ -107,7 +108,7 @@ class Schemas:
         schema.strategies = tuple(strategies.split(",")) if strategies else ()
         schema.list_type = node.get("x-kubernetes-list-type", "")
         schema.list_keys = tuple(node.get("x-kubernetes-list-map-keys") or ())
-        schema.map_type = node.get("x-kubernetes-map-type", "")
+        schema.map_type = node.get("x-kubernetes-map-type", "") or schema.map_type
         return schema
 
 

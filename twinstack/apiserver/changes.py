@@ -14,15 +14,17 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any, Protocol
 
 import msgspec
 
-from twinstack.api import errors, objects
+from twinstack.api import apply, errors, objects
 from twinstack.api.errors import BadRequest, Forbidden
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import BY_PATH, Resource
 from twinstack.apiserver.bodies import check_kind, check_types
 from twinstack.apiserver.cache import Cache, Collection, Stored
+from twinstack.apiserver.ownership import Doors
 from twinstack.apiserver.strategies.base import Strategy, Transaction
 from twinstack.rules.metadata import problems_with_metadata, problems_with_metadata_update
 from twinstack.store.base import KeyExists, RevisionMismatch, Store, StoreError, Write
@@ -31,7 +33,6 @@ NAMESPACES = BY_PATH["", "v1", "namespaces"]
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels, no look-alikes: random names spell nothing
 ATTEMPTS = 8
 MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
-_SYSTEM = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 
 
 def timestamp(now: datetime) -> str:
@@ -64,20 +65,37 @@ class Outcome(msgspec.Struct, frozen=True):
     document: Document | None = None  # where the bytes had to be made from one
 
 
+class Admission(Protocol):
+    """Looks at what is about to be written, and at who writes; Forbidden when it may not be. It may complete a new object."""
+
+    def new(self, resource: Resource, document: Document) -> None:
+        """Before the defaults of a new object."""
+
+    def changed(self, resource: Resource, after: Document, before: Document, subresource: str) -> None:
+        """After the defaults of a changed one."""
+
+
 class Changes:
     """Creates and updates."""
 
-    def __init__(self, cache: Cache, store: Store, now: Callable[[], datetime], chance: random.Random | None = None) -> None:
+    def __init__(self, cache: Cache, store: Store, now: Callable[[], datetime], chance: random.Random | None = None, *, doors: Doors | None = None) -> None:
         self.cache = cache
+        self._doors = doors
         self.store = store
         self.now = now
         self._chance = chance or random.Random()
         self._uids = Uids()
+        self.admission: Admission | None = None  # without one, whoever comes this far may write anything
 
     # ---- create
 
-    async def create(self, resource: Resource, document: Document, namespace: str, *, dry_run: bool = False) -> Outcome:
-        """Create an object; *namespace* is the request's."""
+    async def create(
+        self, resource: Resource, document: Document, namespace: str, *, dry_run: bool = False, manager: str = "", applied: bool = False
+    ) -> Outcome:
+        """Create an object; *namespace* is the request's.
+
+        What the document has is the *manager*'s, if one is named; with *applied* it says itself whose its fields are.
+        """
         collection = self.cache.collections[resource]
         metadata = document["metadata"]
         check_types(resource, document)
@@ -86,31 +104,38 @@ class Changes:
             raise BadRequest("resourceVersion should not be set on objects to be created")
         self._check_namespace(resource, metadata)
         now = self.now()
-        for field in ("deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "selfLink", "generation"):
+        for field in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"):
             metadata.pop(field, None)
+        if not applied:
+            metadata.pop("managedFields", None)
         metadata["uid"] = self._uids.next()
         metadata["creationTimestamp"] = timestamp(now)
         if collection.strategy.counts_generation:
             metadata["generation"] = 1
         generated = bool(metadata.get("generateName")) and not metadata.get("name")
+        owner = "" if applied else manager
         if not generated:
-            return await self._create(collection, document, now, dry_run=dry_run)
+            return await self._create(collection, document, now, owner, dry_run=dry_run)
         original = objects.encode(document)
         for attempt in range(1, ATTEMPTS + 1):
             document = objects.decode(original)
             document["metadata"]["name"] = self._generated(metadata["generateName"])
             try:
-                return await self._create(collection, document, now, dry_run=dry_run)
+                return await self._create(collection, document, now, owner, dry_run=dry_run)
             except errors.AlreadyExists:
                 if attempt == ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
 
-    async def _create(self, collection: Collection, document: Document, now: datetime, *, dry_run: bool) -> Outcome:
+    async def _create(self, collection: Collection, document: Document, now: datetime, manager: str, *, dry_run: bool) -> Outcome:
         resource, strategy = collection.resource, collection.strategy
         if strategy.has_status:
             document.pop("status", None)
+        if self.admission is not None:
+            self.admission.new(resource, document)
         strategy.default(document)
+        if manager:
+            self._own(resource, document, manager)
         transaction = Transaction(self.cache, now=now, dry_run=dry_run)
         with transaction.undo:
             strategy.begin_create(document, transaction)
@@ -130,6 +155,22 @@ class Changes:
             write = collection.write(document, 0)
             revisions = await self.commit([write, *self.beside(transaction)], transaction)
         return Outcome(self._answer(collection, write, revisions[0]), warnings, True)
+
+    def _own(self, resource: Resource, document: Document, manager: str) -> None:
+        """Say that all of a new document is the manager's."""
+        door = self._doors.of(resource) if self._doors is not None else None
+        if door is not None:
+            metadata = document["metadata"]
+            writer = apply.Writer(manager, "", resource.api_version, metadata["creationTimestamp"])
+            if entries := apply.created(document, writer, door):
+                metadata["managedFields"] = entries
+
+    def _owners(self, resource: Resource, before: Document, after: Document, given: Any, manager: str, subresource: str) -> list[Any]:
+        """Who owns what of a document that *manager* changes; as before when nobody is named or no schema tells."""
+        door = self._doors.of(resource, subresource) if self._doors is not None and manager else None
+        if door is None:
+            return before["metadata"].get("managedFields") or []
+        return apply.updated(before, after, given, apply.Writer(manager, subresource, resource.api_version, timestamp(self.now())), door)
 
     def _generated(self, prefix: str) -> str:
         return prefix[:58] + "".join(self._chance.choices(_ALPHABET, k=5))
@@ -167,11 +208,16 @@ class Changes:
         subresource: str = "",
         dry_run: bool = False,
         create: bool = False,
+        manager: str = "",
+        applied: bool = False,
+        patched: bool = False,
     ) -> Outcome:
         """Change an object: *change* makes the new document of the stored one, which carries its resourceVersion.
 
         A resourceVersion in the new document that differs from the stored one's is a conflict; one that is left out is not.
-        With *create*, one that does not exist is created, where its kind allows that: *change* is given an empty document.
+        With *create*, one that does not exist is created, where its kind allows that, and with *applied* whatever its kind:
+        *change* is given an empty document. What changes becomes the *manager*'s; with *applied*, *change* has said so itself.
+        Another uid is a conflict, but wrong in itself when it came by a patch.
         """
         collection = self.cache.collections[resource]
         for attempt in range(ATTEMPTS):
@@ -179,34 +225,40 @@ class Changes:
                 await self.store.settled()
             stored = collection.items.get(key)
             if stored is None:
-                if create and not subresource and collection.strategy.creates_on_update:
+                if create and not subresource and (applied or collection.strategy.creates_on_update):
                     document = change({})
                     _fit_name(document["metadata"], key.name)
-                    return await self.create(resource, document, key.namespace, dry_run=dry_run)
+                    return await self.create(resource, document, key.namespace, dry_run=dry_run, manager=manager, applied=applied)
                 raise errors.not_found(resource.plural, key.name, group=resource.group)
             after = change(stored.raw_document())
             try:
-                return await self._update(collection, stored, after, subresource, dry_run=dry_run)
+                return await self._update(collection, stored, after, subresource, manager, dry_run=dry_run, applied=applied, patched=patched)
             except RevisionMismatch:
                 continue
         raise errors.conflict(resource.plural, key.name, MODIFIED, group=resource.group)
 
-    async def _update(self, collection: Collection, stored: Stored, after: Document, subresource: str, *, dry_run: bool) -> Outcome:
+    async def _update(
+        self, collection: Collection, stored: Stored, after: Document, subresource: str, manager: str, *, dry_run: bool, applied: bool, patched: bool
+    ) -> Outcome:
         resource, strategy, key = collection.resource, collection.strategy, stored.key
         check_kind(after, resource.api_version, resource.kind)
         check_types(resource, after)
         before = stored.document()
         metadata, old = after["metadata"], before["metadata"]
-        self._check_identity(resource, key, metadata, old, stored, strategy)
-        for field in _SYSTEM:
-            if field in old:
-                metadata[field] = old[field]
-            else:
-                metadata.pop(field, None)
-        metadata.pop("managedFields", None)
+        self._check_identity(resource, key, metadata, old, stored, strategy, patched=patched)
+        _keep_what_the_system_sets(metadata, old)
+        given = metadata.pop("managedFields", None)
         metadata["resourceVersion"] = old["resourceVersion"]
         _keep_what_the_door_does_not_open(after, before, subresource, strategy)
         strategy.default(after)
+        if self.admission is not None:
+            self.admission.changed(resource, after, before, subresource)
+        entries = given or [] if applied else self._owners(resource, before, after, given, manager, subresource)
+        had = old.get("managedFields") or []
+        # A write that only says again who owns what is none, so that its time is not one either.
+        later = entries if entries is not had and entries != had and apply.same_but_times(entries, had) else None
+        if entries := had if later is not None else entries:
+            metadata["managedFields"] = entries
         transaction = Transaction(self.cache, now=self.now(), dry_run=dry_run)
         with transaction.undo:
             strategy.begin_update(after, before, subresource, transaction)
@@ -216,14 +268,15 @@ class Changes:
             if problems:
                 raise errors.invalid(resource.kind, key.name, problems, group=resource.kept_group)
             warnings = [*transaction.warnings, *strategy.warnings(after, before)]
+            if later is not None and after != before:
+                metadata["managedFields"] = later
             if dry_run:
                 strategy.on_read(after)
                 return Outcome(objects.encode(after), warnings, False, after)
             if is_finally_gone(after):
                 strategy.after_delete(after, transaction)
                 removal = [collection.deletion(key, stored.revision), *self.beside(transaction)]
-                revisions = await self.commit(removal, transaction)
-                metadata["resourceVersion"] = str(revisions[0])
+                await self.commit(removal, transaction)
                 return Outcome(objects.encode(after), warnings, False, after)
             beside = self.beside(transaction)
             if not beside and after == (before if stored.raw is stored.data else stored.raw_document()):
@@ -233,11 +286,11 @@ class Changes:
         return Outcome(self._answer(collection, write, revisions[0]), warnings)
 
     @staticmethod
-    def _check_identity(resource: Resource, key: Key, metadata: Document, old: Document, stored: Stored, strategy: Strategy) -> None:
+    def _check_identity(resource: Resource, key: Key, metadata: Document, old: Document, stored: Stored, strategy: Strategy, *, patched: bool) -> None:
         """The new document must be of the object that the path names, and of the version that stands."""
         _fit_namespace(resource, metadata, key.namespace)
         _fit_name(metadata, key.name)
-        if metadata.get("uid", old.get("uid")) != old.get("uid"):
+        if not patched and (metadata.get("uid") or old.get("uid")) != old.get("uid"):
             detail = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {old.get('uid')}"
             raise errors.conflict(resource.plural, key.name, detail, group=resource.group)
         version = metadata.get("resourceVersion", "")
@@ -312,6 +365,21 @@ def _fit_name(metadata: Document, name: str) -> None:
     """The document's name is the path's."""
     if metadata.setdefault("name", name) != name:
         raise BadRequest(f"the name of the object ({metadata['name']}) does not match the name on the URL ({name})")
+
+
+def _keep_what_the_system_sets(metadata: Document, old: Document) -> None:
+    """Carry over what a writer may leave out or not change; what it may not set stays, for validation to refuse."""
+    for field in ("creationTimestamp", "generation"):
+        if field in old:
+            metadata[field] = old[field]
+        else:
+            metadata.pop(field, None)
+    if not metadata.get("uid") and "uid" in old:
+        metadata["uid"] = old["uid"]
+    if "deletionTimestamp" in old:
+        metadata["deletionTimestamp"] = old["deletionTimestamp"]
+    if "deletionGracePeriodSeconds" in old:
+        metadata.setdefault("deletionGracePeriodSeconds", old["deletionGracePeriodSeconds"])
 
 
 def _keep_what_the_door_does_not_open(after: Document, before: Document, subresource: str, strategy: Strategy) -> None:
