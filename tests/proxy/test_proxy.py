@@ -177,13 +177,15 @@ async def test_a_restart_replaces_the_table_in_one_transaction(client, start):
     assert [script.count("delete table") for script in kernel.scripts if "element" in script] == [1, 1]
 
 
-async def test_what_it_cannot_do_is_told_to_the_service(client, start):
+async def test_what_is_ignored_for_its_family_is_told_to_the_service(client, start):
     await start()
-    await client.create(SERVICES, service("sticky", sessionAffinity="ClientIP"))
+    single = {"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4"], "externalIPs": ["203.0.113.1", "2001:db8::1"]}
+    await client.create(SERVICES, service("single", **single))
     async with asyncio.timeout(10):
         async for event in client.watch(EVENTS, "default", resource_version="0", send_initial_events=False):
-            if event.kind != "BOOKMARK" and event.view(kinds.Event).reason == "SessionAffinityIgnored":
-                assert event.view(kinds.Event).involvedObject.name == "sticky"
+            if event.kind != "BOOKMARK" and event.view(kinds.Event).reason == "KubeProxyIncorrectIPVersion":
+                assert event.view(kinds.Event).involvedObject.name == "single"
+                assert "IPv4 only: spec.externalIPs[1] '2001:db8::1'" in (event.view(kinds.Event).message or "")
                 break
 
 

@@ -36,6 +36,7 @@ ports = st.fixed_dictionaries(
         "internal_local": st.booleans(),
         "external_local": st.booleans(),
         "also": st.booleans(),
+        "affinity": st.sampled_from([0, 0, 60, 10800]),
     }
 )
 services = st.lists(ports, max_size=6, unique_by=lambda one: (one["number"], one["protocol"], one["port"]))
@@ -64,7 +65,7 @@ def in_family(one: dict, family: Family) -> ServicePort:
         exists=bool(cluster or local or one["also"]),
         internal_local=one["internal_local"],
         external_local=one["external_local"],
-        affinity_seconds=0,
+        affinity_seconds=one["affinity"],
         here=frozenset(texts(one["local"])),
     )
 
@@ -148,8 +149,9 @@ def test_every_verdict_leads_somewhere_and_every_pick_finds_its_endpoints(family
 def test_rules_do_not_multiply_with_services(family, some):
     made, empty = table(family, some), table(family, [])
     more = sum(len(chain.rules) for chain in made.chains.values()) - sum(len(chain.rules) for chain in empty.chains.values())
-    pairs = {(len(one["cluster"]), len(one["local"])) for one in some}
-    assert more <= 8 * len(pairs)
+    pairs = {(len(one["cluster"]), len(one["local"]), bool(one["affinity"])) for one in some}
+    timeouts = {one["affinity"] for one in some} - {0}
+    assert more <= 20 * len(pairs) + 3 * len(timeouts) + 9
     assert Verdict("reject") not in [value for held in made.elements.values() for value in held.values()]
 
 

@@ -7,7 +7,7 @@ import pytest
 from twinstack.api import kinds
 from twinstack.api.objects import view_of
 from twinstack.net.family import FAMILIES, Family
-from twinstack.proxy.services import Place, affinity_seconds, gone_answers, is_ours, local_ready, service_ports, source_ranges, udp_fronts
+from twinstack.proxy.services import Place, affinity_seconds, gone_answers, ignored, is_ours, local_ready, service_ports, source_ranges, udp_fronts
 
 HERE = Place("here", "z1")
 ADDRESSES = {Family.IPV4: ("10.96.0.1", "10.1.0.{}"), Family.IPV6: ("fd00:96::1", "fd00:1::{}")}
@@ -209,3 +209,19 @@ def test_udp_flows_of_an_endpoint_that_is_gone_are_told_and_of_one_that_ends_gra
     assert set(gone_answers(both, first)) == {("10.96.0.1", 53, "10.1.0.2", 5353), ("", 30053, "10.1.0.2", 5353)}
     assert set(gone_answers(none, first)) == {("10.96.0.1", 53, "10.96.0.1", 53), ("", 30053, "", 30053)}
     assert list(gone_answers(first, none)) == []
+
+
+@pytest.mark.parametrize("spec, status, paths", [
+    ({}, {}, []),
+    ({"externalIPs": ["203.0.113.1", "2001:db8::1"]}, {}, ["spec.externalIPs[1] '2001:db8::1'"]),
+    ({"type": "LoadBalancer", "loadBalancerSourceRanges": [" 10.0.0.0/8", "fd00::/8", "x"]},
+     {"loadBalancer": {"ingress": [{"ip": "2001:db8::2"}, {"hostname": "h"}, {"ip": "203.0.113.2"}]}},
+     ["status.loadBalancer.ingress[0].ip '2001:db8::2'", "spec.loadBalancerSourceRanges[1] 'fd00::/8'", "spec.loadBalancerSourceRanges[2] 'x'"]),
+    ({"type": "ExternalName", "externalIPs": ["2001:db8::1"]}, {}, []),
+])  # fmt: skip
+def test_what_of_another_family_is_ignored_is_told(spec, status, paths):
+    one = view_of(kinds.Service, {
+        "metadata": {"namespace": "ns", "name": "s"}, "status": status,
+        "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "ipFamilies": ["IPv4"], "ports": [{"port": 80}], **spec},
+    })  # fmt: skip
+    assert ignored(one) == paths

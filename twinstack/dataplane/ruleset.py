@@ -28,7 +28,7 @@ an Assembly's steps lead where ``difference`` leads; no order of parts matters.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -113,11 +113,12 @@ class Masquerade(_Value, frozen=True):
 
 
 class Update(_Value, frozen=True):
-    """Remember the data under the key in a dynamic map, and start its timeout anew."""
+    """Remember the data under the key in a dynamic map, and start its timeout anew (the map's own where none is given)."""
 
     map: str
     key: tuple[str, ...]
     data: tuple[str, ...]
+    timeout_seconds: int = 0
 
 
 Statement = Match | Marked | Mark | Lookup | Dnat | Masquerade | Update | Verdict | Goto
@@ -223,6 +224,22 @@ class AddElements(_Value, frozen=True):
     elements: tuple[tuple[Key, Value], ...]
 
 
+class Learned(NamedTuple):
+    """One element that rules put into a dynamic map: how long it lives in all, and what is left of that."""
+
+    key: Key
+    value: Value
+    timeout_seconds: int
+    expires_seconds: int
+
+
+class AddLearned(_Value, frozen=True):
+    """Put elements with their timeouts into a dynamic map; one that stands keeps its time, but must have the same value."""
+
+    set: str
+    elements: tuple[Learned, ...]
+
+
 class DeleteChain(_Value, frozen=True):
     """Remove a chain that nothing leads to."""
 
@@ -235,7 +252,7 @@ class DeleteSet(_Value, frozen=True):
     set: str
 
 
-Step = AddTable | DeleteTable | AddSet | AddChain | AddRule | FlushChain | DeleteElements | AddElements | DeleteChain | DeleteSet
+Step = AddTable | DeleteTable | AddSet | AddChain | AddRule | FlushChain | DeleteElements | AddElements | AddLearned | DeleteChain | DeleteSet
 
 
 class Steps(_Value, frozen=True):
@@ -286,7 +303,7 @@ def difference(applied: Table | None, wanted: Table) -> Steps:
         before, after = applied.elements.get(name, {}), wanted.elements.get(name, {})
         if before is after:
             continue
-        if name in wanted.sets:  # else they go with their set
+        if name in wanted.sets or _is_verdict_map(applied.sets[name]):  # else they go with their set; verdicts hold chains
             out[name] = [key for key, value in before.items() if key not in after or after[key] != value]
         put[name] = [(key, value) for key, value in after.items() if key not in before or before[key] != value]
     return ordered(
@@ -299,6 +316,10 @@ def difference(applied: Table | None, wanted: Table) -> Steps:
         chains_out=[name for name in applied.chains if name not in wanted.chains],
         sets_out=[name for name in applied.sets if name not in wanted.sets],
     )
+
+
+def _is_verdict_map(one: Set | Map) -> bool:
+    return isinstance(one, Map) and one.data == ("verdict",)
 
 
 def _steppable(applied: Table, wanted: Table) -> bool:
@@ -379,7 +400,8 @@ def _applied(step: Step, steps: Steps, table: Table | None) -> Table | None:
                 raise StepError(f"set {step.set} has no element {key}")
             del held[key]
     else:
-        for key, value in step.elements:
+        pairs = [(one.key, one.value) for one in step.elements] if isinstance(step, AddLearned) else step.elements
+        for key, value in pairs:
             if held.setdefault(key, value) != value:
                 raise StepError(f"map {step.set} has another value for {key}")
             if isinstance(value, Goto):

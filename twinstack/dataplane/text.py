@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from twinstack.dataplane.ruleset import (
     AddChain,
     AddElements,
+    AddLearned,
     AddRule,
     AddSet,
     AddTable,
@@ -30,6 +31,7 @@ from twinstack.dataplane.ruleset import (
     Goto,
     Hook,
     Key,
+    Learned,
     Lookup,
     Map,
     Mark,
@@ -87,7 +89,8 @@ def _statement(statement: Statement, word: str) -> str:
     if isinstance(statement, Masquerade):
         return "masquerade" + (f" to :{statement.ports}" if statement.ports else "") + (" fully-random" if statement.random else "")
     if isinstance(statement, Update):
-        return f"update @{statement.map} {{ {_joined(statement.key, word)} : {_joined(statement.data, word)} }}"
+        timeout = f" timeout {statement.timeout_seconds}s" if statement.timeout_seconds else ""
+        return f"update @{statement.map} {{ {_joined(statement.key, word)}{timeout} : {_joined(statement.data, word)} }}"
     return verdict_text(statement)
 
 
@@ -135,6 +138,11 @@ def _pair_text(key: Key, value: Value) -> str:
     return f"{text} : {' . '.join(map(str, value))}"
 
 
+def _learned_text(one: Learned) -> str:
+    times = f"timeout {one.timeout_seconds}s expires {one.expires_seconds}s"
+    return f"{_key_text(one.key)} {times}" + (f" : {_key_text(one.value)}" if isinstance(one.value, tuple) else "")
+
+
 def interval_text(network: Network) -> str:
     """A network as an element of an interval set; one of a single address is that address, as nft lists it."""
     return str(network.network_address) if network.num_addresses == 1 else str(network)
@@ -167,6 +175,8 @@ def _command(step: Step, word: str, table: str) -> str:
         return f"delete set {at} {step.set}"
     if isinstance(step, DeleteElements):
         return f"delete element {at} {step.set} {{ {', '.join(map(_key_text, step.keys))} }}"
+    if isinstance(step, AddLearned):
+        return f"add element {at} {step.set} {{ {', '.join(map(_learned_text, step.elements))} }}"
     return f"add element {at} {step.set} {{ {', '.join([_pair_text(key, value) for key, value in step.elements])} }}"
 
 
@@ -202,6 +212,8 @@ def parse_rule(text: str, family: Family) -> Rule:
     word = family.facts.nft_family
     statements: list[Statement] = []
     rest = text.strip()
+    if found := re.match(r"update @.* (tcp|udp|sctp) dport }", rest):  # nft does not list the condition that this implies
+        statements.append(Match(("l4proto",), found[1]))
     while rest:
         statement, rest = _parse_statement(rest, word)
         statements.append(statement)
@@ -225,8 +237,9 @@ def _parse_statement(text: str, word: str) -> tuple[Statement, str]:
         return Masquerade(found[1] or "", bool(found[2])), text[found.end() :]
     if found := re.match(rf"dnat {word} to (.+?) map @({_WORD})", text):
         return Dnat(_parse_selectors(found[1], word), found[2]), text[found.end() :]
-    if found := re.match(rf"update @({_WORD}) {{ (.+?) : (.+?) }}", text):
-        return Update(found[1], _parse_selectors(found[2], word), _parse_selectors(found[3], word)), text[found.end() :]
+    if found := re.match(rf"update @({_WORD}) {{ (.+?)(?: timeout (\w+))? : (.+?) }}", text):
+        timeout = _parse_duration(found[3]) if found[3] else 0
+        return Update(found[1], _parse_selectors(found[2], word), _parse_selectors(found[4], word), timeout), text[found.end() :]
     left, rest = _take_selectors(text, word)
     if found := re.match(rf"vmap @({_WORD})", rest):
         return Lookup(left, found[1]), rest[found.end() :]
@@ -280,6 +293,13 @@ def _parse_pair(text: str) -> tuple[Key, Value]:
     if found := re.fullmatch(rf"(goto|jump) ({_WORD})", value):
         return _parse_key(key), Goto(found[2], found[1] == "jump")
     return _parse_key(key), Verdict(value) if value in ("accept", "drop", "return") else _parse_key(value)
+
+
+def _parse_learned(text: str) -> Learned:
+    found = re.fullmatch(r"(.+?) timeout (\w+) expires (\w+)(?: : (.+))?", text)
+    if not found:
+        raise RulesetSyntaxError(f"not understood: {text!r}")
+    return Learned(_parse_key(found[1]), _parse_key(found[4]) if found[4] else None, _parse_duration(found[2]), _parse_duration(found[3]))
 
 
 def _parse_set(name: str, noun: str, parts: Sequence[str], word: str) -> Set | Map:
@@ -363,6 +383,8 @@ def _parse_command(verb: str, noun: str, rest: str, family: Family) -> Step:
         return DeleteChain(name) if verb == "delete" else FlushChain(name)
     if noun == "element" and verb == "delete":
         return DeleteElements(name, tuple(_parse_key(part) for part in inner.split(", ")))
+    if noun == "element" and verb == "add" and " expires " in inner:
+        return AddLearned(name, tuple(_parse_learned(part) for part in inner.split(", ")))
     if noun == "element" and verb == "add":
         return AddElements(name, tuple(_parse_pair(part) for part in inner.split(", ")))
     if noun in ("set", "map") and verb == "add":

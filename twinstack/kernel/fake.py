@@ -9,7 +9,7 @@ import errno
 import re
 
 from twinstack.dataplane import text
-from twinstack.dataplane.ruleset import StepError, Table, apply
+from twinstack.dataplane.ruleset import Learned, Map, StepError, Table, apply
 from twinstack.kernel.errors import KernelError
 from twinstack.net.family import FAMILIES, Family
 
@@ -48,6 +48,12 @@ class FakeNftables:
             if family.facts.nft_family == word and (family, name) in self.tables:
                 return text.listing(self.tables[family, name])
         raise KernelError(errno.ENOENT, "nft", f"no table {word} {name}")
+
+    def learned(self, family: Family, table: str, one: Map) -> list[Learned]:
+        held = self.tables.get((family, table))
+        if held is None or one.name not in held.sets:
+            raise KernelError(errno.ENOENT, "read what was learned")
+        return [Learned(key, value, 3600, 3600) for key, value in held.elements.get(one.name, {}).items()]
 
     def close(self) -> None:
         """Nothing to close."""

@@ -5,8 +5,9 @@ Rule of this file: it moves text. What the text should be is decided in ``datapl
 Theory. libnftables (the library behind ``nft``) is called through ctypes, which costs a millisecond where starting
 the program costs five. A context holds a netlink socket, which belongs to the network namespace in which the
 context was made; so the namespace is entered for that moment only. All commands of one call are one transaction:
-the kernel takes all of them or none. The library is not made for threads: each context has a lock, and calls
-release Python's own lock, so that a long transaction can run beside an event loop (``asyncio.to_thread``).
+the kernel takes all of them or none; only rules that teach a map follow in a second one, which a check leaves out
+(``learning`` says why). The library is not made for threads: each context has a lock, and calls release Python's
+own lock, so that a long transaction can run beside an event loop (``asyncio.to_thread``).
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from twinstack.dataplane import text
-from twinstack.dataplane.ruleset import Steps, Table
-from twinstack.kernel import namespaces
+from twinstack.dataplane.ruleset import Learned, Map, Steps, Table
+from twinstack.kernel import learning, namespaces
 from twinstack.kernel.errors import KernelError
 from twinstack.net.family import Family
 
@@ -44,6 +45,9 @@ class Ruleset(Protocol):
         KernelError with nft's message and the line when it is refused.
         """
 
+    def learned(self, family: Family, table: str, one: Map) -> list[Learned]:
+        """What rules have put into a dynamic map of ours; KernelError (``.missing``) when there is no such map."""
+
 
 class Nftables:
     """The kernel's nftables in one network namespace: the caller's at the time of making, or that of a path.
@@ -56,12 +60,15 @@ class Nftables:
         self._lock = _process
         with namespaces.entered(namespace) if namespace else contextlib.nullcontext():
             self._context = self._library.nft_ctx_new(0)
+            self._learning = learning.Learning()
         if not self._context:
+            self._learning.close()
             raise KernelError(errno.ENOMEM, "open nftables")
         self._library.nft_ctx_buffer_output(self._context)
         self._library.nft_ctx_buffer_error(self._context)
 
     def run(self, script: str, *, check: bool = False) -> str:
+        script, teaching = learning.split(script)
         with self._lock:
             if not self._context:
                 raise KernelError(errno.EBADF, "use a closed nftables context")
@@ -73,7 +80,13 @@ class Nftables:
                 raise _error(self._located(script) or complaint.decode(errors="replace"), script)
             if len(script) > _TRIM_ABOVE:
                 ctypes.CDLL(None).malloc_trim(0)
+            if teaching and not check:
+                self._learning.teach(teaching)
         return str(output.decode())
+
+    def learned(self, family: Family, table: str, one: Map) -> list[Learned]:
+        with self._lock:
+            return self._learning.learned(family, table, one)
 
     def _located(self, script: str) -> str:
         """What nft complains about with line numbers, which it knows only of files; empty when it does not complain again."""
@@ -93,6 +106,7 @@ class Nftables:
         with self._lock:
             if self._context:
                 self._library.nft_ctx_free(self._context)
+                self._learning.close()
                 self._context = None
 
     def __enter__(self) -> Nftables:

@@ -30,6 +30,8 @@ class Facts(NamedTuple):
     nft_icmp: str  # nftables: the protocol's name of its control messages
     nft_nfproto: str  # nftables: meta nfproto
     nft_ether: str  # nftables: ether type
+    nft_ct_addresses: tuple[int, int]  # nf_tables: NFT_CT_* of a connection's source and destination address
+    header_destination: int  # where in the header the destination address stands
     cni_version: str  # CNI before 1.0: ips[].version
     dns_type: str  # DNS record type of an address (RFC 1035, RFC 3596)
     dns_reverse: str  # DNS zone of pointers
@@ -49,12 +51,15 @@ class Facts(NamedTuple):
     service_prefix: int  # the shortest prefix from which Service addresses are handed out (spec/api.md 4.7)
     slice_canonical: bool  # must an EndpointSlice's addresses be in canonical form? (spec/api.md 8.4)
     forwarding: str  # sysctl that makes a host forward
+    route_localnet: str  # sysctl that lets a link carry packets from a loopback address; empty where no kernel does that
     hosts_lines: tuple[str, ...]  # what every pod's /etc/hosts begins with (kubelet's managed file)
     route_default_sysctls: tuple[tuple[str, str], ...]  # what a fresh network namespace of ours is set to
     generates_link_local: bool  # does a link give itself an address when it comes up?
     route_metric: int  # the metric that the kernel gives a route that names none
     lab_networks: tuple[tuple[str, str], ...]  # choices of a lab's underlay and outside; {0} to {2} are hexadecimal digits of its name's digest
     pod_sysctls: tuple[tuple[str, str], ...]  # what a pod's network namespace is set to before its link is made
+    socket_options: tuple[tuple[int, int, int], ...]  # level, option, value: what keeps a socket to its own family
+    packet_info: tuple[int, int]  # level, option: have recvmsg tell to which address a datagram came
 
 
 class Family(enum.Enum):
@@ -113,6 +118,8 @@ _FACTS: Mapping[Family, Facts] = {
         nft_icmp="icmp",
         nft_nfproto="ipv4",
         nft_ether="ip",
+        nft_ct_addresses=(19, 20),
+        header_destination=16,
         cni_version="4",
         dns_type="A",
         dns_reverse="in-addr.arpa.",
@@ -132,12 +139,15 @@ _FACTS: Mapping[Family, Facts] = {
         service_prefix=0,
         slice_canonical=False,
         forwarding="net/ipv4/ip_forward",
+        route_localnet="net/ipv4/conf/{0}/route_localnet",
         hosts_lines=("127.0.0.1\tlocalhost",),
         route_default_sysctls=(("net/ipv4/ip_forward", "1"),),
         generates_link_local=False,
         route_metric=0,
         lab_networks=(("172.30.0.0/24", "198.51.100.0/24"), ("192.168.244.0/24", "203.0.113.0/24"), ("10.255.244.0/24", "192.0.2.0/24")),
         pod_sysctls=(),
+        socket_options=(),
+        packet_info=(0, 8),
     ),
     Family.IPV6: Facts(
         version=6,
@@ -148,6 +158,8 @@ _FACTS: Mapping[Family, Facts] = {
         nft_icmp="icmpv6",
         nft_nfproto="ipv6",
         nft_ether="ip6",
+        nft_ct_addresses=(21, 22),
+        header_destination=24,
         cni_version="6",
         dns_type="AAAA",
         dns_reverse="ip6.arpa.",
@@ -167,6 +179,7 @@ _FACTS: Mapping[Family, Facts] = {
         service_prefix=64,
         slice_canonical=True,
         forwarding="net/ipv6/conf/all/forwarding",
+        route_localnet="",
         hosts_lines=(
             "::1\tlocalhost ip6-localhost ip6-loopback",
             "fe00::0\tip6-localnet",
@@ -195,6 +208,8 @@ _FACTS: Mapping[Family, Facts] = {
             ("net/ipv6/conf/all/accept_ra", "0"),
             ("net/ipv6/conf/default/accept_ra", "0"),
         ),
+        socket_options=((41, 26, 1),),
+        packet_info=(41, 49),
     ),
 }
 

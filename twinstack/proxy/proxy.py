@@ -41,7 +41,7 @@ from twinstack.proxy.healthcheck import FamilyHealth
 from twinstack.proxy.healthports import HealthPorts
 from twinstack.proxy.metrics import Metrics
 from twinstack.proxy.ruleset import TABLE, Shape
-from twinstack.proxy.services import HEADLESS, PROXY_NAME, ZONE, Place, affinity_seconds, canonical
+from twinstack.proxy.services import HEADLESS, PROXY_NAME, ZONE, Place, canonical, cluster_ip, ignored
 from twinstack.proxy.settings import PRIMARY, Settings, bind_family, checked, listen_addresses, options_for
 from twinstack.proxy.sync import FamilySync, NodeState
 
@@ -232,8 +232,9 @@ class Proxy:
         key = self._catalog.service_changed(before, after)
         if key is None:
             return
-        if after is not None and affinity_seconds(after) and (before is None or not affinity_seconds(before)):
-            self._recorder.tell(after, "Warning", "SessionAffinityIgnored", "This proxy does not know session affinity yet; the Service is served without.")
+        if after is not None and (left_out := ignored(after)) and (before is None or ignored(before) != left_out):
+            families = " and ".join(family.value for family in FAMILIES if cluster_ip(after, family) is not None)
+            self._recorder.tell(after, "Warning", "KubeProxyIncorrectIPVersion", f"ignored, because this Service is {families} only: {', '.join(left_out)}")
         self._health_ports.look()
         for family, sync in self.syncs.items():
             self._metrics.service_changes.labels(family.value).inc()

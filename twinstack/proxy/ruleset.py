@@ -31,9 +31,15 @@ Hooks, by priority: guard -110 (source ranges, before translation), nat -100 (pr
     | this node → the same, policy Local | yes                                                             |
     | an endpoint → itself by a Service  | yes (hairpin)                                                   |
 
-Session affinity is not among them yet. Its map (client and front end → endpoint) has to be taught by a rule, and
-libnftables 1.0.6 ends the process by an assertion when such a rule's key is longer than 16 bytes, which every
-key with two long addresses is. A Service that asks for it is served without.
+Session affinity is one map more, ``affinity``: (client, front end) → endpoint, which rules teach and whose elements
+expire. A front end with affinity leads to ``sticky-pick-3``, which looks there first and then picks as ever; the hooks
+at the very end (priority 300, after translation) look a new connection's front end up in ``sticky``, whose verdict is
+the chain that remembers for so many seconds, and starts the time anew. Each front end remembers its own clients. All
+that stands only in a table that has a Service with affinity, so that others' packets do not pay for it.
+An endpoint that goes takes along what was learned of it (``affinity``); what was learned outlives a whole write.
+
+A packet that connection tracking calls invalid is not forwarded: an endpoint's late answer would reach the client
+from an address that it never asked. ``--conntrack-tcp-be-liberal`` leaves it to the kernel what is invalid.
 """
 
 from __future__ import annotations
@@ -58,6 +64,7 @@ from twinstack.dataplane.ruleset import (
     Rule,
     Set,
     Table,
+    Update,
     Value,
     Verdict,
 )
@@ -79,6 +86,9 @@ _KNOWN_PROTOCOL = Match(("l4proto",), "{ " + ", ".join(PROTOCOLS) + " }")
 
 FIRST_CAPACITY, MORE_CAPACITY = 32, 64
 
+AFFINITY = Map("affinity", ("saddr", *_FRONT), _BACKEND, ("dynamic", "timeout"), size=1 << 18)  # so many clients are remembered, others spread
+_RECALL, _LEARN = "recall", "learn"
+
 _INNER, _OUTER = "0/", "1/"  # prefixes of owners
 
 REFUSE = "refuse"
@@ -99,6 +109,7 @@ class Options(NamedTuple):
     masquerade_all: bool = False
     mark: int = 0x4000
     node_ports: tuple[str, ...] | None = None
+    drop_invalid: bool = True
 
 
 def service_of(owner: str) -> str:
@@ -119,15 +130,24 @@ def most_endpoints(ports: Iterable[ServicePort]) -> int:
 class Shape:
     """The rules of one family under given options, and the elements that Service ports are among them.
 
-    *capacity* is the most endpoints that a front end may have.
+    *capacity* is the most endpoints that a front end may have, *sticky* whether there may be session affinity.
     """
 
-    def __init__(self, family: Family, options: Options, capacity: int = FIRST_CAPACITY) -> None:
+    def __init__(self, family: Family, options: Options, capacity: int = FIRST_CAPACITY, *, sticky: bool = False) -> None:
         self.family = family
         self.options = options
         self.capacity = capacity
+        self.sticky = sticky
         self._chains: dict[str, Chain] = {}
         self._gotos: dict[str, Goto] = {}
+
+    def fitting(self, ports: Iterable[ServicePort]) -> Shape:
+        """This shape, or one with room for these ports besides."""
+        own = list(ports)
+        most, sticky = most_endpoints(own), any(port.affinity_seconds for port in own)
+        if most <= self.capacity and sticky <= self.sticky:
+            return self
+        return Shape(self.family, self.options, max(self.capacity, capacity_for(most)), sticky=self.sticky or sticky)
 
     def assembly(self) -> Assembly:
         """The table without any Service."""
@@ -136,7 +156,7 @@ class Shape:
     def table(self, ports: Iterable[ServicePort], *, node_addresses: Iterable[str] = (), service_cidrs: Iterable[str] = ()) -> Table:
         """The whole table for these Service ports, with more capacity where they need it."""
         own = list(ports)
-        shape = self if most_endpoints(own) <= self.capacity else Shape(self.family, self.options, capacity_for(most_endpoints(own)))
+        shape = self.fitting(own)
         assembly = shape.assembly()
         assembly.put("", shape.node_part(node_addresses, service_cidrs))
         for port in own:
@@ -207,6 +227,7 @@ class Shape:
             Set("hairpin", ("saddr", "daddr")),
             Set("guarded", _FRONT),
             Set("allowed-sources", ("saddr", *_FRONT), ("interval",)),
+            *((AFFINITY, Map(_ADDRESSED.sticky, _FRONT, ("verdict",)), Map(_NODE.sticky, _NODE_FRONT, ("verdict",))) if self.sticky else ()),
         ]
 
     def _frame_chains(self) -> list[Chain]:
@@ -226,6 +247,7 @@ class Shape:
             (_NEW, to_cluster_ip, _REFUSED),
             (_NEW, Match(("daddr",), "@service-ranges"), _REFUSED),
         )
+        invalid: tuple[Rule, ...] = ((Match(("ct state",), "invalid"), _DROPPED),) if options.drop_invalid else ()
         picks = [_pick(kind, count, local=local) for kind in (_ADDRESSED, _NODE) for local in (False, True) for count in range(1, self.capacity + 1)]
         return [
             *picks,
@@ -236,7 +258,7 @@ class Shape:
             Chain("nat-prerouting", ((Goto("to-services", jump=True),),), Hook("nat", "prerouting", -100)),
             Chain("nat-output", ((Goto("to-services", jump=True),),), Hook("nat", "output", -100)),
             Chain("filter-input", (node_no_endpoints, no_endpoints), Hook("filter", "input", 0)),
-            Chain("filter-forward", (no_endpoints, *unknown), Hook("filter", "forward", 0)),
+            Chain("filter-forward", (*invalid, no_endpoints, *unknown), Hook("filter", "forward", 0)),
             Chain("filter-output", (no_endpoints, *unknown), Hook("filter", "output", 0)),
             Chain(
                 "nat-postrouting",
@@ -246,6 +268,7 @@ class Shape:
                 ),
                 Hook("nat", "postrouting", 100),
             ),
+            *(_learning() if self.sticky else ()),
         ]
 
 
@@ -258,10 +281,11 @@ class _Kind(NamedTuple):
     missing: str
     endpoints: str
     local_endpoints: str
+    sticky: str
 
 
-_ADDRESSED = _Kind("", _FRONT, "services", "no-endpoints", "endpoints", "local-endpoints")
-_NODE = _Kind("node-", _NODE_FRONT, "node-services", "node-no-endpoints", "node-endpoints", "node-local-endpoints")
+_ADDRESSED = _Kind("", _FRONT, "services", "no-endpoints", "endpoints", "local-endpoints", "sticky")
+_NODE = _Kind("node-", _NODE_FRONT, "node-services", "node-no-endpoints", "node-endpoints", "node-local-endpoints", "node-sticky")
 
 
 def _pick(kind: _Kind, count: int, *, local: bool = False) -> Chain:
@@ -269,6 +293,29 @@ def _pick(kind: _Kind, count: int, *, local: bool = False) -> Chain:
     name = f"{kind.prefix}pick-{'local-' if local else ''}{count}"
     map_ = kind.local_endpoints if local else kind.endpoints
     return Chain(name, ((_KNOWN_PROTOCOL, Dnat((*kind.front, f"numgen random mod {count}"), map_)),))
+
+
+def _learning() -> tuple[Chain, ...]:
+    """The chains of session affinity: who looks up what was learned, and which connections are learned from."""
+    learn = tuple(
+        (Match(("l4proto",), protocol), Lookup(key, kind.sticky))
+        for protocol in PROTOCOLS  # nft 1.0.6 wants it named before it takes a connection's ports
+        for kind, key in ((_ADDRESSED, ("ct original daddr", "l4proto", "ct original proto-dst")), (_NODE, ("l4proto", "ct original proto-dst")))
+    )
+    translated: Rule = (_NEW, Match(("ct status",), "dnat"), Goto(_LEARN))
+    return (
+        Chain(_RECALL, ((_KNOWN_PROTOCOL, Dnat(("saddr", *_FRONT), AFFINITY.name)),)),
+        Chain(_LEARN, learn),
+        Chain("learn-postrouting", (translated,), Hook("filter", "postrouting", 300)),
+        Chain("learn-input", (translated,), Hook("filter", "input", 300)),
+    )
+
+
+def _learn_for(seconds: int) -> Chain:
+    """The chain that remembers a connection's endpoint for so long."""
+    key = ("ct original saddr", "ct original daddr", "l4proto", "ct original proto-dst")
+    rules = tuple((Match(("l4proto",), protocol), Update(AFFINITY.name, key, _BACKEND, seconds)) for protocol in PROTOCOLS)
+    return Chain(f"{_LEARN}-{seconds}", rules)
 
 
 class _PartMaker:
@@ -296,7 +343,8 @@ class _PartMaker:
         backends = port.local if port.internal_local else port.cluster
         if backends:
             self._endpoints(_ADDRESSED.endpoints, front, backends)
-            self._verdict(_ADDRESSED, front, _pick(_ADDRESSED, len(backends)).name)
+            self._sticky(_ADDRESSED, front, port)
+            self._verdict(_ADDRESSED, front, self._pick(_ADDRESSED, len(backends), port))
         else:
             self._missing(_ADDRESSED, front, dropped=port.internal_local and port.exists)
 
@@ -315,11 +363,12 @@ class _PartMaker:
             self._missing(kind, front, dropped=port.external_local and port.exists)
             return
         self._endpoints(kind.endpoints, front, port.cluster)
+        self._sticky(kind, front, port)
         if not port.external_local:
-            self._verdict(kind, front, self._marked_pick(kind, len(port.cluster)))
+            self._verdict(kind, front, self._marked_pick(kind, len(port.cluster), port))
             return
         self._endpoints(kind.local_endpoints, front, port.local)
-        self._verdict(kind, front, self._local_of(kind, len(port.local), len(port.cluster)))
+        self._verdict(kind, front, self._local_of(kind, len(port.local), len(port.cluster), port))
         if not port.local:
             self._missing(kind, front, dropped=True)
 
@@ -349,19 +398,32 @@ class _PartMaker:
         self._chains[name] = self._shape.chain(name, *rules)
         return name
 
-    def _marked_pick(self, kind: _Kind, count: int) -> str:
-        pick = _pick(kind, count).name
+    def _sticky(self, kind: _Kind, front: Key, port: ServicePort) -> None:
+        """Learn from connections to the front end, if the port has affinity."""
+        if port.affinity_seconds:
+            learn = _learn_for(port.affinity_seconds)
+            self._elements.setdefault((kind.sticky, front), self._shape.goto(self._need(learn.name, *learn.rules)))
+
+    def _pick(self, kind: _Kind, count: int, port: ServicePort, *, local: bool = False) -> str:
+        """The chain that picks; with affinity, one that recalls the client's endpoint first."""
+        pick = _pick(kind, count, local=local).name
+        if not port.affinity_seconds:
+            return pick
+        return self._need(f"sticky-{pick}", (Goto(_RECALL, jump=True),), (Goto(pick),))
+
+    def _marked_pick(self, kind: _Kind, count: int, port: ServicePort) -> str:
+        pick = self._pick(kind, count, port)
         return self._need(f"mark-{pick}", (Mark(self._shape.options.mark), Goto(pick)))
 
-    def _local_of(self, kind: _Kind, local: int, cluster: int) -> str:
+    def _local_of(self, kind: _Kind, local: int, cluster: int, port: ServicePort) -> str:
         """The chain of externalTrafficPolicy Local."""
         options = self._shape.options
         rules: list[Rule] = []
         if cluster:
-            pick = _pick(kind, cluster).name
+            pick = self._pick(kind, cluster, port)
             if options.pods:
                 rules.append((Match((options.pods[0],), options.pods[1]), Goto(pick)))
             rules.append((_FROM_HERE, Mark(options.mark), Goto(pick)))
         if local:
-            rules.append((Goto(_pick(kind, local, local=True).name),))
-        return self._need(f"{kind.prefix}local-{local}-of-{cluster}", *rules)
+            rules.append((Goto(self._pick(kind, local, port, local=True)),))
+        return self._need(f"{'sticky-' if port.affinity_seconds else ''}{kind.prefix}local-{local}-of-{cluster}", *rules)

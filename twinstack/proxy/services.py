@@ -25,7 +25,7 @@ from twinstack.api import kinds
 from twinstack.dataplane.text import interval_text
 from twinstack.net.cidr import collapsed, parse_cidr
 from twinstack.net.errors import AddressError
-from twinstack.net.family import Family, Network
+from twinstack.net.family import FAMILIES, Family, Network
 
 SERVICE_NAME = "kubernetes.io/service-name"
 PROXY_NAME = "service.kubernetes.io/service-proxy-name"
@@ -169,6 +169,26 @@ def source_ranges(texts: Sequence[str], family: Family) -> tuple[str, ...] | Non
     if not networks or any(network.prefixlen == 0 for network in networks):
         return None
     return tuple(map(interval_text, collapsed(networks)))
+
+
+def ignored(service: kinds.Service) -> list[str]:
+    """What of the Service nobody answers because it has no cluster IP of that family, or because it is no address: ``spec.externalIPs[0] …``."""
+    if not is_ours(service):
+        return []
+    spec = service.spec
+    own = [family for family in FAMILIES if cluster_ip(service, family) is not None]
+    addresses = [(f"spec.externalIPs[{i}]", text) for i, text in enumerate(spec.externalIPs or ())]
+    if spec.type == "LoadBalancer":
+        addresses += [(f"status.loadBalancer.ingress[{i}].ip", one.ip) for i, one in enumerate(service.status.loadBalancer.ingress or ()) if one.ip]
+    found = [f"{path} {text!r}" for path, text in addresses if all(canonical(text, family) is None for family in own)]
+    for i, text in enumerate(spec.loadBalancerSourceRanges or ()):
+        try:
+            family = Family.of(parse_cidr(text.strip(), masked=True))
+        except AddressError:
+            family = None
+        if family not in own:
+            found.append(f"spec.loadBalancerSourceRanges[{i}] {text!r}")
+    return found
 
 
 def local_ready(service: kinds.Service, slices: Iterable[kinds.EndpointSlice], family: Family, place: Place) -> int:

@@ -15,18 +15,20 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from twinstack.api.objects import Key
 from twinstack.dataplane.assembly import Assembly
-from twinstack.dataplane.ruleset import Steps, Table
+from twinstack.dataplane.ruleset import Learned, Steps, Table
 from twinstack.kernel import nftables
 from twinstack.kernel.conntrack import Conntrack, Stale
 from twinstack.kernel.errors import KernelError
 from twinstack.net.family import Family
+from twinstack.proxy.affinity import StickyFronts, forgetting, poorer, remembering, sticky_fronts, true, untrue
 from twinstack.proxy.catalog import Catalog
 from twinstack.proxy.healthcheck import FamilyHealth
 from twinstack.proxy.metrics import Metrics
-from twinstack.proxy.ruleset import Shape, capacity_for, most_endpoints, service_of
+from twinstack.proxy.ruleset import AFFINITY, TABLE, Shape, service_of
 from twinstack.proxy.services import Place, ServicePort, UDPFronts, gone_answers, service_ports, udp_fronts
 
 TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
@@ -35,6 +37,13 @@ FIRST_RETRY_SECONDS = 1.0
 _AT_A_TIME = 200  # Services between two looks at the event loop
 
 log = logging.getLogger(__name__)
+
+
+class Before(NamedTuple):
+    """What a Service was before its part was made anew: what of it lives on in the kernel by itself."""
+
+    udp: UDPFronts
+    sticky: StickyFronts
 
 
 class NodeState:
@@ -83,6 +92,7 @@ class FamilySync:
         self._whole = True  # the whole table is to be written
         self._wake = asyncio.Event()
         self._udp: dict[Key, UDPFronts] = {}
+        self._sticky: dict[Key, StickyFronts] = {}
         self._without_local: dict[Key, Counter[str]] = {}
         self._label = family.value
         self.synced = asyncio.Event()
@@ -135,8 +145,8 @@ class FamilySync:
             retry = FIRST_RETRY_SECONDS
             await asyncio.sleep(self._min_sync_seconds)
 
-    async def make(self) -> dict[Key, UDPFronts]:
-        """Make the marked Services' parts anew; the UDP front ends of those Services as they were before."""
+    async def make(self) -> dict[Key, Before]:
+        """Make the marked Services' parts anew; what those Services were before."""
         marked: Iterable[Key] = self._marked
         if self._everything:
             marked = {*self._catalog.keys(), *(Key.parse(service_of(owner)) for owner in self._assembly.owners() if owner)}
@@ -144,18 +154,18 @@ class FamilySync:
             cidrs = self._node.service_cidrs.get(self.family, ())
             self._assembly.put("", self._shape.node_part(self._node.addresses.get(self.family, ()), cidrs))
         self._marked, self._everything, self._node_marked = set(), False, False
-        before: dict[Key, UDPFronts] = {}
+        before: dict[Key, Before] = {}
         for number, key in enumerate(marked):
             if number % _AT_A_TIME == _AT_A_TIME - 1:
                 await asyncio.sleep(0)
-            before[key] = self._udp.get(key, {})
+            before[key] = Before(self._udp.get(key, {}), self._sticky.get(key, {}))
             self._make_one(key)
         return before
 
-    def _grow(self, most: int) -> None:
-        """Make room for Services of so many endpoints: other rules, the same parts, and the whole table written."""
-        self._shape = Shape(self.family, self._shape.options, capacity_for(most))
-        grown = self._shape.assembly()
+    def _grow(self, shape: Shape) -> None:
+        """Make room for what the shape has not: other rules, the same parts, and the whole table written."""
+        self._shape = shape
+        grown = shape.assembly()
         for owner, part in self._assembly.owners().items():
             grown.put(owner, part)
         self._assembly, self._whole = grown, True
@@ -163,8 +173,8 @@ class FamilySync:
     def _make_one(self, key: Key) -> None:
         service = self._catalog.services.get(key)
         ports = service_ports(service, self._catalog.slices(key), self.family, self._node.place) if service else []
-        if (most := most_endpoints(ports)) > self._shape.capacity:
-            self._grow(most)
+        if (fitting := self._shape.fitting(ports)) is not self._shape:
+            self._grow(fitting)
         addresses = self._node.addresses.get(self.family, ())
         for owner, part in self._shape.parts(str(key), ports, addresses):
             self._assembly.put(owner, part)
@@ -172,6 +182,10 @@ class FamilySync:
             self._udp[key] = fronts
         else:
             self._udp.pop(key, None)
+        if sticky := sticky_fronts(ports):
+            self._sticky[key] = sticky
+        else:
+            self._sticky.pop(key, None)
         if without := _without_local(ports):
             self._without_local[key] = without
         else:
@@ -183,11 +197,14 @@ class FamilySync:
         pending = set(self._marked)
         before = await self.make()
         whole = self._whole  # making may have asked for it
-        steps = self._assembly.whole() if whole else self._assembly.steps()
+        lost = {front: left for key, was in before.items() if was.sticky for front, left in poorer(was.sticky, self._sticky.get(key, {})).items()}
         self._whole = True  # until it has worked
+        steps = await self._whole_steps() if whole else await self._difference(lost)
         if steps and not await self._apply(steps, last=whole):
             whole = True
-            await self._apply(self._assembly.whole(), last=True)
+            await self._apply(await self._whole_steps(), last=True)
+        if lost and (late := untrue(await self._learned(), lost)):  # learned by connections that were on their way meanwhile
+            await self._apply(Steps(self.family, TABLE, forgetting(late)), last=True)
         self._whole = False
         took = self._now() - began
         self._metrics.sync.labels(self._label).observe(took)
@@ -205,6 +222,27 @@ class FamilySync:
         elif steps:
             log.debug("The Service table was changed", extra=told)
         self.synced.set()
+
+    async def _whole_steps(self) -> Steps:
+        """The steps of a whole write, what was learned of clients and is still true included."""
+        fronts = {front: backends for one in self._sticky.values() for front, backends in one.items()}
+        kept = true(await self._learned(), fronts) if fronts else []
+        steps = self._assembly.whole()
+        return Steps(steps.family, steps.table, (*steps.steps, *remembering(kept)))
+
+    async def _difference(self, lost: StickyFronts) -> Steps:
+        """The steps to what is wanted, and those that forget who was with an endpoint that a front end has lost."""
+        stale = untrue(await self._learned(), lost) if lost else []
+        steps = self._assembly.steps()
+        return Steps(steps.family, steps.table, (*steps.steps, *forgetting(stale)))
+
+    async def _learned(self) -> list[Learned]:
+        try:
+            return await asyncio.to_thread(self._ruleset.learned, self.family, TABLE, AFFINITY)
+        except KernelError as error:
+            if not error.missing:  # else there is no table yet, or one without affinity
+                log.warning("What was learned of clients cannot be read", extra={"family": self._label, "error": str(error)})
+            return []
 
     async def _apply(self, steps: Steps, *, last: bool) -> bool:
         """Make the steps in one transaction; False when the kernel refuses and this was not the *last* means."""
@@ -226,9 +264,9 @@ class FamilySync:
                 if text and one.addressType == self._label and (moment := _moment(text)) is not None and moment >= self._began:
                     self._metrics.programming.labels(self._label).observe(max(0.0, self._now() - moment))
 
-    async def _forget_flows(self, before: dict[Key, UDPFronts], *, everything: bool) -> None:
+    async def _forget_flows(self, before: dict[Key, Before], *, everything: bool) -> None:
         """Remove the UDP flows that this sync made stale; after a whole write all of them are looked at."""
-        if self._conntrack is None or not (self._udp if everything else any(before.values()) or any(key in self._udp for key in before)):
+        if self._conntrack is None or not (self._udp if everything else any(was.udp or key in self._udp for key, was in before.items())):
             return
         try:
             if everything:
@@ -243,7 +281,7 @@ class FamilySync:
                 await asyncio.to_thread(self._conntrack.forget_flows, self.family, stale)
                 self._metrics.conntrack_deleted.labels(self._label).inc(len(stale))
             else:
-                gone = [Stale(*one) for key, fronts in before.items() for one in gone_answers(fronts, self._udp.get(key, {}))]
+                gone = [Stale(*one) for key, was in before.items() for one in gone_answers(was.udp, self._udp.get(key, {}))]
                 if gone:
                     await asyncio.to_thread(self._conntrack.forget, self.family, gone)
         except KernelError as error:
