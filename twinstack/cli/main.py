@@ -30,6 +30,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "kubelet": ("twinstack.cli.kubelet", "command", "Run the pods of a node."),
         "kube-proxy": ("twinstack.cli.kube_proxy", "command", "Serve Services on a node, by nftables."),
         "ip-masq-agent": ("twinstack.cli.ip_masq_agent", "command", "Let pods reach outside, in both families."),
+        "dns": ("twinstack.cli.dns", "command", "Answer for the cluster's names, in both families."),
     },
     "Besides": {
         "cni": ("twinstack.cli.cni", "cni", "Install the network plugin for any runtime."),
