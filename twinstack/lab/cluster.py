@@ -26,7 +26,7 @@ from twinstack.client import kubeconfig
 from twinstack.cni.executable import write_executable
 from twinstack.kernel import processes
 from twinstack.kernel.errors import translated
-from twinstack.lab import credentials, preflight, record, removal, wiring
+from twinstack.lab import clusterdns, credentials, preflight, record, removal, wiring
 from twinstack.lab.errors import LabError
 from twinstack.lab.hosting import Order
 from twinstack.lab.places import MARK, Places
@@ -235,4 +235,4 @@ def restart(places: Places, component: str, wait_seconds: float = 30.0) -> float
 
 
 def _is_of_control_plane(component: str, process: str) -> bool:
-    return process == "control-plane" and "/" not in component
+    return process == "control-plane" and "/" not in component and component != clusterdns.COMPONENT

@@ -9,13 +9,18 @@ from typing import NamedTuple
 from twinstack.client import certificates, kubeconfig
 from twinstack.client.certificates import Authority, Pair
 from twinstack.kernel.errors import translated
+from twinstack.lab import clusterdns
 from twinstack.lab.places import Places
 from twinstack.lab.topology import Node, Topology
 from twinstack.net.cidr import host_port, nth
 from twinstack.net.family import FAMILIES
 
 API_PORT = 6443
-COMPONENTS = {"kube-controller-manager": "system:kube-controller-manager", "kube-scheduler": "system:kube-scheduler"}
+COMPONENTS = {
+    "kube-controller-manager": "system:kube-controller-manager",
+    "kube-scheduler": "system:kube-scheduler",
+    clusterdns.COMPONENT: clusterdns.USER,
+}
 
 
 class Files(NamedTuple):

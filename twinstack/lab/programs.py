@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from twinstack.kernel.errors import translated
+from twinstack.lab import clusterdns
 from twinstack.lab.credentials import API_PORT, files_of
 from twinstack.lab.hosting import Program, Report
 from twinstack.lab.places import Places
@@ -36,6 +37,7 @@ IMPORTS = (
     "twinstack.controllers.scheduling",
     "twinstack.client.kubeconfig",
     "twinstack.cni.daemon",
+    "twinstack.dns.dns",
     "twinstack.masq.masq",
     "twinstack.proxy.proxy",
     "twinstack.loops.health",
@@ -55,7 +57,7 @@ def import_everything() -> None:
 
 
 def processes(topology: Topology, places: Places, listener: socket.socket | None) -> list[Process]:
-    """The processes of a cluster: the control plane, then one per node once the API server serves."""
+    """The processes of a cluster: the control plane, then its DNS and one per node once the API server serves."""
     control_plane = topology.control_plane.name
     return [
         Process(
@@ -63,6 +65,13 @@ def processes(topology: Topology, places: Places, listener: socket.socket | None
             places.netns(control_plane),
             lambda report: _control_plane(topology, places, listener, report),
             (APISERVER, CONTROLLERS, SCHEDULER),
+        ),
+        Process(
+            clusterdns.COMPONENT,
+            places.netns(control_plane),
+            lambda report: {clusterdns.COMPONENT: Program(lambda ready: clusterdns.serve(topology, places, ready))},
+            (clusterdns.COMPONENT,),
+            after=APISERVER,
         ),
         *(
             Process(
@@ -255,6 +264,8 @@ async def _kubelet(topology: Topology, places: Places, node: Node, ready: Ready)
         tls_cert_file=Path(serving.certificate),
         tls_key_file=Path(serving.key),
         labels=(("kubernetes.io/hostname", node.name),),
+        cluster_dns=clusterdns.addresses(topology),
+        cluster_domain=clusterdns.DOMAIN,
     )
     await run(settings, ready=ready)
 
