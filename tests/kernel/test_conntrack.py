@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from contextlib import ExitStack
 
 import pytest
@@ -84,3 +85,24 @@ def test_a_flow_that_ended_meanwhile_is_a_success(tracked, family):
     tracked.forget_flows(family, flows)
     tracked.forget_flows(family, flows)
     assert tracked.flows(family) == []
+
+
+def test_two_threads_do_not_read_each_others_answers(tracked, family):
+    """As the two families' syncs do: each thread asks and forgets beside the other."""
+    failures: list[BaseException] = []
+
+    def ask(which):
+        try:
+            for _ in range(300):
+                tracked.flows(which)
+                tracked.forget(which, [Stale("", 9, "", 9)])
+        except BaseException as error:  # a thread's failure is told below
+            failures.append(error)
+
+    threads = [threading.Thread(target=ask, args=(which,), daemon=True) for which in FAMILIES]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(20)
+    assert not failures and not any(one.is_alive() for one in threads)
+    assert len(tracked.flows(family)) == 4

@@ -7,12 +7,16 @@ would swallow them for ever. The kernel lists by filter (CTA_FILTER, Linux 5.9; 
 flows to the ports in question leave it, and those that are stale are deleted one by one. It could delete by filter,
 too (6.8), but compares 128-bit addresses the wrong way round there: what differs from the filter is deleted, and what
 equals it stays. So addresses are compared here. TCP is left alone.
+
+The two families' syncs run in threads beside each other. One exchange has the socket to itself: a thread that reads the
+other's answers waits for its own for ever.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
+import threading
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -30,6 +34,7 @@ _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 _FLAG_NUMBER, _FLAG_DESTINATION_PORT = 8, 32
 _UDP = 17
 _MOST_LISTS = 16  # above, one list of all ports is cheaper
+_ANSWER_SECONDS = 10  # the kernel answers at once; one that does not is an error, not a reason to wait for ever
 
 
 class Flow(NamedTuple):
@@ -67,16 +72,19 @@ class Conntrack:
     def __init__(self) -> None:
         with translated("open ctnetlink"):
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _ANSWER_SECONDS, 0))
             self._socket.bind((0, 0))
         self._sequence = 0
+        self._exchange = threading.Lock()
 
     def close(self) -> None:
         self._socket.close()
 
     def flows(self, family: Family, port: int = 0) -> list[Flow]:
         """The UDP flows of the family, or those that clients sent to a port."""
-        self._send(_GET, _REQUEST | _DUMP, family, _filter(family, port))
-        flows = [flow for body in self._answers() if (flow := _flow(body, family)) is not None]
+        with self._exchange:
+            self._send(_GET, _REQUEST | _DUMP, family, _filter(family, port))
+            flows = [flow for body in self._answers() if (flow := _flow(body, family)) is not None]
         return [flow for flow in flows if port in (0, flow.port)]
 
     def forget(self, family: Family, stale: Iterable[Stale]) -> None:
@@ -99,9 +107,10 @@ class Conntrack:
                     raise
 
     def _request(self, kind: int, family: Family, body: bytes) -> None:
-        self._send(kind, _REQUEST | _ACK, family, body)
-        for _ in self._answers():
-            pass
+        with self._exchange:
+            self._send(kind, _REQUEST | _ACK, family, body)
+            for _ in self._answers():
+                pass
 
     def _send(self, kind: int, flags: int, family: Family, body: bytes) -> None:
         self._sequence += 1
