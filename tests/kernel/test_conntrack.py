@@ -93,7 +93,7 @@ def test_two_threads_do_not_read_each_others_answers(tracked, family):
 
     def ask(which):
         try:
-            for _ in range(300):
+            for _ in range(60):
                 tracked.flows(which)
                 tracked.forget(which, [Stale("", 9, "", 9)])
         except BaseException as error:  # a thread's failure is told below
