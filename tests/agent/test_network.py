@@ -72,6 +72,15 @@ async def test_check_asks_every_plugin(network, tmp_path):
     assert [(call["plugin"], call["command"]) for call in calls(tmp_path)] == [("main", "CHECK"), ("chained", "CHECK")]
 
 
+async def test_host_ports_are_told_to_plugins_that_map_them(network, tmp_path):
+    here = HERE._replace(runtime={"portMappings": [{"hostPort": 80, "containerPort": 80}]})
+    await network.add(here, network.configuration())
+    assert [call["config"].get("runtimeConfig") for call in calls(tmp_path)] == [None, here.runtime]
+    without = network.configuration()._replace(plugins=({"type": "main", "capabilities": {"ips": True}},))
+    with pytest.raises(cni.CNIError, match="declares the capability portMappings"):
+        await network.add(here, without)
+
+
 def test_the_lexically_first_configuration_counts(network, tmp_path):
     assert network.problem() is None
     (tmp_path / "conf" / "10-a.conf").write_text('{"name": "other", "type": "missing"}')

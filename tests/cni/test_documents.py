@@ -54,7 +54,7 @@ def test_addresses_are_asked_for_in_three_places() -> None:
         pytest.param(config(name="a/b"), cni.BAD_CONFIG, "'a/b'", id="a name that is a path"),
         pytest.param(config(name=""), cni.BAD_CONFIG, "name", id="no name"),
         pytest.param(config(mtu=576), cni.BAD_CONFIG, "576", id="an MTU that IPv6 does not go over"),
-        pytest.param(config(ipam={"type": "host-local"}), cni.BAD_CONFIG, "host-local", id="another's IPAM"),
+        pytest.param(config(ipam={"type": "../host-local"}), cni.BAD_CONFIG, "../host-local", id="an IPAM that is a path"),
         pytest.param(config(ipam=[1]), cni.BAD_CONFIG, "ipam", id="ipam is not an object"),
         pytest.param(config(ipam={"ranges": [V4]}), cni.BAD_CONFIG, "ranges[0]", id="a range where a set belongs"),
         pytest.param(config(ipam={"ranges": [[V4, V6]]}), cni.BAD_CONFIG, "mixes families", id="both families in one set"),

@@ -47,9 +47,6 @@ def problems_with(pod: Pod) -> Iterator[str]:
             yield f"{field} is not supported: each container has a PID namespace of its own, each pod an IPC namespace"
     for container in everything(pod):
         where = f'container "{container.name}"'
-        for port in container.ports or ():
-            if port.hostPort and not spec.hostNetwork:
-                yield f"{where}: hostPort {port.hostPort} is not served yet; use a NodePort Service or hostNetwork"
         if (container.lifecycle or {}).get("postStart"):
             yield f"{where}: lifecycle.postStart is not supported yet"
         for name, hook in (container.lifecycle or {}).items():

@@ -47,6 +47,7 @@ class Attachment(NamedTuple):
     container: str
     netns: str
     arguments: Mapping[str, str] = {}
+    runtime: Mapping[str, Any] = {}  # what plugins are told that declare the capability, such as portMappings
 
 
 def parse_configuration(data: bytes) -> Configuration:
@@ -110,6 +111,9 @@ class Network:
     async def add(self, attachment: Attachment, configuration: Configuration) -> Document:
         """Attach; the last plugin's result. After a failure nothing stays: DEL is run before CNIError is raised."""
         result: Document | None = None
+        for name, value in attachment.runtime.items():
+            if value and not any((plugin.get("capabilities") or {}).get(name) for plugin in configuration.plugins):
+                raise cni.CNIError(cni.UNSUPPORTED_FIELD, f"no plugin of network {configuration.name} declares the capability {name}")
         try:
             for plugin in configuration.plugins:
                 result = await self._again_later("ADD", attachment, configuration, plugin, result)
@@ -151,7 +155,7 @@ class Network:
         given = {**plugin, "cniVersion": configuration.version, "name": configuration.name}
         capabilities = given.pop("capabilities", None)
         if capabilities:
-            given["runtimeConfig"] = {}
+            given["runtimeConfig"] = {name: value for name, value in attachment.runtime.items() if capabilities.get(name)}
         if result is not None:
             given["prevResult"] = result
         arguments = {"IgnoreUnknown": "1", **attachment.arguments}

@@ -23,6 +23,7 @@ from twinstack.agent import network
 from twinstack.agent.containers.base import Mount
 from twinstack.agent.hostfiles import Resolver, domain_of, host_network_hosts_text, hostname_of, hosts_text, parse_resolver, resolver_of
 from twinstack.agent.network import Attachment, Network, parse_configuration
+from twinstack.agent.pods import everything
 from twinstack.agent.settings import Settings, preferred_family
 from twinstack.agent.status import sorted_addresses
 from twinstack.api import cni
@@ -45,6 +46,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     result: dict[str, Any] | None = None
     addresses: tuple[str, ...] = ()
     hostname: str = ""
+    port_mappings: list[dict[str, Any]] = []
 
     @property
     def ready(self) -> bool:
@@ -54,7 +56,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def attachment(self) -> Attachment:
         names = {"K8S_POD_NAMESPACE": self.namespace, "K8S_POD_NAME": self.name, "K8S_POD_INFRA_CONTAINER_ID": self.uid, "K8S_POD_UID": self.uid}
-        return Attachment(self.uid, self.netns, names)
+        return Attachment(self.uid, self.netns, names, {"portMappings": self.port_mappings} if self.port_mappings else {})
 
 
 class Sandboxes:
@@ -104,7 +106,9 @@ class Sandboxes:
         wanted = Sandbox(uid=uid, namespace=pod.metadata.namespace, name=pod.metadata.name, hostname=hostname)
         if own:
             configuration = self._network.configuration()
-            wanted = msgspec.structs.replace(wanted, netns=str(self._settings.netns_dir / uid), configuration=configuration.document())
+            wanted = msgspec.structs.replace(
+                wanted, netns=str(self._settings.netns_dir / uid), configuration=configuration.document(), port_mappings=port_mappings_of(pod)
+            )
             self._save(wanted)
             namespaces.create(wanted.netns, _POD_SYSCTLS)
             try:
@@ -161,6 +165,16 @@ class Sandboxes:
     def forget(self, uid: str) -> None:
         """Remove a pod's directory with all that is in it."""
         shutil.rmtree(self.path(uid), ignore_errors=False) if self.path(uid).exists() else None
+
+
+def port_mappings_of(pod: Pod) -> list[dict[str, Any]]:
+    """The host ports of a pod in the words of the capability portMappings."""
+    return [
+        {"hostPort": port.hostPort, "containerPort": port.containerPort, "protocol": port.protocol.lower(), "hostIP": port.hostIP}
+        for container in everything(pod)
+        for port in container.ports or ()
+        if port.hostPort
+    ]
 
 
 # What a pod's namespace is set to before anything comes into it: no wait on duplicate address detection, no router's word.

@@ -22,15 +22,17 @@ from twinstack.net.family import Address, Family, Network
 
 Document = dict[str, Any]
 
-PLUGIN = "twinstack-cni"
+PLUGIN, IPAM = "twinstack-cni", "twinstack-ipam"
 VERSIONS: tuple[str, ...] = ("0.4.0", "1.0.0", "1.1.0")
 NEWEST = VERSIONS[-1]
 DATA_DIR = "/var/lib/cni/networks"
+CAPABILITIES = ("ips", "ipRanges", "portMappings")
 
 # the specification's codes; from 100 on they are a plugin's own
 INCOMPATIBLE_VERSION, UNSUPPORTED_FIELD, UNKNOWN_CONTAINER, BAD_ENVIRONMENT, IO_FAILURE, UNDECODABLE, BAD_CONFIG = 1, 2, 3, 4, 5, 6, 7
 TRY_AGAIN, NOT_AVAILABLE, LIMITED_CONNECTIVITY = 11, 50, 51
-DUPLICATE, NOT_AS_TOLD, NO_ADDRESS, KERNEL_REFUSED = 100, 101, 102, 103
+DUPLICATE, NOT_AS_TOLD, NO_ADDRESS, KERNEL_REFUSED, PORT_TAKEN = 100, 101, 102, 103, 104
+_PROTOCOLS = ("tcp", "udp", "sctp")
 
 
 class CNIError(Error):
@@ -67,6 +69,20 @@ class Given(NamedTuple):
 
     address: Address
     subnet: Network
+    gateway: Address | None = None
+
+
+class PortMapping(NamedTuple):
+    """A port of the host that leads to one of the container. Without ``host_ip`` it is one of every address of both families."""
+
+    host_port: int
+    container_port: int
+    protocol: str
+    host_ip: Address | None = None
+
+    def is_of(self, family: Family) -> bool:
+        """Whether the mapping is served in a family: one that names an address only in that address's own."""
+        return self.host_ip is None or Family.of(self.host_ip) is family
 
 
 class Config(NamedTuple):
@@ -80,6 +96,11 @@ class Config(NamedTuple):
     requested: tuple[Address, ...] = ()
     previous: Document | None = None
     valid: tuple[Attachment, ...] | None = None  # for GC
+    delegate: str = ""  # the plugin that gives addresses in our place; empty: ourselves
+    chained: bool = False  # there is nothing to make and no address to give: ports are mapped to what an earlier plugin has made
+    port_mappings: tuple[PortMapping, ...] = ()
+    routes: tuple[Document, ...] = ()  # of ipam.routes, told on in the result of an IPAM plugin
+    dns: Document = {}
 
 
 def decode(data: bytes) -> Document:
@@ -110,28 +131,61 @@ def at_least(version: str, least: str) -> bool:
     return VERSIONS.index(version) >= VERSIONS.index(least)
 
 
-def parse_config(data: bytes, arguments: str = "") -> Config:
-    """The configuration that a runtime gives, *arguments* being its CNI_ARGS; CNIError says what is wrong with it."""
+def parse_config(data: bytes, arguments: str = "", *, for_others: bool = False) -> Config:
+    """The configuration that a runtime gives, *arguments* being its CNI_ARGS; CNIError says what is wrong with it.
+
+    *for_others*: addresses are given to another plugin's link, whose gateway has an address of the range, by default the first.
+    """
     document = decode(data)
     version = version_of(document)
     ipam = _mapping(document, "ipam")
     runtime = _mapping(document, "runtimeConfig")
-    if ipam.get("type", PLUGIN) != PLUGIN:
-        raise CNIError(BAD_CONFIG, f"ipam.type {ipam['type']!r} is not called by this plugin", f"leave it out, or say {PLUGIN}: addresses are its own work")
-    sets = [*_list(runtime, "ipRanges", "runtimeConfig"), *_list(ipam, "ranges", "ipam")]
-    if "subnet" in ipam:  # host-local's older form
+    kind = _string(ipam, "type", PLUGIN)
+    if "/" in kind:
+        raise CNIError(BAD_CONFIG, f"ipam.type {kind!r} is not a file name")
+    delegate = "" if for_others or kind in (PLUGIN, IPAM) else kind
+    sets = [] if delegate else [*_list(runtime, "ipRanges", "runtimeConfig"), *_list(ipam, "ranges", "ipam")]
+    if "subnet" in ipam and not delegate:  # host-local's older form
         sets.insert(0, [{key: ipam[key] for key in ("subnet", "rangeStart", "rangeEnd", "gateway") if key in ipam}])
     previous = document.get("prevResult")
     return Config(
         version=version,
         network=_name(document),
-        range_sets=_range_sets(sets),
-        data_dir=_string(ipam, "dataDir", DATA_DIR),
+        range_sets=_range_sets(sets, for_others=for_others),
+        data_dir=_string(ipam, "dataDir", _string(document, "dataDir", DATA_DIR)),
         mtu=_mtu(document),
-        requested=_requested(document, runtime, arguments),
+        requested=() if delegate else _requested(document, runtime, arguments),
         previous=previous if isinstance(previous, dict) else None,
         valid=_valid(document),
+        delegate=delegate,
+        chained="ipam" not in document and not sets,
+        port_mappings=_port_mappings(_list(runtime, "portMappings", "runtimeConfig")),
+        routes=tuple(one for one in _list(ipam, "routes", "ipam") if isinstance(one, dict)),
+        dns=_mapping(document, "dns"),
     )
+
+
+def _port_mappings(entries: Sequence[Any]) -> tuple[PortMapping, ...]:
+    """The port mappings of the runtime; a hostPort of 0 maps nothing."""
+    found = []
+    for i, entry in enumerate(entries):
+        where = f"runtimeConfig.portMappings[{i}]"
+        if not isinstance(entry, dict):
+            raise CNIError(BAD_CONFIG, f"{where} is not an object")
+        host_port, port = entry.get("hostPort") or 0, entry.get("containerPort") or 0
+        if host_port == 0:
+            continue
+        if not all(isinstance(number, int) and 0 < number <= 65535 for number in (host_port, port)):
+            raise CNIError(BAD_CONFIG, f"{where} maps {host_port!r} to {port!r}", "a port is a number from 1 to 65535")
+        protocol = str(entry.get("protocol") or "tcp").lower()
+        if protocol not in _PROTOCOLS:
+            raise CNIError(BAD_CONFIG, f"{where}.protocol {protocol!r} is not known", ", ".join(_PROTOCOLS))
+        try:
+            host_ip = parse_address(str(entry["hostIP"])) if entry.get("hostIP") else None
+        except AddressError as error:
+            raise CNIError(BAD_CONFIG, f"{where}.hostIP is none", str(error)) from None
+        found.append(PortMapping(host_port, port, protocol, host_ip))
+    return tuple(dict.fromkeys(found))
 
 
 def _mapping(document: Document, key: str) -> Document:
@@ -179,12 +233,12 @@ def is_interface_name(text: str) -> bool:
     return 0 < len(text.encode(errors="surrogateescape")) <= 15 and text not in (".", "..") and not any(c in "/:\0" or c.isspace() for c in text)
 
 
-def _range_sets(sets: Sequence[Any]) -> tuple[tuple[Range, ...], ...]:
+def _range_sets(sets: Sequence[Any], *, for_others: bool) -> tuple[tuple[Range, ...], ...]:
     parsed = []
     for i, members in enumerate(sets):
         if not isinstance(members, list) or not members:
             raise CNIError(BAD_CONFIG, f"ipam.ranges[{i}] is not a list of ranges")
-        ranges = tuple(_range(member, f"ipam.ranges[{i}][{j}]") for j, member in enumerate(members))
+        ranges = tuple(_range(member, f"ipam.ranges[{i}][{j}]", for_others=for_others) for j, member in enumerate(members))
         families = {Family.of(one.subnet) for one in ranges}
         if len(families) > 1:
             raise CNIError(BAD_CONFIG, f"ipam.ranges[{i}] mixes families", "each family has a list of its own: [[{subnet: …}], [{subnet: …}]]")
@@ -197,7 +251,7 @@ def _range_sets(sets: Sequence[Any]) -> tuple[tuple[Range, ...], ...]:
     return tuple(parsed)
 
 
-def _range(document: Any, where: str) -> Range:
+def _range(document: Any, where: str, *, for_others: bool) -> Range:
     if not isinstance(document, dict) or not isinstance(document.get("subnet"), str):
         raise CNIError(BAD_CONFIG, f"{where} has no subnet")
     try:
@@ -209,6 +263,8 @@ def _range(document: Any, where: str) -> Range:
         first = _within(document, "rangeStart", subnet, family.address(int(subnet.network_address) + 1), where)
         last = _within(document, "rangeEnd", subnet, family.address(last_number), where)
         skipped = parse_address(document["gateway"]) if document.get("gateway") else None
+        if skipped is None and for_others:
+            skipped = family.address(int(subnet.network_address) + 1)
     except AddressError as error:
         raise CNIError(BAD_CONFIG, f"{where} is malformed", str(error)) from None
     if int(first) > int(last):
@@ -251,7 +307,9 @@ def _valid(document: Document) -> tuple[Attachment, ...] | None:
     return tuple(Attachment(str(entry.get("containerID", "")), str(entry.get("ifname", ""))) for entry in entries)
 
 
-def result(version: str, *, host_link: str, host_mac: str, link: str, mac: str, netns: str, mtu: int, given: Iterable[Given]) -> Document:
+def result(
+    version: str, *, host_link: str, host_mac: str, link: str, mac: str, netns: str, mtu: int, given: Iterable[Given], dns: Document | None = None
+) -> Document:
     """What ADD answers: both ends of the link, an address of each family, and its default route."""
     ends: list[Document] = [{"name": host_link, "mac": host_mac}, {"name": link, "mac": mac, "sandbox": netns}]
     if at_least(version, "1.1.0") and mtu:
@@ -262,7 +320,36 @@ def result(version: str, *, host_link: str, host_mac: str, link: str, mac: str, 
         old = {} if at_least(version, "1.0.0") else {"version": facts.cni_version}
         ips.append({**old, "address": f"{one.address}/{Family.of(one.address).bits}", "gateway": facts.pod_gateway, "interface": 1})
         routes.append({"dst": facts.everything, "gw": facts.pod_gateway})
-    return {"cniVersion": version, "interfaces": ends, "ips": ips, "routes": routes, "dns": {}}
+    return {"cniVersion": version, "interfaces": ends, "ips": ips, "routes": routes, "dns": dns or {}}
+
+
+def ipam_result(config: Config, given: Iterable[Given]) -> Document:
+    """What an IPAM plugin answers: addresses with their subnets and gateways, and the routes of its configuration."""
+    ips = []
+    for one in given:
+        old = {} if at_least(config.version, "1.0.0") else {"version": Family.of(one.address).facts.cni_version}
+        gateway = {"gateway": str(one.gateway)} if one.gateway is not None else {}
+        ips.append({**old, "address": f"{one.address}/{one.subnet.prefixlen}", **gateway})
+    return {"cniVersion": config.version, "ips": ips, "routes": list(config.routes), "dns": config.dns}
+
+
+def given_of(answer: Mapping[str, Any]) -> list[Given]:
+    """The addresses that an IPAM plugin's result tells, at most one of each family; CNIError 6 or 7 when it is none."""
+    found = []
+    try:
+        for one in answer.get("ips") or []:
+            text, _, prefix = str(one["address"]).partition("/")
+            address = parse_address(text)
+            family = Family.of(address)
+            length = int(prefix) if prefix else family.bits
+            found.append(Given(address, family.network(int(address) >> (family.bits - length) << (family.bits - length), length)))
+    except (AddressError, KeyError, TypeError, ValueError) as error:
+        raise CNIError(UNDECODABLE, "the IPAM plugin's ips are malformed", str(error)) from None
+    families = [Family.of(one.address) for one in found]
+    if len(set(families)) != len(families) or not found:
+        told = ", ".join(str(one.address) for one in found) or "no address"
+        raise CNIError(BAD_CONFIG, f"the IPAM plugin gave {told}", "a pod has one address, or one of each family")
+    return found
 
 
 def addresses_of(answer: Mapping[str, Any]) -> tuple[Address, ...]:
@@ -276,5 +363,5 @@ def addresses_of(answer: Mapping[str, Any]) -> tuple[Address, ...]:
 def network_config(name: str, pod_cidrs: Iterable[str], *, mtu: int = 0, data_dir: str = "") -> Document:
     """The network configuration list that a node with these pod CIDRs gives its runtime: one address of each."""
     ipam: Document = {"type": PLUGIN, "ranges": [[{"subnet": cidr}] for cidr in pod_cidrs], **({"dataDir": data_dir} if data_dir else {})}
-    plugin: Document = {"type": PLUGIN, **({"mtu": mtu} if mtu else {}), "capabilities": {"ips": True}, "ipam": ipam}
+    plugin: Document = {"type": PLUGIN, **({"mtu": mtu} if mtu else {}), "capabilities": dict.fromkeys(CAPABILITIES, True), "ipam": ipam}
     return {"cniVersion": NEWEST, "cniVersions": list(VERSIONS), "name": name, "plugins": [plugin]}

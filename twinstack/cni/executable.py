@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 
 import twinstack
-from twinstack.api.cni import PLUGIN
+from twinstack.api.cni import IPAM, PLUGIN
 from twinstack.kernel.errors import translated
 from twinstack.net.errors import Error
 
@@ -14,17 +15,26 @@ _LONGEST_FIRST_LINE = 255  # the kernel cuts there (BINPRM_BUF_SIZE)
 
 
 def write_executable(directory: str) -> str:
-    """Write ``twinstack-cni`` into a directory, replacing an older one, and return its path.
+    """Write ``twinstack-cni`` and ``twinstack-ipam`` into a directory, replacing older ones, and return the first one's path.
 
     It names the real interpreter, not a shim or a link of a virtual environment, and runs it isolated and
-    without site-packages (``-IS``); the package's own place is the only one added.
+    without site-packages (``-IS``); the package's own place is added, and last the one of the libraries, which only host
+    ports ask for.
     """
     interpreter, place = os.path.realpath(sys.executable), os.path.dirname(os.path.dirname(os.path.realpath(twinstack.__file__)))
     first = f"#!{interpreter} -IS"
     if " " in interpreter or len(first) > _LONGEST_FIRST_LINE:
         raise Error(f"the interpreter {interpreter} cannot start a script: its path has a space or is longer than {_LONGEST_FIRST_LINE - 6} characters")
-    text = f"{first}\nimport sys\n\nsys.path.insert(0, {place!r})\nfrom twinstack.cni.thin import main\n\nmain()\n"
-    path, draft = os.path.join(directory, PLUGIN), os.path.join(directory, f".{PLUGIN}.{os.getpid()}")
+    library = importlib.util.find_spec("msgspec")
+    libraries = [] if library is None or library.origin is None else [os.path.dirname(os.path.dirname(library.origin))]
+    paths = f"sys.path[:] = [{place!r}, *sys.path, *{libraries!r}]"
+    for name in (IPAM, PLUGIN):
+        path = _write(directory, name, f"{first}\nimport sys\n\n{paths}\nfrom twinstack.cni.thin import main\n\nmain({name!r})\n")
+    return path
+
+
+def _write(directory: str, name: str, text: str) -> str:
+    path, draft = os.path.join(directory, name), os.path.join(directory, f".{name}.{os.getpid()}")
     with translated(f"write {path}"):
         os.makedirs(directory, mode=0o755, exist_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o755)

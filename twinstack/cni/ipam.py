@@ -110,7 +110,7 @@ class Store:
     def _record(self, number: int, one: Range, address: Address, who: Attachment) -> Given:
         self._write(str(address), f"{who.container}{_SEPARATOR}{who.interface}", replace=False)
         self._write(f"last_reserved_ip.{number}", str(address), replace=True)
-        return Given(address, one.subnet)
+        return Given(address, one.subnet, one.skipped)
 
     def _write(self, name: str, text: str, *, replace: bool) -> None:
         """Let a file appear with its content, never without."""

@@ -12,7 +12,11 @@ pods from a real address of its own: of two addresses that fit, the kernel takes
 and a route of scope link would fit the gateway. No address waits for duplicate address detection: there is nobody else on the link.
 
 The names and numbers of both ends are computed from the container and interface, so that DEL finds the link
-without anything having been written down. The two interface indexes differ (see ``kernel.netlink``).
+without anything having been written down; the node's end bears its network as alias, so that GC finds it. The two
+interface indexes differ (see ``kernel.netlink``).
+
+Three parts can be played. *Main* plugin: link, addresses (ours, or those of the plugin that ``ipam.type`` names), host ports.
+*Chained*, without an ``ipam``: host ports to what an earlier plugin has made. *IPAM* of another main plugin: addresses only.
 """
 
 from __future__ import annotations
@@ -27,13 +31,15 @@ from typing import Any, NamedTuple
 
 from twinstack.api import cni
 from twinstack.api.cni import Attachment, CNIError, Config, Document, Given
+from twinstack.cni import delegation
 from twinstack.cni.ipam import Store
+from twinstack.cni.thin import ROLE
 from twinstack.dataplane.host import POD_ROUTE_PROTOCOL, Route
 from twinstack.kernel import namespaces
 from twinstack.kernel.errors import KernelError
 from twinstack.kernel.netlink import Netlink
 from twinstack.net.errors import translate
-from twinstack.net.family import Family
+from twinstack.net.family import Address, Family
 
 _KERNEL: Mapping[type[BaseException], Callable[[Any], BaseException]] = {
     KernelError: lambda error: CNIError(cni.KERNEL_REFUSED, "the kernel refused", str(error))
@@ -51,6 +57,7 @@ class Request(NamedTuple):
     netns: str
     arguments: str
     data: bytes
+    environment: dict[str, str] = {}
 
 
 class Ends(NamedTuple):
@@ -83,7 +90,7 @@ def request_of(environment: Mapping[str, str], data: bytes) -> Request:
             raise CNIError(cni.BAD_ENVIRONMENT, f"CNI_IFNAME {interface!r} is not an interface's name")
         if command != "DEL" and not netns:
             raise CNIError(cni.BAD_ENVIRONMENT, "CNI_NETNS is missing")
-    return Request(command, Attachment(container, interface), netns, environment.get("CNI_ARGS", ""), data)
+    return Request(command, Attachment(container, interface), netns, environment.get("CNI_ARGS", ""), data, dict(environment))
 
 
 def respond(environment: Mapping[str, str], data: bytes, netns: int | None = None) -> tuple[int, bytes]:
@@ -91,40 +98,108 @@ def respond(environment: Mapping[str, str], data: bytes, netns: int | None = Non
     version = cni.NEWEST
     try:
         request = request_of(environment, data)
+        commands = COMMANDS
         if request.command != "VERSION":
-            version = cni.version_of(cni.decode(data))
+            document = cni.decode(data)
+            version = cni.version_of(document)
+            if _is_ipam(environment, document):
+                from twinstack.cni.lending import COMMANDS as commands
         with translate(_KERNEL):
-            answer = COMMANDS[request.command](request, netns)
+            answer = commands[request.command](request, netns)
         return 0, b"" if answer is None else cni.encode(answer) + b"\n"
     except CNIError as error:
         return 1, cni.encode(error.document(version)) + b"\n"
 
 
+def _is_ipam(environment: Mapping[str, str], document: Document) -> bool:
+    """Whether another main plugin asks us for addresses: by our other name, or by naming us its ``ipam.type``."""
+    ipam = document.get("ipam")
+    own = isinstance(ipam, dict) and ipam.get("type") == cni.PLUGIN and document.get("type", cni.PLUGIN) != cni.PLUGIN
+    return environment.get(ROLE) == cni.IPAM or own
+
+
 def add(request: Request, netns: int | None) -> Document:
     """Wire the pod and answer with its addresses."""
     config = _config(request)
-    if not config.range_sets:
+    if config.chained:
+        return _chained(request, config)
+    if config.previous is not None:
+        raise CNIError(cni.BAD_CONFIG, "an interface was made by an earlier plugin of the chain", "without ipam this plugin maps ports to it")
+    if not config.range_sets and not config.delegate:
         raise CNIError(cni.BAD_CONFIG, "ipam.ranges is empty", "one list for each family: [[{subnet: 10.244.1.0/24}], [{subnet: fd00:10:244:1::/64}]]")
-    ends, who, store = ends_of(request.who), request.who, Store(config)
+    ends, who = ends_of(request.who), request.who
     with ExitStack() as undo:
         if netns is None:
             netns = _opened(request.netns)
             undo.callback(os.close, netns)
-        given = store.take(who)
         with ExitStack() as failed:
-            failed.callback(store.give, who)
-            mtu = _wire(netns, ends, who.interface, config.mtu, given, failed)
+            given, dns = _take(request, config, failed)
+            mtu = _wire(netns, ends, who.interface, config, given, failed)
+            if config.port_mappings:
+                from twinstack.cni.hostports import HostPorts
+
+                HostPorts(config).add(who, config.port_mappings, [one.address for one in given], ends.host_link)
             failed.pop_all()
     return cni.result(
-        config.version, host_link=ends.host_link, host_mac=ends.host_mac, link=who.interface, mac=ends.mac, netns=request.netns, mtu=mtu, given=given
+        config.version, host_link=ends.host_link, host_mac=ends.host_mac, link=who.interface, mac=ends.mac, netns=request.netns, mtu=mtu, given=given, dns=dns
     )
 
 
-def _wire(netns: int, ends: Ends, interface: str, mtu: int, given: Sequence[Given], failed: ExitStack) -> int:
+def _take(request: Request, config: Config, failed: ExitStack) -> tuple[list[Given], Document]:
+    """Addresses for the pod and the resolver's configuration, of ours or of the plugin that is named; given back on failure."""
+    if not config.delegate:
+        store = Store(config)
+        given = store.take(request.who)
+        failed.callback(store.give, request.who)
+        return given, config.dns
+    failed.callback(_release, request, config)
+    answer = delegation.call(config.delegate, "ADD", request.environment, request.data)
+    return cni.given_of(answer), answer.get("dns") or config.dns
+
+
+def _release(request: Request, config: Config) -> None:
+    if config.delegate:
+        delegation.call(config.delegate, "DEL", request.environment, request.data)
+    else:
+        Store(config).give(request.who)
+
+
+def _chained(request: Request, config: Config) -> Document:
+    """Map ports to the container's addresses that earlier plugins have told, and pass their result on."""
+    previous = _previous(config)
+    if config.port_mappings:
+        from twinstack.cni.hostports import HostPorts
+
+        HostPorts(config).add(request.who, config.port_mappings, _told_of(previous, request.who.interface))
+    return previous
+
+
+def _previous(config: Config) -> Document:
+    if config.previous is None:
+        raise CNIError(cni.BAD_CONFIG, "there is neither an ipam nor a prevResult", "the first plugin of a chain needs ipam.ranges")
+    return config.previous
+
+
+def _told_of(previous: Document, interface: str) -> list[Address]:
+    """The addresses of a result that are on the container's interface of this name."""
+    links = previous.get("interfaces") or []
+    entries = []
+    for one in previous.get("ips") or []:
+        index = one.get("interface")
+        link = links[index] if isinstance(index, int) and 0 <= index < len(links) else None
+        if link is None or (link.get("name") == interface and link.get("sandbox")):
+            entries.append(one)
+    addresses = list(cni.addresses_of({"ips": entries}))
+    if not addresses:
+        raise CNIError(cni.BAD_CONFIG, f"prevResult has no address on {interface}")
+    return addresses
+
+
+def _wire(netns: int, ends: Ends, interface: str, config: Config, given: Sequence[Given], failed: ExitStack) -> int:
     """Make the link and everything on it; returns its MTU."""
     with Netlink(netns) as pod, Netlink() as node:
         pod.write_sysctls(pair for one in given for pair in Family.of(one.address).facts.pod_sysctls)
-        first = _pair(node, netns, ends, interface, mtu)
+        first = _pair(node, netns, ends, interface, config)
         # a second interface of a container leaves its default routes alone
         have = set() if first else {route.family for route in pod.routes(protocol=None) if route.destination.prefixlen == 0}
         failed.callback(_unwire, ends)
@@ -149,7 +224,7 @@ def _wire(netns: int, ends: Ends, interface: str, mtu: int, given: Sequence[Give
         return found.mtu if found is not None else 0
 
 
-def _pair(node: Netlink, netns: int, ends: Ends, interface: str, mtu: int) -> bool:
+def _pair(node: Netlink, netns: int, ends: Ends, interface: str, config: Config) -> bool:
     """Make the two ends under free numbers: the pod's is 2 unless that is taken, the node's the computed one or one further on.
 
     Returns whether the pod's is 2, which its first interface is.
@@ -163,9 +238,10 @@ def _pair(node: Netlink, netns: int, ends: Ends, interface: str, mtu: int) -> bo
             mac=ends.host_mac,
             peer_mac=ends.mac,
             peer_netns=netns,
-            mtu=mtu,
+            mtu=config.mtu,
             up=True,
             quiet=True,
+            alias=alias_of(config.network),
         )
         try:
             node.commit()
@@ -176,6 +252,11 @@ def _pair(node: Netlink, netns: int, ends: Ends, interface: str, mtu: int) -> bo
             if error.errno != errno.EBUSY:
                 raise
     raise CNIError(cni.TRY_AGAIN, f"no interface index is free for {ends.host_link}")
+
+
+def alias_of(network: str) -> str:
+    """What is noted on the node's end of each link of a network; GC takes what has it and is nobody's."""
+    return f"{cni.PLUGIN} {network}"
 
 
 def _unwire(ends: Ends) -> None:
@@ -192,12 +273,20 @@ def _forward(families: Iterable[Family]) -> None:
 
 
 def delete(request: Request, netns: int | None) -> None:
-    """Take the link away and give the addresses back; what is gone already is a success, and so is a namespace that is."""
+    """Take ports and link away and give the addresses back; what is gone already is a success, and so is a namespace that is."""
     config = _config(request)
-    try:
-        _unwire(ends_of(request.who))
-    finally:
-        Store(config).give(request.who)
+    with ExitStack() as each:  # the last first, and every one whatever becomes of those before
+        if not config.chained:
+            each.callback(_release, request, config)
+            each.callback(_unwire, ends_of(request.who))
+        each.callback(_unmap, config, request.who)
+
+
+def _unmap(config: Config, who: Attachment) -> None:
+    if os.path.isdir(os.path.join(config.data_dir, ".hostports")):
+        from twinstack.cni.hostports import HostPorts
+
+        HostPorts(config).remove(who)
 
 
 def check(request: Request, netns: int | None) -> None:
@@ -205,10 +294,18 @@ def check(request: Request, netns: int | None) -> None:
     config = _config(request)
     if config.previous is None:
         raise CNIError(cni.BAD_CONFIG, "CHECK needs a prevResult")
-    addresses = cni.addresses_of(config.previous)
+    if config.port_mappings:
+        from twinstack.cni.hostports import HostPorts
+
+        if not HostPorts(config).has(request.who):
+            raise CNIError(cni.NOT_AS_TOLD, "the container's host ports do not lead to it")
+    if config.chained:
+        return
     ends = ends_of(request.who)
-    missing = set(addresses) - Store(config).has(request.who)
-    if missing:
+    addresses = tuple(_told_of(config.previous, request.who.interface))
+    if config.delegate:
+        delegation.call(config.delegate, "CHECK", request.environment, request.data)
+    elif missing := set(addresses) - Store(config).has(request.who):
         raise CNIError(cni.NOT_AS_TOLD, "addresses are not kept for the container", ", ".join(map(str, missing)))
     with ExitStack() as undo:
         if netns is None:
@@ -235,25 +332,41 @@ def check(request: Request, netns: int | None) -> None:
 def collect(request: Request, netns: int | None) -> None:
     """GC: give back and unwire what belongs to attachments that the runtime does not list."""
     config = _config(request)
-    _needs(config, "GC")
+    needs(config, "GC")
     if config.valid is None:
         raise CNIError(cni.BAD_CONFIG, "GC needs cni.dev/valid-attachments")
     valid = set(config.valid)
-    stale = Store(config).keep_only(lambda who: who in valid)
-    with Netlink() as node:
-        for who in stale:
-            node.remove_link(ends_of(who).host_link)
+    if os.path.isdir(os.path.join(config.data_dir, ".hostports")):
+        from twinstack.cni.hostports import HostPorts
+
+        HostPorts(config).keep_only(lambda who: who in valid)
+    if config.chained:
+        return
+    kept = {ends_of(who).host_link for who in valid}
+    with Netlink() as node:  # before the addresses, so that nobody gets one that a link still has
+        for link in node.links():
+            if link.alias == alias_of(config.network) and link.name not in kept:
+                node.remove_link(link.name)
         node.commit()
+    if config.delegate:
+        delegation.call(config.delegate, "GC", request.environment, request.data)
+        return
+    Store(config).keep_only(lambda who: who in valid)
 
 
 def status(request: Request, netns: int | None) -> None:
     """CNIError 50 when an ADD could not succeed: no ranges, no address store, no right to make links."""
     config = _config(request)
-    _needs(config, "STATUS")
+    needs(config, "STATUS")
     try:
-        if not config.range_sets:
+        if config.chained:
+            return
+        if config.delegate:
+            delegation.call(config.delegate, "STATUS", request.environment, request.data)
+        elif not config.range_sets:
             raise CNIError(cni.NOT_AVAILABLE, "ipam.ranges is empty")
-        Store(config).check_usable()
+        else:
+            Store(config).check_usable()
         with Netlink() as node:
             node.change_link("lo")
             node.commit()
@@ -281,7 +394,8 @@ def _config(request: Request) -> Config:
     return cni.parse_config(request.data, request.arguments)
 
 
-def _needs(config: Config, command: str) -> None:
+def needs(config: Config, command: str) -> None:
+    """CNIError 1 when the configuration's version has no such command."""
     if not cni.at_least(config.version, "1.1.0"):
         raise CNIError(cni.INCOMPATIBLE_VERSION, f"{command} came with CNI 1.1.0", f"the configuration says {config.version}")
 

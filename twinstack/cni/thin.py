@@ -19,7 +19,8 @@ import os
 import sys
 
 ADDRESS = b"\0twinstack-cni"
-_NAMES = ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH")
+ROLE = "TWINSTACK_PLUGIN"  # by which of our names we were executed
+_NAMES = ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH", ROLE)
 
 
 def call(environment: dict[str, str], data: bytes) -> tuple[int, bytes] | None:
@@ -53,9 +54,9 @@ def call(environment: dict[str, str], data: bytes) -> tuple[int, bytes] | None:
     return answer[0], answer[1:]
 
 
-def main() -> None:
-    """Answer a runtime's request on stdout and exit."""
-    environment = dict(os.environ)
+def main(role: str = "") -> None:
+    """Answer a runtime's request on stdout and exit; *role* is the name of the plugin that was executed."""
+    environment = {**os.environ, ROLE: role}
     data = sys.stdin.buffer.read()
     done = call(environment, data)
     if done is None:

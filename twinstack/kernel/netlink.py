@@ -80,10 +80,11 @@ class Netlink:
         mtu: int = 0,
         up: bool = False,
         quiet: bool = False,
+        alias: str = "",
     ) -> None:
         """Make a pair of links, the second one in the namespace of an open descriptor where given.
 
-        Only this end can be made up. *quiet*: it gets no link-local address by itself.
+        Only this end can be made up. *quiet*: it gets no link-local address by itself. *alias* is a note on a quiet one.
         """
         far = rt.info(peer_number, False) + rt.text(rt.IFLA_IFNAME, peer) + rt.mac(peer_mac) + rt.mtu(mtu)
         if peer_netns is not None:
@@ -95,7 +96,7 @@ class Netlink:
         if peer_netns is None:
             self._remember(peer, peer_number)
         if quiet:  # only a link that stands can be told (EAFNOSUPPORT), and only before it comes up does it help
-            self._ask(rt.NEWLINK, 0, rt.info(0, up) + rt.text(rt.IFLA_IFNAME, name) + rt.silence(), f"change link {name}")
+            self._ask(rt.NEWLINK, 0, rt.info(0, up) + rt.text(rt.IFLA_IFNAME, name) + rt.alias(alias) + rt.silence(), f"change link {name}")
 
     def add_link(self, name: str, kind: str, *, number: int = 0, mac: str = "", mtu: int = 0, up: bool = False) -> None:
         """Make a link of a kind that needs no more words, such as ``bridge``."""

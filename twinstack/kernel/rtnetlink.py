@@ -26,7 +26,7 @@ RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 6
 RTNH_F_ONLINK, TABLE_MAIN, UNICAST = 4, 254, 1
 SCOPES: Mapping[str, int] = {"global": 0, "link": 253, "host": 254}
 # if_link.h, veth.h
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, _IFLA_OPERSTATE, IFLA_LINKINFO, _IFLA_AF_SPEC, IFLA_NET_NS_FD = 1, 3, 4, 10, 16, 18, 26, 28
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, _IFLA_OPERSTATE, IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_AF_SPEC, IFLA_NET_NS_FD = 1, 3, 4, 10, 16, 18, 20, 26, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 _IFLA_GENERATE, _GENERATE_NOTHING = 8, 1
 IFF_UP, _IFF_LOWER_UP, _OPERSTATE_UP, _OPERSTATE_UNKNOWN = 0x1, 0x10000, 6, 0
@@ -45,6 +45,7 @@ class Interface(NamedTuple):
     mac: str
     mtu: int
     master: int  # index of the bridge that it is a port of, 0 for none
+    alias: str = ""  # a note that somebody has put on it
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -66,6 +67,11 @@ def mac(value: str) -> bytes:
 
 def mtu(value: int) -> bytes:
     return u32(IFLA_MTU, value) if value else b""
+
+
+def alias(value: str) -> bytes:
+    """A note on a link; nothing for an empty one."""
+    return attribute(_IFLA_IFALIAS, value.encode()) if value else b""
 
 
 def silence() -> bytes:
@@ -106,6 +112,7 @@ def interface(body: bytes) -> Interface:
         mac=found.get(IFLA_ADDRESS, b"").hex(":"),
         mtu=int.from_bytes(found.get(IFLA_MTU, b""), "little"),
         master=int.from_bytes(found.get(IFLA_MASTER, b""), "little"),
+        alias=found.get(_IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace"),
     )
 
 

@@ -52,6 +52,7 @@ class Facts(NamedTuple):
     slice_canonical: bool  # must an EndpointSlice's addresses be in canonical form? (spec/api.md 8.4)
     forwarding: str  # sysctl that makes a host forward
     route_localnet: str  # sysctl that lets a link carry packets from a loopback address; empty where no kernel does that
+    route_localnet: str  # sysctl that lets a link carry packets from a loopback address; empty where no kernel does that
     hosts_lines: tuple[str, ...]  # what every pod's /etc/hosts begins with (kubelet's managed file)
     route_default_sysctls: tuple[tuple[str, str], ...]  # what a fresh network namespace of ours is set to
     generates_link_local: bool  # does a link give itself an address when it comes up?
@@ -140,6 +141,7 @@ _FACTS: Mapping[Family, Facts] = {
         slice_canonical=False,
         forwarding="net/ipv4/ip_forward",
         route_localnet="net/ipv4/conf/{0}/route_localnet",
+        route_localnet="net/ipv4/conf/{0}/route_localnet",
         hosts_lines=("127.0.0.1\tlocalhost",),
         route_default_sysctls=(("net/ipv4/ip_forward", "1"),),
         generates_link_local=False,
@@ -179,6 +181,7 @@ _FACTS: Mapping[Family, Facts] = {
         service_prefix=64,
         slice_canonical=True,
         forwarding="net/ipv6/conf/all/forwarding",
+        route_localnet="",
         route_localnet="",
         hosts_lines=(
             "::1\tlocalhost ip6-localhost ip6-loopback",
