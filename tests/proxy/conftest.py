@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from twinstack.kernel import namespaces
+from twinstack.net.cidr import parse_address
 from twinstack.net.family import FAMILIES, Family
 
 
@@ -146,6 +149,25 @@ class Lab:
                 return "dropped", ""
             return name, seen
 
+    def stray_reset_arrives(self, where: str, to: str, family: Family) -> bool:
+        """Whether a TCP reset of no connection, from a pod, is seen at the other end; an answered question tells when to stop waiting."""
+        source, destination = (getattr(self.ends[family], name) for name in (where, to))
+        with contextlib.ExitStack() as stack:
+            ends = []
+            for path in (self.paths[where], self.paths[to]):
+                with namespaces.entered(path):
+                    ends.append(stack.enter_context(socket.socket(family.facts.socket_family, socket.SOCK_RAW, socket.IPPROTO_TCP)))
+            out, seen = ends
+            out.bind((source, 0))
+            seen.settimeout(3)
+            for flags in (0x04, 0x02):  # a reset, and then a first packet, which is always let through
+                out.sendto(segment(source, destination, 8081, 40000, flags), (destination, 0))
+            while True:
+                packet, sender = seen.recvfrom(2000)
+                header = packet[-20:]
+                if sender[0] == source and header[:2] == (8081).to_bytes(2, "big"):
+                    return bool(header[13] & 0x04)
+
     def close(self) -> None:
         if self._thread.is_alive():
             self._wake.send(b"x")
@@ -155,6 +177,17 @@ class Lab:
             one.close()
         for path in self.paths.values():
             namespaces.remove(path)
+
+
+def segment(source: str, destination: str, source_port: int, port: int, flags: int) -> bytes:
+    """A bare TCP header with its checksum over the pseudo header (RFC 9293 3.1)."""
+    header = struct.pack("!HHIIBBHHH", source_port, port, 1, 0, 5 << 4, flags, 1024, 0, 0)
+    ends = b"".join(parse_address(text).packed for text in (source, destination))
+    words = struct.unpack(f"!{(len(ends) + 24) // 2}H", ends + struct.pack("!HH", 6, len(header)) + header)
+    total = sum(words)
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return header[:16] + struct.pack("!H", ~total & 0xFFFF) + header[18:]
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ def logs_as_before():
 
 
 REFUSED = [
-    pytest.param(["--proxy-mode=iptables"], "only nftables is", id="a mode that we have not"),
+    pytest.param(["--proxy-mode=iptables"], "nftables is, and kernelspace", id="a mode that we have not"),
     pytest.param(["--cluster-cidr=10.0.0.0/8,10.1.0.0/16"], "one of each family", id="two CIDRs of one family"),
     pytest.param(["--kubeconfig=/nowhere/at/all"], "kubeconfig /nowhere/at/all does not exist", id="a kubeconfig that is not there"),
     pytest.param(["--config=/nowhere/at/all"], "cannot be read", id="a configuration file that is not there"),
@@ -40,11 +40,11 @@ def test_it_ends_with_one_line(flags, why, capsys):
 
 def test_a_configuration_file_speaks_and_a_flag_speaks_louder(tmp_path, capsys):
     path = tmp_path / "config.yaml"
-    path.write_text(CONFIG + "mode: ipvs\nnftables: {masqueradeBit: 99}\nconntrack: {maxPerCore: 1}\n")
+    path.write_text(CONFIG + "mode: ipvs\nnftables: {masqueradeBit: 99}\niptables: {masqueradeBit: 1}\n")
     with pytest.raises(SystemExit):
         main(["kube-proxy", f"--config={path}", "--proxy-mode=nftables"])
     told = capsys.readouterr().err
-    assert "conntrack.maxPerCore is not known" in told
+    assert "iptables.masqueradeBit is not known" in told
     assert "99 is not within 0 and 31" in told and "ipvs" not in told
 
 

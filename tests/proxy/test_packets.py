@@ -222,6 +222,21 @@ def test_sctp_is_a_protocol_like_another(family, lab):
     assert {outcome.destination for outcome in outcomes} == {lab.ends[family].b, lab.ends[family].c}
 
 
+def test_a_packet_that_belongs_to_no_connection_does_not_leak(family, lab, loaded):
+    """An endpoint's late reset: its flow is forgotten, so nobody would translate its source back."""
+    own = lab.ends[family]
+    stray = Packet(own.b, "tcp", own.outside, 40000, "vb", state="invalid")
+    assert {outcome.verdict for outcome in trace(loaded, stray, local=frozenset())} == {"drop"}
+    liberal = table_for(family, lab.ends, Options(drop_invalid=False))
+    assert {outcome.verdict for outcome in trace([liberal], stray, local=frozenset())} == {"accept"}
+    for table, arrives in ((loaded[list(lab.ends).index(family)], False), (liberal, True)):
+        with nftables.Nftables(lab.paths["node"]) as ruleset:
+            nftables.apply(ruleset, whole(table))
+        assert lab.stray_reset_arrives("b", "outside", family) == arrives
+    with nftables.Nftables(lab.paths["node"]) as ruleset:
+        nftables.apply(ruleset, [whole(table) for table in loaded])
+
+
 OTHER_OPTIONS = [
     pytest.param(Options(masquerade_all=True), row("", "a", "tcp", "web", 80, "b c", True), id="masquerade-all masquerades pods"),
     pytest.param(Options(), row("", "outside", "tcp", "web", 80, "b c"), id="who knows no pods masquerades nobody to a cluster IP"),

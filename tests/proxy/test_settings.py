@@ -10,7 +10,7 @@ from twinstack.proxy.ruleset import Options
 from twinstack.proxy.settings import Settings, SettingsError, checked, from_configuration, listen_addresses, options_for, problems_with
 
 REFUSED = [
-    pytest.param({"proxy_mode": "iptables"}, "only nftables", id="another mode"),
+    pytest.param({"proxy_mode": "iptables"}, "nftables is, and kernelspace", id="another mode"),
     pytest.param({"cluster_cidr": "10.0.0.0/8,fd00::/8,10.1.0.0/16"}, "one of each family", id="three cluster CIDRs"),
     pytest.param({"cluster_cidr": "10.0.0.0/8,10.1.0.0/16"}, "one of each family", id="two cluster CIDRs of a family"),
     pytest.param({"cluster_cidr": "10.0.0.0"}, "--cluster-cidr: '10.0.0.0' is not a CIDR", id="a cluster address"),
@@ -24,6 +24,10 @@ REFUSED = [
     pytest.param({"nodeport_addresses": ("10.0.0.0/33",)}, "--nodeport-addresses", id="a prefix that is too long"),
     pytest.param({"healthz_bind_address": "localhost:1"}, "--healthz-bind-address", id="a name to listen on"),
     pytest.param({"metrics_bind_address": "::1:99999"}, "--metrics-bind-address", id="a port that does not exist"),
+    pytest.param({"conntrack_udp_timeout_stream_seconds": -1.0}, "--conntrack-udp-timeout-stream must not", id="a timeout below zero"),
+    pytest.param({"conntrack_max_per_core": -1}, "--conntrack-max-per-core must not", id="fewer than no connections"),
+    pytest.param({"oom_score_adj": 1001}, "--oom-score-adj 1001", id="a score that does not exist"),
+    pytest.param({"source_vip": "10.0.0.1,x"}, "--source-vip", id="a source that is no address"),
     pytest.param({"bind_address": "nowhere"}, "--bind-address", id="an address that is none"),
 ]
 
@@ -73,14 +77,15 @@ def test_a_configuration_file_says_the_same_as_flags():
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "nftables", "clusterCIDR": "10.244.0.0/16",
         "clientConnection": {"kubeconfig": "/x", "qps": 5}, "nodePortAddresses": ["primary"], "hostnameOverride": "", "bindAddress": "",
         "nftables": {"masqueradeAll": True, "masqueradeBit": 3, "minSyncPeriod": "500ms", "syncPeriod": "1m0s"}, "detectLocal": {"bridgeInterface": "br"},
-        "conntrack": {"min": None, "maxPerCore": 32768},
+        "conntrack": {"min": None, "maxPerCore": 0, "tcpBeLiberal": True, "udpTimeout": "30s"}, "oomScoreAdj": -5, "iptables": {"masqueradeBit": 9},
     }  # fmt: skip
     found, unknown = from_configuration(document)
     assert checked(Settings(**found)) == Settings(
         kubeconfig="/x", proxy_mode="nftables", cluster_cidr="10.244.0.0/16", masquerade_all=True, masquerade_bit=3,
         min_sync_period_seconds=0.5, sync_period_seconds=60.0, pod_bridge_interface="br",
+        conntrack_max_per_core=0, conntrack_tcp_be_liberal=True, conntrack_udp_timeout_seconds=30.0, oom_score_adj=-5,
     )  # fmt: skip
-    assert unknown == ["clientConnection.qps", "conntrack.maxPerCore"]
+    assert unknown == ["clientConnection.qps", "iptables.masqueradeBit"]
 
 
 @pytest.mark.parametrize(

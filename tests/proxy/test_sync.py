@@ -18,7 +18,7 @@ from twinstack.proxy.catalog import Catalog
 from twinstack.proxy.healthcheck import FamilyHealth, node_eligible, report
 from twinstack.proxy.metrics import Metrics
 from twinstack.proxy.ruleset import TABLE, Options, Shape
-from twinstack.proxy.services import Place
+from twinstack.proxy.services import Place, service_ports
 from twinstack.proxy.sync import FamilySync, NodeState
 
 
@@ -170,6 +170,19 @@ async def test_a_node_that_moves_concerns_every_service(family):
     await world.sync()
     assert list(world.elements(family, "services").values()) == [Goto("pick-1")]
     assert world.metric("sync_proxy_rules_no_local_endpoints_total", family, traffic_policy="internal") == 0
+
+
+async def test_other_options_make_other_rules_of_the_same_services(family):
+    world = World()
+    world.put(None, service("a", 1, type="NodePort", ports=[{"port": 80, "nodePort": 30000}], externalTrafficPolicy="Local"))
+    world.slice(None, endpoint_slice("a", family, 1))
+    await world.sync()
+    options = Options(pods=("saddr", {Family.IPV4: "10.1.0.0/24", Family.IPV6: "fd00:1::/64"}[family]))
+    world.syncs[family].set_options(options)
+    await world.sync()
+    ports = service_ports(service("a", 1, type="NodePort", ports=[{"port": 80, "nodePort": 30000}], externalTrafficPolicy="Local"),
+                          [endpoint_slice("a", family, 1)], family, Place("here"))  # fmt: skip
+    assert world.kernel.tables[family, TABLE] == Shape(family, options).table([port._replace(name="ns/a") for port in ports])
 
 
 async def test_the_cluster_and_the_node_have_a_part_of_their_own(family):

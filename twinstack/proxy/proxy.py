@@ -25,7 +25,7 @@ from twinstack.client import kubeconfig
 from twinstack.client.client import Client
 from twinstack.client.informer import Informer
 from twinstack.dataplane import text
-from twinstack.dataplane.ruleset import gone
+from twinstack.dataplane.ruleset import Chain, Match, Verdict, gone, table_of, whole
 from twinstack.kernel import nftables
 from twinstack.kernel.conntrack import Conntrack
 from twinstack.kernel.errors import KernelError
@@ -35,7 +35,7 @@ from twinstack.loops.metrics import new_registry
 from twinstack.net.cidr import collapsed, parse_cidr
 from twinstack.net.errors import AddressError, Error
 from twinstack.net.family import FAMILIES, Family, Network
-from twinstack.proxy import healthcheck
+from twinstack.proxy import healthcheck, limits
 from twinstack.proxy.catalog import Catalog
 from twinstack.proxy.healthcheck import FamilyHealth
 from twinstack.proxy.healthports import HealthPorts
@@ -80,6 +80,9 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None, r
             stack.callback(own.close)
             ruleset = own
         families = _supported(ruleset)
+        if not settings.dry_run:
+            limits.apply(settings)
+            _set_oom_score(settings)
         if not families:
             raise ProxyError("this kernel has nftables for neither family")
         client = await stack.enter_async_context(Client(connection, user_agent="kube-proxy"))
@@ -115,6 +118,7 @@ class Proxy:
         self._ruleset = ruleset
         self._conntrack = conntrack
         self._families = tuple(families)
+        self._pod_cidrs: tuple[Network, ...] = ()
         self._catalog = Catalog()
         self._node = NodeState(Place(self.name))
         self._registry = new_registry(process=False)
@@ -140,7 +144,8 @@ class Proxy:
     async def start(self, group: asyncio.TaskGroup) -> None:
         """Wait for what the first table needs, then make the syncs."""
         node = await self._wait_for_node()
-        pod_cidrs = await self._wait_for_pod_cidrs() if self.settings.detect_local_mode == "NodeCIDR" else ()
+        if self.settings.detect_local_mode == "NodeCIDR":
+            self._pod_cidrs = await self._wait_for_pod_cidrs()
         await self._services.synced()
         await self._slices.synced()
         with contextlib.suppress(TimeoutError):  # a server may not know the kind
@@ -155,7 +160,7 @@ class Proxy:
         for family in self._families:
             self.syncs[family] = FamilySync(
                 family,
-                Shape(family, options_for(self.settings, family, pod_cidrs)),
+                Shape(family, options_for(self.settings, family, self._pod_cidrs)),
                 ruleset=self._ruleset,
                 conntrack=self._conntrack,
                 catalog=self._catalog,
@@ -250,6 +255,11 @@ class Proxy:
         known = (self._node.place, self._node.addresses)
         if after is not None and after.metadata.name == self.name:
             self._read_node(after)
+        if after is not None and self._pod_cidrs and (cidrs := _pod_cidrs(after)) and cidrs != self._pod_cidrs:
+            log.info("The node's pod CIDRs changed", extra={"cidrs": list(map(str, cidrs))})
+            self._pod_cidrs = cidrs
+            for family, sync in self.syncs.items():
+                sync.set_options(options_for(self.settings, family, cidrs))
         if (self._node.place, self._node.addresses) != known:
             log.info("The node's place or addresses changed", extra={"zone": self._node.place.zone})
             self._health_ports.look()
@@ -286,7 +296,7 @@ class Proxy:
                 node = await self._node_that(lambda node: bool(node.spec.podCIDRs))
         except TimeoutError:
             raise ProxyError(f"node {self.name} has no podCIDRs, which --detect-local-mode=NodeCIDR needs") from None
-        return tuple(parse_cidr(text, masked=True) for text in node.spec.podCIDRs or ())
+        return _pod_cidrs(node)
 
     async def _node_that(self, fits: Callable[[kinds.Node], bool]) -> kinds.Node:
         found: asyncio.Future[kinds.Node] = asyncio.get_running_loop().create_future()
@@ -300,6 +310,10 @@ class Proxy:
             return await found
         finally:
             unsubscribe()
+
+
+def _pod_cidrs(node: kinds.Node) -> tuple[Network, ...]:
+    return tuple(parse_cidr(text, masked=True) for text in node.spec.podCIDRs or ())
 
 
 def node_addresses(node: kinds.Node) -> dict[Family, tuple[str, ...]]:
@@ -329,11 +343,12 @@ def _service_cidrs(objects: Iterable[kinds.ServiceCIDR]) -> dict[Family, tuple[s
 
 
 def _supported(ruleset: nftables.Ruleset) -> list[Family]:
-    """The families for which this kernel takes a table."""
+    """The families for which this kernel takes a table, and tracks connections."""
     found = []
     for family in FAMILIES:
         try:
-            ruleset.run(f"add table {family.facts.nft_family} {TABLE}\n", check=True)
+            probe = whole(table_of(family, f"{TABLE}-probe", [Chain("tracked", ((Match(("ct state",), "new"), Verdict("accept")),))], []))
+            nftables.apply(ruleset, probe, check=True)
             found.append(family)
         except KernelError as error:
             if error.denied:
@@ -348,6 +363,14 @@ def _conntrack() -> Conntrack | None:
     except KernelError as error:
         log.warning("Stale UDP flows will not be removed", extra={"error": str(error)})
         return None
+
+
+def _set_oom_score(settings: Settings) -> None:
+    if settings.oom_score_adj is not None:
+        try:
+            limits.set_oom_score(settings.oom_score_adj)
+        except KernelError as error:
+            log.warning("The kernel may end this process early when memory runs out", extra={"error": str(error)})
 
 
 def _check_kernel() -> None:

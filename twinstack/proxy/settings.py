@@ -20,12 +20,25 @@ from twinstack.proxy.ruleset import Options
 
 LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
 PRIMARY = "primary"
+NFTABLES, KERNELSPACE = "nftables", "kernelspace"
+_TIMEOUTS = ("tcp_timeout_established", "tcp_timeout_close_wait", "udp_timeout", "udp_timeout_stream")
 HEALTHZ_PORT, METRICS_PORT = 10256, 10249
 API_VERSION, KIND = "kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration"
 
 
 class SettingsError(Error, ValueError):
     """A flag or a field of the configuration file has a value that cannot be."""
+
+
+# What a proxy that is a program of its own sets of its node unless it is told otherwise. One that lives with others in
+# a process, or in a network namespace, leaves that alone; so these are not the defaults of :class:`Settings`.
+OF_THE_NODE: Mapping[str, Any] = {
+    "conntrack_max_per_core": 32768,
+    "conntrack_min": 131072,
+    "conntrack_tcp_timeout_established_seconds": 86400.0,
+    "conntrack_tcp_timeout_close_wait_seconds": 3600.0,
+    "oom_score_adj": -999,
+}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +60,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     masquerade_bit: int = 14
     min_sync_period_seconds: float = 1.0
     sync_period_seconds: float = 30.0
+    conntrack_max_per_core: int = 0  # zeros leave the kernel's values alone
+    conntrack_min: int = 0
+    conntrack_tcp_timeout_established_seconds: float = 0
+    conntrack_tcp_timeout_close_wait_seconds: float = 0
+    conntrack_udp_timeout_seconds: float = 0
+    conntrack_udp_timeout_stream_seconds: float = 0
+    conntrack_tcp_be_liberal: bool = False
+    oom_score_adj: int | None = None  # None leaves it alone
+    network_name: str = ""
+    source_vip: str = ""
+    enable_dsr: bool = False
+    root_hnsendpoint_name: str = "cbr0"
+    forward_healthcheck_vip: bool = False
     dry_run: bool = False
 
 
@@ -60,8 +86,8 @@ def checked(settings: Settings) -> Settings:
 def problems_with(settings: Settings) -> list[str]:
     """Everything wrong with the settings, a sentence each."""
     problems = []
-    if settings.proxy_mode not in ("", "nftables"):
-        problems.append(f"--proxy-mode {settings.proxy_mode!r} is not supported: only nftables is")
+    if settings.proxy_mode not in ("", NFTABLES, KERNELSPACE):
+        problems.append(f"--proxy-mode {settings.proxy_mode!r} is not supported: {NFTABLES} is, and {KERNELSPACE} for Windows nodes")
     if settings.detect_local_mode not in LOCAL_MODES:
         problems.append(f"--detect-local-mode {settings.detect_local_mode!r} is none of {', '.join(LOCAL_MODES)}")
     if settings.detect_local_mode == "BridgeInterface" and not settings.pod_bridge_interface:
@@ -77,6 +103,18 @@ def problems_with(settings: Settings) -> list[str]:
         problems.append("--sync-period must be greater than zero")
     if not 0 <= settings.min_sync_period_seconds <= settings.sync_period_seconds:
         problems.append("--min-sync-period must be between zero and --sync-period")
+    problems += [
+        f"--conntrack-{field.removesuffix('_seconds').replace('_', '-')} must not be negative"
+        for field in ("max_per_core", "min", *(f"{name}_seconds" for name in _TIMEOUTS))
+        if getattr(settings, f"conntrack_{field}") < 0
+    ]
+    if settings.oom_score_adj is not None and not -1000 <= settings.oom_score_adj <= 1000:
+        problems.append(f"--oom-score-adj {settings.oom_score_adj} is not within -1000 and 1000")
+    for text in filter(None, settings.source_vip.split(",")):
+        try:
+            parse_address(text)
+        except AddressError as error:
+            problems.append(f"--source-vip: {error}")
     try:
         parse_address(settings.bind_address)
     except AddressError as error:
@@ -118,6 +156,7 @@ def options_for(settings: Settings, family: Family, node_cidrs: tuple[Network, .
         pods=_pods(settings, family, node_cidrs),
         masquerade_all=settings.masquerade_all,
         mark=1 << settings.masquerade_bit,
+        drop_invalid=not settings.conntrack_tcp_be_liberal,
         node_ports=None if primary else tuple(interval_text(network) for network in collapsed(own or everything)),
     )
 
@@ -184,6 +223,20 @@ _FIELDS: Mapping[tuple[str, ...], tuple[str, Any]] = {
     ("nftables", "masqueradeBit"): ("masquerade_bit", int),
     ("nftables", "minSyncPeriod"): ("min_sync_period_seconds", parse_duration),
     ("nftables", "syncPeriod"): ("sync_period_seconds", parse_duration),
+    ("conntrack", "maxPerCore"): ("conntrack_max_per_core", int),
+    ("conntrack", "min"): ("conntrack_min", int),
+    ("conntrack", "tcpEstablishedTimeout"): ("conntrack_tcp_timeout_established_seconds", parse_duration),
+    ("conntrack", "tcpCloseWaitTimeout"): ("conntrack_tcp_timeout_close_wait_seconds", parse_duration),
+    ("conntrack", "tcpBeLiberal"): ("conntrack_tcp_be_liberal", bool),
+    ("conntrack", "udpTimeout"): ("conntrack_udp_timeout_seconds", parse_duration),
+    ("conntrack", "udpStreamTimeout"): ("conntrack_udp_timeout_stream_seconds", parse_duration),
+    ("oomScoreAdj",): ("oom_score_adj", int),
+    ("linux", "oomScoreAdj"): ("oom_score_adj", int),
+    ("winkernel", "networkName"): ("network_name", str),
+    ("winkernel", "sourceVip"): ("source_vip", str),
+    ("winkernel", "enableDSR"): ("enable_dsr", bool),
+    ("winkernel", "rootHnsEndpointName"): ("root_hnsendpoint_name", str),
+    ("winkernel", "forwardHealthCheckVip"): ("forward_healthcheck_vip", bool),
 }
 
 

@@ -28,7 +28,7 @@ from twinstack.proxy.affinity import StickyFronts, forgetting, poorer, rememberi
 from twinstack.proxy.catalog import Catalog
 from twinstack.proxy.healthcheck import FamilyHealth
 from twinstack.proxy.metrics import Metrics
-from twinstack.proxy.ruleset import AFFINITY, TABLE, Shape, service_of
+from twinstack.proxy.ruleset import AFFINITY, TABLE, Options, Shape, service_of
 from twinstack.proxy.services import Place, ServicePort, UDPFronts, gone_answers, service_ports, udp_fronts
 
 TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
@@ -76,6 +76,7 @@ class FamilySync:
         self.family = family
         self.health = health
         self._shape = shape
+        self._options = shape.options  # those wanted; the shape follows with the next sync
         self._ruleset = ruleset
         self._conntrack = conntrack
         self._catalog = catalog
@@ -118,6 +119,11 @@ class FamilySync:
         self._everything = self._node_marked = True
         self._queue()
 
+    def set_options(self, options: Options) -> None:
+        """The node changed in a way that concerns the rules."""
+        self._options = options
+        self.mark_everything()
+
     def _queue(self) -> None:
         self.health.queued()
         self._metrics.last_queued.labels(self._label).set(self._now())
@@ -147,6 +153,9 @@ class FamilySync:
 
     async def make(self) -> dict[Key, Before]:
         """Make the marked Services' parts anew; what those Services were before."""
+        if self._options != self._shape.options:
+            self._shape = Shape(self.family, self._options, self._shape.capacity, sticky=self._shape.sticky)
+            self._assembly, self._whole, self._everything, self._node_marked = self._shape.assembly(), True, True, True
         marked: Iterable[Key] = self._marked
         if self._everything:
             marked = {*self._catalog.keys(), *(Key.parse(service_of(owner)) for owner in self._assembly.owners() if owner)}
