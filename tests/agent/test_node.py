@@ -261,7 +261,7 @@ def test_a_pod_sees_configuration_and_the_nodes_network_where_it_asks(world):
         await w.give_pod_cidrs()
         client = w.client
         waiting = {"env": [{"name": "V", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k"}}}]}
-        script = "echo $V; cat /conf/k /secret/s; ls -l /secret/s | cut -c1-10; cat /info/labels; hostname; readlink /proc/self/ns/net"
+        script = "echo $V; cat /conf/k /secret/s; ls -lL /secret/s | cut -c1-10; cat /info/labels; hostname; readlink /proc/self/ns/net"
         await client.create(
             resource_of(Secret), {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "default"}, "data": {"s": "aGVsbG8K"}}
         )

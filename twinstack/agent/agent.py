@@ -66,7 +66,9 @@ class Agent:
         self.pods = Informer(client, Pod, field_selector=f"spec.nodeName={name}")
         self.nodes = Informer(client, Node)
         self.services = Informer(client, Service)
-        self.maker = Maker(client, self.sandboxes, self.services, name)
+        self.maker = Maker(
+            client, self.sandboxes, self.services, name, allocatable=lambda: self.registration.allocatable, refresh_seconds=settings.sync_seconds
+        )
         self.recorder = Recorder(client.perform, component="kubelet", host=name)
         self.registration = Registration(settings, name, client, self.nodes, self.network, machine(settings.root_dir))
         self.router = Router(self.nodes.list, name)

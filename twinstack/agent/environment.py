@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from twinstack.agent import amounts
 from twinstack.api.kinds import Container, Pod, Service
 from twinstack.net.cidr import host_port
 from twinstack.net.errors import Error
@@ -30,6 +31,7 @@ class Facts(NamedTuple):
     pod_ips: tuple[str, ...] = ()
     host_ips: tuple[str, ...] = ()
     node_name: str = ""
+    allocatable: Mapping[str, str] = {}  # what the node has, for limits that are not set
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
@@ -160,13 +162,26 @@ def environment_of(container: Container, pod: Pod, facts: Facts, *, services: Ma
             value = sources.key("configmap", _reference(origin.configMapKeyRef))
         elif origin.secretKeyRef is not None:
             value = sources.key("secret", _reference(origin.secretKeyRef))
+        elif origin.resourceFieldRef is not None:
+            value = _resource(variable.name, origin.resourceFieldRef, container, pod, facts)
         else:
-            raise ConfigError(f"env {variable.name}: resourceFieldRef is not supported, as resources are not limited yet")
+            raise ConfigError(f"env {variable.name}: valueFrom names none of fieldRef, resourceFieldRef, configMapKeyRef and secretKeyRef")
         if value is not None:
             if "\0" in value:
                 raise ConfigError(f"env {variable.name} has a NUL byte")
             result[variable.name] = value
     return result
+
+
+def _resource(variable: str, reference: Mapping[str, Any], container: Container, pod: Pod, facts: Facts) -> str:
+    name = reference.get("containerName") or container.name
+    found = next((one for one in (*pod.spec.containers, *(pod.spec.initContainers or ())) if one.name == name), None)
+    if found is None:
+        raise ConfigError(f"env {variable}: resourceFieldRef names container {name!r}, which the pod does not have")
+    try:
+        return amounts.field_value(reference, found, facts.allocatable)
+    except ValueError as error:
+        raise ConfigError(f"env {variable}: {error}") from error
 
 
 def _reference(selector: Any) -> dict[str, Any]:

@@ -5,16 +5,23 @@ What cannot be done is refused here, by name, before anything is started.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+import random
 import secrets
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from twinstack.agent import environment, volumes
+import msgspec
+
+from twinstack.agent import amounts, environment, volumes
 from twinstack.agent.containers.base import Launch
 from twinstack.agent.environment import ConfigError, Facts, Sources
 from twinstack.agent.pods import everything, is_sidecar
 from twinstack.agent.sandboxes import Sandbox, Sandboxes
+from twinstack.agent.tokens import Tokens
 from twinstack.api import errors, kinds
 from twinstack.api.kinds import ConfigMap, Container, Pod, Secret
 from twinstack.api.objects import Key, view_of
@@ -22,9 +29,12 @@ from twinstack.api.resources import resource_of
 from twinstack.client.client import Client
 from twinstack.client.informer import Informer
 
+log = logging.getLogger(__name__)
+
 HOST_IMAGE = "twinstack.dev/host"
 INIT_ANNOTATION = "twinstack.dev/init"
 TINI = "/usr/bin/tini"
+USAGE_SECONDS = 10.0  # how often the size of an emptyDir with a sizeLimit is looked at
 
 
 class ImageRefused(ConfigError):
@@ -42,6 +52,7 @@ def check_image(container: Container) -> None:
 def problems_with(pod: Pod) -> Iterator[str]:
     """What the pod asks for and this node cannot give."""
     spec = pod.spec
+    yield from amounts.problems_with(pod)
     for field in ("hostPID", "hostIPC", "shareProcessNamespace"):
         if getattr(spec, field):
             yield f"{field} is not supported: each container has a PID namespace of its own, each pod an IPC namespace"
@@ -80,8 +91,20 @@ def identity_of(pod: Pod, container: Container) -> tuple[int | None, int | None,
 class Maker:
     """Makes launches for this node's pods; reads the ConfigMaps and Secrets that they name."""
 
-    def __init__(self, client: Client, sandboxes: Sandboxes, services: Informer[kinds.Service], node_name: str) -> None:
+    def __init__(
+        self,
+        client: Client,
+        sandboxes: Sandboxes,
+        services: Informer[kinds.Service],
+        node_name: str,
+        *,
+        allocatable: Callable[[], Mapping[str, str]] = dict,
+        refresh_seconds: float = 60.0,
+    ) -> None:
         self._client, self._sandboxes, self._services, self._node_name = client, sandboxes, services, node_name
+        self._allocatable, self._refresh_seconds = allocatable, refresh_seconds
+        self._tokens = Tokens(client)
+        self._reading: dict[tuple[str, str, str], asyncio.Task[ConfigMap | Secret | None]] = {}
         self._last: dict[tuple[str, str, str], ConfigMap | Secret] = {}  # what was read before serves while the API does not answer
 
     async def launch(self, pod: Pod, container: Container, attempt: int, sandbox: Sandbox, host_ips: tuple[str, ...]) -> Launch:
@@ -89,15 +112,15 @@ class Maker:
         check_image(container)
         for problem in problems_with(pod):
             raise ConfigError(problem)
-        facts = Facts(sandbox.addresses or host_ips, host_ips, self._node_name)
-        objects = {named: await self._read(pod.metadata.namespace, *named) for named in environment.sources_named(container) | volumes.sources_named(pod)}
+        facts = self._facts(sandbox, host_ips)
+        given = await self._given(pod, environment.sources_named(container) | volumes.sources_named(pod))
         texts = {
             named: None if found is None else {key: value.decode(errors="replace") for key, value in volumes.contents_of(found).items()}
-            for named, found in objects.items()
+            for named, found in given.objects.items()
         }
         variables = environment.environment_of(container, pod, facts, services=self._service_variables(pod), sources=Sources(texts), hostname=sandbox.hostname)
-        made = volumes.prepare(pod, self._sandboxes.path(pod.metadata.uid, "volumes"), objects, facts)
-        mounts = [*self._sandboxes.mounts(sandbox), *volumes.mounts_of(container, made, variables)]
+        made = volumes.prepare(pod, self._sandboxes.path(pod.metadata.uid, "volumes"), given, facts)
+        mounts = [*self._sandboxes.mounts(sandbox), *volumes.mounts_of(container, made, variables, volumes.from_the_api(pod))]
         replaced = {mount.target.rstrip("/") for mount in mounts[3:]}
         log = self._sandboxes.path(pod.metadata.uid, "logs", container.name, f"{attempt}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -118,6 +141,50 @@ class Maker:
             groups=groups,
         )
 
+    async def refresh(self, pod: Pod, sandbox: Sandbox, host_ips: tuple[str, ...]) -> None:
+        """Bring the volumes that the API fills up to date; what cannot be is logged, and keeps what it has."""
+        if not volumes.from_the_api(pod):
+            return
+        try:
+            given = await self._given(pod, volumes.sources_named(pod))
+            problems = volumes.refresh(pod, self._sandboxes.path(pod.metadata.uid, "volumes"), given, self._facts(sandbox, host_ips))
+        except (ConfigError, errors.APIError, OSError, msgspec.MsgspecError) as error:
+            problems = [str(error)]
+        for problem in problems:
+            log.warning("A volume keeps what it has", extra={"pod": f"{pod.metadata.namespace}/{pod.metadata.name}", "error": problem})
+
+    def refresh_in(self, pod: Pod) -> float | None:
+        """In how many seconds a pod's volumes want to be looked at; None for never."""
+        try:
+            if not volumes.from_the_api(pod):
+                return USAGE_SECONDS if volumes.has_limits(pod) else None
+            renewal = self._tokens.renewal(pod, volumes.tokens_named(pod))
+        except ConfigError:  # which is told when a container is started
+            return None
+        period = min(self._refresh_seconds, USAGE_SECONDS) if volumes.has_limits(pod) else self._refresh_seconds * random.uniform(0.9, 1.1)
+        return period if renewal is None else max(1.0, min(period, renewal - time.time()))
+
+    async def over_limit(self, pod: Pod) -> str | None:
+        """Which emptyDir holds more than it may."""
+        if not volumes.has_limits(pod):
+            return None
+        return await asyncio.to_thread(volumes.over_limit, pod, self._sandboxes.path(pod.metadata.uid, "volumes"))
+
+    def forget(self, uid: str) -> None:
+        """Forget what was kept for a pod."""
+        self._tokens.forget(uid)
+
+    def _facts(self, sandbox: Sandbox, host_ips: tuple[str, ...]) -> Facts:
+        return Facts(sandbox.addresses or host_ips, host_ips, self._node_name, self._allocatable())
+
+    async def _given(self, pod: Pod, named: Iterable[tuple[str, str]]) -> volumes.Given:
+        """Read ConfigMaps, Secrets and tokens, all at the same time."""
+        names, tokens = list(named), list(volumes.tokens_named(pod))
+        read = asyncio.gather(*(self._read(pod.metadata.namespace, *one) for one in names))
+        issued = asyncio.gather(*(self._tokens.get(pod, one) for one in tokens))
+        found, texts = await asyncio.gather(read, issued)
+        return volumes.Given(dict(zip(names, found, strict=True)), dict(zip(tokens, texts, strict=True)))
+
     @staticmethod
     def _init(pod: Pod) -> str:
         asked = pod.annotations.get(INIT_ANNOTATION, "")
@@ -136,6 +203,14 @@ class Maker:
         return environment.service_variables(chosen.values())
 
     async def _read(self, namespace: str, kind: str, name: str) -> ConfigMap | Secret | None:
+        """Read an object; those who want the same one at the same time share the answer."""
+        key = (namespace, kind, name)
+        if (task := self._reading.get(key)) is None:
+            task = self._reading[key] = asyncio.ensure_future(self._read_now(namespace, kind, name))
+            task.add_done_callback(lambda done: self._reading.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _read_now(self, namespace: str, kind: str, name: str) -> ConfigMap | Secret | None:
         view: type[ConfigMap] | type[Secret] = ConfigMap if kind == "configmap" else Secret
         try:
             found = view_of(view, await self._client.get(resource_of(view), Key(namespace, name)))

@@ -121,16 +121,21 @@ def node_document(settings: Settings, name: str, host_machine: Machine) -> Docum
     return document
 
 
-def node_status(
-    settings: Settings, name: str, host_machine: Machine, addresses: Sequence[Address], *, port: int, problem: str | None, before: Node | None, now: str
-) -> Document:
-    """The status; ``problem`` says why pods cannot be run, and conditions that stand keep their moment of transition."""
-    amounts = {
+def allocatable(settings: Settings, host_machine: Machine) -> dict[str, str]:
+    """What the pods of this node may use together."""
+    return {
         "cpu": str(host_machine.cpus),
         "memory": f"{host_machine.memory_kib}Ki",
         "ephemeral-storage": str(host_machine.disk_bytes),
         "pods": str(settings.max_pods),
     }
+
+
+def node_status(
+    settings: Settings, name: str, host_machine: Machine, addresses: Sequence[Address], *, port: int, problem: str | None, before: Node | None, now: str
+) -> Document:
+    """The status; ``problem`` says why pods cannot be run, and conditions that stand keep their moment of transition."""
+    amounts = allocatable(settings, host_machine)
     ready = (
         ("Ready", "True", "KubeletReady", "kubelet is posting ready status")
         if problem is None

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from twinstack.agent.network import Network
-from twinstack.agent.node import HEARTBEAT_SECONDS, Machine, NodeAddressError, node_addresses, node_document, node_status, without_heartbeats
+from twinstack.agent.node import HEARTBEAT_SECONDS, Machine, NodeAddressError, allocatable, node_addresses, node_document, node_status, without_heartbeats
 from twinstack.agent.settings import Settings
 from twinstack.api import errors
 from twinstack.api.kinds import Lease, Node
@@ -37,6 +37,7 @@ class Registration:
 
     def __init__(self, settings: Settings, name: str, client: Client, nodes: Informer[Node], network: Network, host: Machine) -> None:
         self.addresses: Sequence[Address] = ()
+        self.allocatable = allocatable(settings, host)
         self._settings, self._name, self._key = settings, name, Key("", name)
         self._client, self._nodes, self._network, self._machine = client, nodes, network, host
         self._changed, self._registered = asyncio.Event(), asyncio.Event()

@@ -11,6 +11,7 @@ the next agent finds everything and can take it back. One directory a pod, named
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -29,6 +30,7 @@ from twinstack.agent.status import sorted_addresses
 from twinstack.api import cni
 from twinstack.api.kinds import Pod
 from twinstack.kernel import namespaces
+from twinstack.kernel.mounts import unmount_below
 from twinstack.net.cidr import parse_address
 from twinstack.net.family import FAMILIES, Address
 
@@ -164,7 +166,16 @@ class Sandboxes:
 
     def forget(self, uid: str) -> None:
         """Remove a pod's directory with all that is in it."""
-        shutil.rmtree(self.path(uid), ignore_errors=False) if self.path(uid).exists() else None
+        path = self.path(uid)
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # it is not because a volume is a file system of its own
+                raise
+            unmount_below(str(path))
+            shutil.rmtree(path)
 
 
 def port_mappings_of(pod: Pod) -> list[dict[str, Any]]:

@@ -57,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_pods: int = 110
     status_seconds: float = 10.0  # how often the node's status is looked at
     lease_seconds: int = 40
+    sync_seconds: float = 60.0  # how often what the API fills a volume with is looked at
 
 
 def parse_node_ips(text: str) -> tuple[tuple[Address, ...], list[str]]:

@@ -1,7 +1,11 @@
 """A pod's volumes as directories and files of the host.
 
-Kinds: emptyDir, hostPath, configMap, secret, downwardAPI, and projected volumes made of the last three. Any other
-is refused by name. What comes from the API is written when a container is started and is not refreshed meanwhile.
+Kinds: emptyDir, hostPath, configMap, secret, downwardAPI, and projected volumes made of the last three and of tokens of
+the pod's ServiceAccount. Any other is refused by name.
+
+Theory. What comes from the API is swapped as a whole, so that nobody ever reads half of an old and half of a new one:
+the files stand in ``..<moment>/``, the link ``..data`` points there, and each name in the volume is a link through
+``..data``. A change is a new directory and one rename of ``..data``; containers that have the volume mounted see it at once.
 """
 
 from __future__ import annotations
@@ -10,16 +14,41 @@ import base64
 import binascii
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
+from twinstack.agent import amounts
 from twinstack.agent.containers.base import Mount
 from twinstack.agent.environment import ConfigError, Facts, decoded_secret, expand, field_value
 from twinstack.api.kinds import ConfigMap, Container, Pod, Secret
+from twinstack.kernel import mounts
+from twinstack.rules.quantities import parse_quantity
 
 KINDS = ("emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected")
+FROM_THE_API = frozenset({"configMap", "secret", "downwardAPI", "projected"})
+DEFAULT_TOKEN_SECONDS = 3600
+_WORDS = {"configMap": "configmap", "secret": "secret", "downwardAPI": "downward", "serviceAccountToken": "token"}
 _ONLY_HERE = frozenset({"metadata.name", "metadata.namespace", "metadata.uid", "metadata.labels", "metadata.annotations"})
+_DATA = "..data"
+
+Files = dict[str, tuple[bytes, int | None]]
+"""File name → content and mode; None is the volume's default."""
+
+
+class Token(NamedTuple):
+    """What a token is asked for: for whom it is meant, empty for the API server, and how long it shall hold."""
+
+    audience: str
+    seconds: int
+
+
+class Given(NamedTuple):
+    """What was read of the API for a pod's volumes: the objects by (kind, name), None for one that is absent, and tokens."""
+
+    objects: Mapping[tuple[str, str], ConfigMap | Secret | None] = {}
+    tokens: Mapping[Token, str] = {}
 
 
 def kind_of(volume: Mapping[str, Any]) -> str:
@@ -34,8 +63,7 @@ def sources_named(pod: Pod) -> set[tuple[str, str]]:
     """The ConfigMaps and Secrets that the volumes are made of, as (kind, name)."""
     named: set[tuple[str, str]] = set()
     for volume in pod.spec.volumes or ():
-        kind = kind_of(volume)
-        for part, source in _parts(volume, kind):
+        for part, source in _parts(volume, kind_of(volume)):
             if part == "configmap":
                 named.add((part, source.get("name", "")))
             elif part == "secret":
@@ -43,34 +71,105 @@ def sources_named(pod: Pod) -> set[tuple[str, str]]:
     return named
 
 
+def tokens_named(pod: Pod) -> set[Token]:
+    """The tokens that the volumes hold."""
+    return {_token(source) for volume in pod.spec.volumes or () for part, source in _parts(volume, kind_of(volume)) if part == "token"}
+
+
+def _token(source: Mapping[str, Any]) -> Token:
+    return Token(str(source.get("audience") or ""), int(source.get("expirationSeconds") or DEFAULT_TOKEN_SECONDS))
+
+
 def _parts(volume: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """What a volume's files come from: (configmap, secret or downward, its source)."""
-    words = {"configMap": "configmap", "secret": "secret", "downwardAPI": "downward"}
-    if kind in words:
-        yield words[kind], volume[kind] or {}
+    """What a volume's files come from: (configmap, secret, downward or token, its source)."""
+    if kind in _WORDS:
+        yield _WORDS[kind], volume[kind] or {}
     for source in (volume[kind].get("sources") or ()) if kind == "projected" else ():
         for name, value in source.items():
-            if name not in words:
+            if name not in _WORDS:
                 raise ConfigError(f"volume {volume.get('name')!r} projects {name}, which is not supported yet")
-            yield words[name], value or {}
+            yield _WORDS[name], value or {}
 
 
-def prepare(pod: Pod, folder: Path, objects: Mapping[tuple[str, str], ConfigMap | Secret | None], facts: Facts) -> dict[str, Path]:
-    """Make every volume below *folder*; the path of each by name. ConfigError when one cannot be made."""
+def prepare(pod: Pod, folder: Path, given: Given, facts: Facts) -> dict[str, Path]:
+    """Make every volume below *folder*, and bring what comes from the API up to date; the path of each by name.
+
+    ConfigError when one cannot be made.
+    """
     made = {}
+    group = (pod.spec.securityContext or {}).get("fsGroup")
     for volume in pod.spec.volumes or ():
         name, kind = str(volume.get("name", "")), kind_of(volume)
         path = folder / name
+        source = volume[kind] or {}
         if kind == "hostPath":
-            path = _host_path(volume[kind] or {})
+            path = _host_path(source)
         elif kind == "emptyDir":
-            if not path.is_dir():
-                path.mkdir(parents=True)
-                path.chmod(0o777)
+            _empty(path, source, group)
         else:
-            _write(path, _files(volume, kind, pod, objects, facts), int((volume[kind] or {}).get("defaultMode") or 0o644))
+            _swap(path, _files(volume, kind, pod, given, facts), int(source.get("defaultMode") or 0o644), group)
         made[name] = path
     return made
+
+
+def refresh(pod: Pod, folder: Path, given: Given, facts: Facts) -> list[str]:
+    """Bring what comes from the API up to date in the volumes that stand; what stood in the way, for one that keeps its old state."""
+    problems = []
+    group = (pod.spec.securityContext or {}).get("fsGroup")
+    for volume in pod.spec.volumes or ():
+        kind = kind_of(volume)
+        path = folder / str(volume.get("name", ""))
+        if kind in FROM_THE_API and path.is_dir():
+            try:
+                _swap(path, _files(volume, kind, pod, given, facts), int((volume[kind] or {}).get("defaultMode") or 0o644), group)
+            except ConfigError as error:
+                problems.append(f"volume {volume.get('name')!r}: {error}")
+    return problems
+
+
+def _empty(path: Path, source: Mapping[str, Any], group: int | None) -> None:
+    """An empty directory, of memory where that is asked for (``medium: Memory``); what containers have put there stays."""
+    medium = str(source.get("medium") or "")
+    if medium not in ("", "Memory"):
+        raise ConfigError(f"emptyDir has medium {medium!r}, and only the default one and Memory are supported")
+    if path.is_dir():
+        return
+    path.mkdir(parents=True)
+    mode = 0o777
+    if medium:
+        limit = source.get("sizeLimit")
+        mounts.mount_memory(str(path), size=int(parse_quantity(limit)) if limit is not None else None)
+    if group is not None:
+        os.chown(path, -1, group)
+        mode |= 0o2000
+    path.chmod(mode)
+
+
+def has_limits(pod: Pod) -> bool:
+    """Whether an emptyDir of this disk has a sizeLimit."""
+    return any((one.get("emptyDir") or {}).get("sizeLimit") is not None and not one["emptyDir"].get("medium") for one in pod.spec.volumes or ())
+
+
+def over_limit(pod: Pod, folder: Path) -> str | None:
+    """Say which emptyDir of this disk holds more than its sizeLimit allows; None when none does."""
+    for volume in pod.spec.volumes or ():
+        source = volume.get("emptyDir") or {}
+        if source.get("sizeLimit") is not None and not source.get("medium"):
+            used, limit = _usage(folder / str(volume.get("name", ""))), parse_quantity(source["sizeLimit"])
+            if used > limit:
+                return f'Usage of EmptyDir volume "{volume.get("name")}" exceeds the limit "{source["sizeLimit"]}"'
+    return None
+
+
+def _usage(folder: Path) -> int:
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(root, name)).st_blocks * 512
+            except FileNotFoundError:  # it has gone meanwhile
+                continue
+    return total
 
 
 def _host_path(source: Mapping[str, Any]) -> Path:
@@ -86,18 +185,21 @@ def _host_path(source: Mapping[str, Any]) -> Path:
     return path
 
 
-def _files(
-    volume: Mapping[str, Any], kind: str, pod: Pod, objects: Mapping[tuple[str, str], ConfigMap | Secret | None], facts: Facts
-) -> dict[str, tuple[bytes, int | None]]:
-    """File name → content and mode."""
-    files: dict[str, tuple[bytes, int | None]] = {}
+def _files(volume: Mapping[str, Any], kind: str, pod: Pod, given: Given, facts: Facts) -> Files:
+    files: Files = {}
     for part, source in _parts(volume, kind):
         if part == "downward":
             for item in source.get("items") or ():
                 files[_relative(item.get("path"))] = (_downward(item, pod, facts).encode(), item.get("mode"))
             continue
+        if part == "token":
+            token = given.tokens.get(_token(source))
+            if token is None:
+                raise ConfigError("there is no token of the pod's ServiceAccount yet")
+            files[_relative(source.get("path"))] = (token.encode(), _token_mode(pod))
+            continue
         name = (source.get("secretName") or source.get("name", "")) if part == "secret" else source.get("name", "")
-        found = objects.get((part, name))
+        found = given.objects.get((part, name))
         if found is None:
             if source.get("optional"):
                 continue
@@ -114,6 +216,15 @@ def _files(
     return files
 
 
+def _token_mode(pod: Pod) -> int | None:
+    """A token is for the pod's group alone, or for the superuser where nobody else runs; otherwise as the volume says."""
+    shared = pod.spec.securityContext or {}
+    if shared.get("fsGroup") is not None:
+        return 0o640
+    users = [(one.securityContext or {}).get("runAsUser", shared.get("runAsUser")) for one in (*(pod.spec.initContainers or ()), *pod.spec.containers)]
+    return None if any(users) else 0o600
+
+
 def contents_of(found: ConfigMap | Secret) -> dict[str, bytes]:
     """The values of a ConfigMap or Secret as bytes."""
     if isinstance(found, Secret):
@@ -126,41 +237,72 @@ def contents_of(found: ConfigMap | Secret) -> dict[str, bytes]:
 
 
 def _downward(item: Mapping[str, Any], pod: Pod, facts: Facts) -> str:
+    if reference := item.get("resourceFieldRef"):
+        wanted = reference.get("containerName")
+        container = next((one for one in (*pod.spec.containers, *(pod.spec.initContainers or ())) if one.name == wanted), None)
+        if container is None:
+            raise ConfigError(f"downwardAPI volume: resourceFieldRef names container {wanted!r}, which the pod does not have")
+        try:
+            return amounts.field_value(reference, container, facts.allocatable)
+        except ValueError as error:
+            raise ConfigError(f"downwardAPI volume: {error}") from error
     path = (item.get("fieldRef") or {}).get("fieldPath", "")
     if path.split("[")[0] not in _ONLY_HERE:
-        raise ConfigError(f"downwardAPI volume: {path or 'resourceFieldRef'} is not supported in a file")
+        raise ConfigError(f"downwardAPI volume: {path or 'an item without fieldRef'} is not supported in a file")
     return field_value(path, pod, facts)
 
 
 def _relative(path: Any) -> str:
     pure = PurePosixPath(str(path or ""))
-    if not path or pure.is_absolute() or ".." in pure.parts:
+    if not path or pure.is_absolute() or ".." in pure.parts or pure.parts[0].startswith(".."):
         raise ConfigError(f"a volume's item has path {path!r}, which is not a relative path without '..'")
     return str(pure)
 
 
-def _write(path: Path, files: Mapping[str, tuple[bytes, int | None]], mode: int) -> None:
-    fresh = path.with_name(f".{path.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    for name, (content, own_mode) in files.items():
+def _swap(path: Path, files: Files, mode: int, group: int | None) -> None:
+    """Let a volume hold these files, all at once; nothing is touched when it does already."""
+    path.mkdir(parents=True, exist_ok=True)
+    data = path / _DATA
+    before = path / os.readlink(data) if data.is_symlink() else None
+    wanted = {name: (content, own or mode) for name, (content, own) in files.items()}
+    if before is not None and _held(before) == wanted:
+        return
+    fresh = path / f"..{time.time_ns()}"
+    fresh.mkdir()
+    for name, (content, own) in wanted.items():
         target = fresh / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-        target.chmod(own_mode or mode)
-    if path.exists():
-        # files are replaced within the directory, for containers have that very directory mounted
-        for name in files:
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(fresh / name, path / name)
-        shutil.rmtree(fresh)
-    else:
-        fresh.rename(path)
+        if group is not None:
+            os.chown(target, -1, group)
+        target.chmod(own | (0o040 if group is not None else 0))
+    link = path / "..data_tmp"
+    link.unlink(missing_ok=True)
+    link.symlink_to(fresh.name)
+    link.rename(data)
+    tops = {PurePosixPath(name).parts[0] for name in wanted}
+    for top in tops:
+        if not (path / top).is_symlink():
+            (path / top).symlink_to(f"{_DATA}/{top}")
+    for entry in os.listdir(path):
+        if entry not in tops and not entry.startswith(".."):
+            (path / entry).unlink()
+        elif entry.startswith("..") and entry not in (_DATA, fresh.name):
+            shutil.rmtree(path / entry, ignore_errors=True)
 
 
-def mounts_of(container: Container, volumes: Mapping[str, Path], variables: Mapping[str, str]) -> list[Mount]:
-    """Where a container sees the volumes."""
-    mounts = []
+def _held(folder: Path) -> dict[str, tuple[bytes, int]]:
+    held = {}
+    for root, _, names in os.walk(folder):
+        for name in names:
+            one = Path(root, name)
+            held[str(one.relative_to(folder))] = (one.read_bytes(), one.stat().st_mode & 0o7777)
+    return held
+
+
+def mounts_of(container: Container, volumes: Mapping[str, Path], variables: Mapping[str, str], readonly: frozenset[str] = frozenset()) -> list[Mount]:
+    """Where a container sees the volumes; those named *readonly* are never written through."""
+    made = []
     for wanted in container.volumeMounts or ():
         name, target = str(wanted.get("name", "")), str(wanted.get("mountPath", ""))
         if name not in volumes:
@@ -172,6 +314,16 @@ def mounts_of(container: Container, volumes: Mapping[str, Path], variables: Mapp
         if below:
             source /= _relative(below)
             if not source.exists():
+                if name in readonly:
+                    raise ConfigError(f"volume {name!r} has no {below!r}")
                 source.mkdir(parents=True)
-        mounts.append(Mount(str(source), target, bool(wanted.get("readOnly"))))
-    return mounts
+            source = source.resolve()
+            if not source.is_relative_to(volumes[name].resolve()):
+                raise ConfigError(f"subPath {below!r} leads out of volume {name!r}")
+        made.append(Mount(str(source), target, bool(wanted.get("readOnly")) or name in readonly))
+    return made
+
+
+def from_the_api(pod: Pod) -> frozenset[str]:
+    """The names of the volumes that the API fills."""
+    return frozenset(str(volume.get("name", "")) for volume in pod.spec.volumes or () if kind_of(volume) in FROM_THE_API)

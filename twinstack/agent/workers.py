@@ -11,15 +11,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
 
-from twinstack.agent import families, probes
 from twinstack.agent.containers.base import ContainerError, Record, Runtime
 from twinstack.agent.environment import ConfigError
-from twinstack.agent.making import ImageRefused, Maker, probed
+from twinstack.agent.making import ImageRefused, Maker
 from twinstack.agent.pods import (
     NOTHING,
     Failure,
@@ -32,21 +31,19 @@ from twinstack.agent.pods import (
     Step,
     decide,
     everything,
-    grace_of,
     next_backoff,
 )  # fmt: skip
 from twinstack.agent.probes import Prober
+from twinstack.agent.probing import Probing
 from twinstack.agent.sandboxes import Sandbox, Sandboxes
 from twinstack.agent.status import SCHEME, newly_backing_off, status_of, told_before
 from twinstack.api import cni, errors
-from twinstack.api.kinds import Container, Pod, Probe, condition_of
+from twinstack.api.kinds import Container, Pod, condition_of
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import resource_of
 from twinstack.api.times import parse_time
 from twinstack.kernel.errors import KernelError
 from twinstack.net.cidr import parse_address
-from twinstack.net.family import Family
-from twinstack.rules.readiness import condition_type
 
 log = logging.getLogger(__name__)
 PODS = resource_of(Pod)
@@ -94,9 +91,8 @@ class Worker:
         self._written: Document | None = None  # as it was told last
         self._failure: Failure | None = None
         self._kills: dict[str, asyncio.Task[None]] = {}
-        self._probes: dict[str, asyncio.Task[None]] = {}
-        self._dead: frozenset[Family] = frozenset()  # the families of which we have told that they do not answer
-        self._said: dict[Family, str] = {}  # what a family's probe has complained of last
+        self._probing = Probing(self, node)
+        self._refreshes = asyncio.Event()
         self._finished = False
         self.on_running: Callable[[float], None] | None = None  # hears once how many seconds passed until the pod ran
         self._born = time.monotonic()
@@ -104,8 +100,14 @@ class Worker:
 
     # ---- what wakes it
 
+    def wake(self) -> None:
+        """Something of the pod has changed: look at it anew."""
+        self._wake.set()
+
     def update(self, pod: Pod) -> None:
         """The pod's object has changed; what somebody else has written into its status is written over."""
+        if (pod.labels, pod.annotations) != (self.pod.labels, self.pod.annotations):
+            self._refreshes.set()
         self.pod = pod
         written = self._written
         if written is not None and pod.status.phase:
@@ -136,7 +138,7 @@ class Worker:
         self._adopt()
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            teller = tasks.create_task(self._tell())
+            loops = [tasks.create_task(self._tell()), tasks.create_task(self._keep_volumes())]
             while not self._finished:
                 self._wake.clear()
                 now = time.time()
@@ -148,7 +150,8 @@ class Worker:
                 self._renew_status(time.time())
                 if not progressed and not self._finished:
                     await self._sleep(plan.look_again)
-            for task in (teller, *self._kills.values(), *self._probes.values()):
+            self._probing.end()
+            for task in (*loops, *self._kills.values()):
                 task.cancel()
 
     async def _sleep(self, until: float | None) -> None:
@@ -169,19 +172,15 @@ class Worker:
 
     def _adopt(self) -> None:
         """Find again what an earlier agent has left: the sandbox, the containers, what was told of those that are no more."""
-        self._kills, self._probes, self._written = {}, {}, None
+        self._kills, self._written = {}, None
         node, status = self._node, self.pod.status
         if status.phase == "Failed" and status.reason:
             self._failure = Failure(status.reason, status.message)
         sandbox = node.sandboxes.load(self.pod.metadata.uid)
         if sandbox is not None and node.sandboxes.stands(sandbox):
             self.sandbox = sandbox
-        by_family = {
-            family: condition.status == "True"
-            for family in families.families_of(self._addresses())
-            if (condition := condition_of(status.conditions, condition_type(family))) is not None
-        }
-        self._dead = frozenset(family for family, answers in by_family.items() if not answers) if any(by_family.values()) else frozenset()
+        self._probing = Probing(self, node)
+        answering = self._probing.adopt()
         told = {one.name: one for one in [*(status.initContainerStatuses or ()), *(status.containerStatuses or ())]}
         found: dict[str, list[Record]] = {}
         for record in node.runtime.records():
@@ -201,7 +200,7 @@ class Worker:
                 attempt=int(newest.labels["attempt"]),
                 started=newest.running and (container.startupProbe is None or bool(same and before and before.started)),
                 ready=newest.running and (container.readinessProbe is None or bool(same and before and before.ready)),
-                answers={family: True for family, answers in by_family.items() if answers and same},
+                answers=dict.fromkeys(answering, True) if same else {},
             )
 
     # ---- doing
@@ -214,7 +213,7 @@ class Worker:
             case Start(container, attempt):
                 return await self._start(container, attempt)
             case Kill(container, grace, message):
-                self._kill(container, grace, message)
+                self.kill(container, grace, message)
                 return False
             case RemoveSandbox():
                 return await self._remove_sandbox()
@@ -245,7 +244,7 @@ class Worker:
         before = self.seen.get(container.name, NOTHING)
         try:
             launch = await node.maker.launch(pod, container, attempt, sandbox, node.host_ips())
-        except (ConfigError, errors.APIError, OSError, msgspec.MsgspecError) as error:
+        except (ConfigError, errors.APIError, KernelError, OSError, msgspec.MsgspecError) as error:
             reason = "ErrImageNeverPull" if isinstance(error, ImageRefused) else "CreateContainerConfigError"
             if (before.waiting, before.message) != (reason, str(error)):
                 node.event(pod, "Warning", "Failed", f"Error: {error}", container)
@@ -283,7 +282,8 @@ class Worker:
                 await node.runtime.remove(before.last.id)
         return True
 
-    def _kill(self, container: Container, grace: float, message: str) -> None:
+    def kill(self, container: Container, grace: float, message: str) -> None:
+        """Begin to end a container; it is started again if the pod's policy says so."""
         one = self.seen[container.name]
         if one.record is None or not one.running:
             return
@@ -329,6 +329,24 @@ class Worker:
             if problem:
                 self._node.event(self.pod, "Warning", "FailedPreStopHook", f"PreStopHook failed: {problem}", container)
 
+    async def _keep_volumes(self) -> None:
+        """Bring what the API fills up to date now and then, and end a pod whose emptyDir has grown too large."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._node.maker.refresh_in(self.pod)):
+                    await self._refreshes.wait()
+            self._refreshes.clear()
+            if self.sandbox is not None and any(one.running for one in self.seen.values()):
+                await self._node.maker.refresh(self.pod, self.sandbox, self._node.host_ips())
+                if self._failure is None and (problem := await self._node.maker.over_limit(self.pod)):
+                    self._node.event(self.pod, "Warning", "Evicted", problem)
+                    self._failure = Failure("Evicted", problem)
+                    self._wake.set()
+
+    def addresses(self) -> tuple[str, ...]:
+        """The pod's addresses, the first one first: the node's own for a pod in the node's network."""
+        return self.sandbox.addresses if self.sandbox and self.sandbox.addresses else tuple(self._node.host_ips())
+
     async def _remove_sandbox(self) -> bool:
         node, sandbox = self._node, self.sandbox
         assert sandbox is not None
@@ -366,7 +384,7 @@ class Worker:
     # ---- telling
 
     def _renew_status(self, now: float) -> None:
-        self._watch_probes()
+        self._probing.watch(self._tasks)
         sandbox, before = self.sandbox, self._status
         self._status = status_of(
             self.pod,
@@ -381,30 +399,12 @@ class Worker:
         if self.on_running is not None and self._status["phase"] == "Running":
             self.on_running(time.monotonic() - self._born)
             self.on_running = None
-        self._compare_families()
+        self._probing.compare_families()
         for name, message in newly_backing_off(before, self._status):
             container = next(one for one in everything(self.pod) if one.name == name)
             self._node.event(self.pod, "Warning", "BackOff", message, container)
         if self._status != self._written:
             self._told.set()
-
-    def _compare_families(self) -> None:
-        """Tell when the families of the pod begin to disagree about its readiness, and when they agree again."""
-        dead = families.dead_families(self.pod, self.seen, self._addresses())
-        if dead is None or dead == self._dead:
-            return
-        self._dead = dead
-        if not dead:
-            self._node.event(self.pod, "Normal", "FamiliesAgree", "Readiness is the same over each of the pod's addresses again")
-            return
-        alive = frozenset(families.families_of(self._addresses())) - dead
-        why = "; ".join(self._said[family] for family in sorted(dead, key=str) if family in self._said)
-        text = f"Ready over {families.names_of(alive)}, but not over {families.names_of(dead)}" + (f": {why}" if why else "")
-        self._node.event(self.pod, "Warning", "FamiliesDisagree", text)
-
-    def _addresses(self) -> tuple[str, ...]:
-        """The pod's addresses, the first one first: the node's own for a pod in the node's network."""
-        return self.sandbox.addresses if self.sandbox and self.sandbox.addresses else tuple(self._node.host_ips())
 
     async def _tell(self) -> None:
         """Write the status whenever it has changed; a pod that is only just being made waits a moment."""
@@ -442,82 +442,6 @@ class Worker:
         await self._node.patch_status(self._key, {"metadata": {"uid": self.pod.metadata.uid}, "status": sent})
         self._written = status
 
-    # ---- probing
-
-    def _watch_probes(self) -> None:
-        """Begin and end probing as containers begin, pass their startup, and end."""
-        wanted: dict[str, Callable[[], Any]] = {}
-        for container, init in self._containers():
-            one = self.seen.get(container.name, NOTHING)
-            if not one.running or one.record is None or one.ending is not None or not probed(container, init=init):
-                continue
-            kinds: Sequence[tuple[str, Probe | None]] = (
-                [("startup", container.startupProbe)] if not one.started else [("liveness", container.livenessProbe), ("readiness", container.readinessProbe)]
-            )
-            for kind, probe in kinds:
-                if probe is not None:
-                    for family, address in self._asked_at(kind, probe).items():
-                        wanted[f"{one.record.id}/{kind}/{family}"] = self._probing(container, one.record, kind, probe, family, address)
-        for name in [name for name in self._probes if name not in wanted]:
-            self._probes.pop(name).cancel()
-        for name, start in wanted.items():
-            if name not in self._probes:
-                self._probes[name] = start()
-
-    def _containers(self) -> list[tuple[Container, bool]]:
-        return [*((container, True) for container in self.pod.spec.initContainers or ()), *((container, False) for container in self.pod.spec.containers)]
-
-    def _asked_at(self, kind: str, probe: Probe) -> dict[Family, str]:
-        """Where a probe is made: at the first address of the pod, and readiness over the network at the other one too."""
-        found = families.families_of(self._addresses()) or {Family.IPV4: ""}
-        return found if kind == "readiness" and families.is_asked_by_family(probe) else dict([next(iter(found.items()))])
-
-    def _probing(self, container: Container, record: Record, kind: str, probe: Probe, family: Family, address: str) -> Callable[[], asyncio.Task[None]]:
-        first = next(iter(families.families_of(self._addresses())), family)
-
-        async def ask(one: Probe) -> probes.Result:
-            return await self._node.prober.ask(one, container, identifier=record.id, address=address)
-
-        def tell(count: probes.Count, result: probes.Result) -> None:
-            if kind == "readiness" and families.is_asked_by_family(probe):
-                self._found_in_family(container, record, family, count, result)
-            if family is first:
-                self._found(container, record, kind, probe, count, result)
-
-        one = self.seen[container.name]
-        initially = kind == "liveness" if kind != "readiness" else one.ready if family is first else one.answers.get(family, False)
-        until = True if kind == "startup" else None
-        return lambda: self._tasks.create_task(probes.watch(probe, ask, tell, initially=initially, eager=kind != "liveness", until=until))
-
-    def _found_in_family(self, container: Container, record: Record, family: Family, count: probes.Count, result: probes.Result) -> None:
-        one = self.seen[container.name]
-        if one.record is None or one.record.id != record.id or not one.running or one.ending is not None:
-            return
-        if not result.ok:
-            self._said[family] = f"{family} readiness probe of container {container.name} failed: {result.message}"
-        if one.answers.get(family) is not count.value:
-            self.seen[container.name] = msgspec.structs.replace(one, answers={**one.answers, family: count.value})
-            self._wake.set()
-
-    def _found(self, container: Container, record: Record, kind: str, probe: Probe, count: probes.Count, result: probes.Result) -> None:
-        one = self.seen[container.name]
-        if one.record is None or one.record.id != record.id or not one.running or one.ending is not None:
-            return
-        if not result.ok:
-            self._node.event(self.pod, "Warning", "Unhealthy", f"{kind.capitalize()} probe failed: {result.message}", container)
-        if kind == "readiness":
-            if one.ready == count.value:
-                return
-            self.seen[container.name] = msgspec.structs.replace(one, ready=count.value)
-        elif kind == "startup" and result.ok and count.value:
-            self.seen[container.name] = msgspec.structs.replace(one, started=True)
-        elif not result.ok and count.run >= max(1, probe.failureThreshold):
-            grace = grace_of(self.pod) if probe.terminationGracePeriodSeconds is None else float(probe.terminationGracePeriodSeconds)
-            self._kill(container, grace, f"it failed its {kind} probe, and is restarted if its policy says so")
-        else:
-            return
-        self._wake.set()
-
 
 async def clean_up(node: Surroundings, uid: str) -> None:
     """Forget a pod of which nothing runs any more: its ended containers, what they shared, its directory."""
@@ -527,6 +451,7 @@ async def clean_up(node: Surroundings, uid: str) -> None:
                 await node.runtime.remove(record.id)
     with contextlib.suppress(ContainerError):
         await node.runtime.forget(uid)
+    node.maker.forget(uid)
     await asyncio.to_thread(node.sandboxes.forget, uid)
 
 

@@ -9,6 +9,7 @@ import os
 from twinstack.kernel.errors import KernelError, translated
 
 _CLONE_NEWNS, _MS_REC, _MS_SLAVE, _MNT_DETACH = 0x00020000, 0x4000, 0x80000, 2
+_MS_NOSUID, _MS_NODEV = 2, 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -27,6 +28,13 @@ def unmount_below(directory: str) -> None:
             number = ctypes.get_errno()
             if number not in (errno.EINVAL, errno.ENOENT):  # gone already
                 raise KernelError(number, f"unmount {point}")
+
+
+def mount_memory(directory: str, *, size: int | None = None) -> None:
+    """Mount a file system of memory at a directory; *size* in bytes, None for half of the machine's memory."""
+    options = "mode=777" + (f",size={size}" if size is not None else "")
+    if _libc.mount(b"tmpfs", os.fsencode(directory), b"tmpfs", ctypes.c_ulong(_MS_NOSUID | _MS_NODEV), options.encode()) != 0:
+        raise KernelError(ctypes.get_errno(), f"mount a tmpfs at {directory}")
 
 
 def show_own_devices() -> None:
