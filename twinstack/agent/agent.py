@@ -104,12 +104,37 @@ class Agent:
 
     # ---- for the server
 
-    def log_of(self, namespace: str, pod: str, container: str, *, previous: bool) -> _Log:
-        """The log of a container; NotFound or BadRequest when there is none."""
+    def _worker(self, namespace: str, pod: str) -> Worker:
         found = self.pods.get(Key(namespace, pod))
         worker = self._workers.get(found.metadata.uid) if found is not None else None
         if worker is None:
             raise errors.NotFound(f'pod "{pod}" in namespace "{namespace}" is not on this node')
+        return worker
+
+    def running(self, namespace: str, pod: str, container: str) -> str:
+        """The runtime's name of a container that runs; NotFound or BadRequest when there is none."""
+        one = self._worker(namespace, pod).seen.get(container)
+        if one is None:
+            raise errors.NotFound(f'container "{container}" is not valid for pod "{pod}"')
+        if one.record is None or not one.running:
+            raise errors.BadRequest(f'container "{container}" in pod "{pod}" does not run')
+        return one.record.id
+
+    def reads_once(self, namespace: str, pod: str, container: str) -> bool:
+        """Whether a container's input ends when the first who is attached ends his."""
+        spec = self._worker(namespace, pod).pod.spec
+        return any(one.stdinOnce for one in [*spec.containers, *(spec.initContainers or ())] if one.name == container)
+
+    def network_of(self, namespace: str, pod: str) -> str:
+        """The path of a pod's network namespace, empty for the node's own; NotFound or BadRequest when there is none."""
+        sandbox = self._worker(namespace, pod).sandbox
+        if sandbox is None or not sandbox.ready:
+            raise errors.BadRequest(f'pod "{pod}" has no network yet')
+        return sandbox.netns
+
+    def log_of(self, namespace: str, pod: str, container: str, *, previous: bool) -> _Log:
+        """The log of a container; NotFound or BadRequest when there is none."""
+        worker = self._worker(namespace, pod)
         one = worker.seen.get(container)
         if one is None:
             raise errors.NotFound(f'container "{container}" is not valid for pod "{pod}"')

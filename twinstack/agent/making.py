@@ -139,6 +139,8 @@ class Maker:
             uid=uid,
             gid=gid,
             groups=groups,
+            stdin=container.stdin,
+            tty=container.tty,
         )
 
     async def refresh(self, pod: Pod, sandbox: Sandbox, host_ips: tuple[str, ...]) -> None:

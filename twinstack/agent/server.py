@@ -1,4 +1,4 @@
-"""The kubelet's own HTTPS door: container logs, pods, health, metrics.
+"""The kubelet's own HTTPS door: container logs, commands, forwarded ports, pods, health, metrics.
 
 Whoever comes must show a client certificate that --client-ca-file has signed and that names the API server's
 kubelet client or an administrator (system:masters). Health alone is told to anyone.
@@ -6,8 +6,10 @@ kubelet client or an administrator (system:masters). Health alone is told to any
 
 from __future__ import annotations
 
+import logging
+import os
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -15,15 +17,20 @@ from typing import Protocol
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
-from twinstack.agent import logfiles
+from twinstack.agent import commands, forwarding, logfiles
+from twinstack.agent.containers.base import Command, ContainerError, Runtime, Streams
 from twinstack.agent.settings import Settings, SettingsError
 from twinstack.api import errors
+from twinstack.api.channels import COMMAND_PROTOCOLS, FORWARD_PROTOCOLS, SPDY_REFUSAL, STDERR, STDOUT, TUNNEL, Socket, chosen
 from twinstack.api.objects import encode
 from twinstack.client import certificates
 from twinstack.client.certificates import Pair
+from twinstack.client.websockets import LONGEST_MESSAGE, WebSocket, offered
 from twinstack.loops.health import Check, answer
 from twinstack.net.errors import Error
 from twinstack.net.family import FAMILIES, Address
+
+log = logging.getLogger(__name__)
 
 CLIENT_NAME = "kube-apiserver-kubelet-client"
 CLIENT_GROUPS = frozenset({"system:masters", "kubeadm:cluster-admins"})
@@ -46,6 +53,17 @@ class Pods(Protocol):
     def log_of(self, namespace: str, pod: str, container: str, *, previous: bool) -> LogPlace:
         """The log of a container; NotFound or BadRequest when there is none."""
 
+    runtime: Runtime
+
+    def running(self, namespace: str, pod: str, container: str) -> str:
+        """The runtime's name of a container that runs; NotFound or BadRequest when there is none."""
+
+    def reads_once(self, namespace: str, pod: str, container: str) -> bool:
+        """Whether a container's input ends when the first who is attached ends his."""
+
+    def network_of(self, namespace: str, pod: str) -> str:
+        """The path of a pod's network namespace, empty for the node's own; NotFound or BadRequest when there is none."""
+
     def pod_list(self) -> dict[str, object]:
         """The PodList of this node."""
 
@@ -65,6 +83,15 @@ def _bytes(path: Path, flag: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SettingsError(f"{flag}: {path} cannot be read: {error.strerror}") from error
+
+
+def _flag(query: Mapping[str, str], name: str) -> bool:
+    return query.get(name, "") in ("1", "true")
+
+
+def _wanted(query: Mapping[str, str]) -> list[int]:
+    """The channels of output that a request wants to see."""
+    return [channel for name, channel in (("output", STDOUT), ("error", STDERR)) if _flag(query, name)]
 
 
 def listening_hosts(address: str) -> list[str]:
@@ -87,6 +114,10 @@ class Server:
         context = certificates.server_context(pair, client_authorities=authorities)
         guarded = web.Application(middlewares=[self._guard])
         guarded.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs)
+        for method in ("GET", "POST"):
+            guarded.router.add_route(method, "/exec/{namespace}/{pod}/{container}", self._exec)
+            guarded.router.add_route(method, "/attach/{namespace}/{pod}/{container}", self._attach)
+            guarded.router.add_route(method, "/portForward/{namespace}/{pod}", self._forward)
         guarded.router.add_get("/pods", self._list)
         guarded.router.add_get("/metrics", self._metrics)
         guarded.router.add_get("/healthz", self._health)
@@ -145,6 +176,80 @@ class Server:
         async for data in logfiles.read(place.path, options, is_over=place.is_over):
             await response.write(data)
         await response.write_eof()
+        return response
+
+    async def _exec(self, request: web.Request) -> web.StreamResponse:
+        names, query = dict(request.match_info), request.query
+        argv = query.getall("command", [])
+        if not argv:
+            raise errors.BadRequest("command is missing: what is to be run?")
+
+        async def begin() -> Command:
+            return await self._pods.runtime.begin(self._running(names), argv, stdin=_flag(query, "input"), tty=_flag(query, "tty"))
+
+        return await self._upgraded(request, COMMAND_PROTOCOLS, lambda socket, _: commands.run(socket, begin, _wanted(query)))
+
+    async def _attach(self, request: web.Request) -> web.StreamResponse:
+        runtime, names, query = self._pods.runtime, dict(request.match_info), request.query
+        identifier = ""
+
+        async def begin() -> Streams:
+            nonlocal identifier
+            identifier = self._running(names)
+            streams = await runtime.attach(identifier)
+            if streams.stdin >= 0 and not _flag(query, "input"):
+                os.close(streams.stdin)
+                streams = streams._replace(stdin=-1)
+            return streams
+
+        async def end_input() -> None:
+            if self._pods.reads_once(**names):
+                await runtime.end_input(identifier)
+
+        return await self._upgraded(request, COMMAND_PROTOCOLS, lambda socket, _: commands.attach(socket, begin, _wanted(query), end_input=end_input))
+
+    def _running(self, names: Mapping[str, str]) -> str:
+        """The container that a request names; what is wrong with it is told through the stream, as if it could not be started."""
+        try:
+            return self._pods.running(**names)
+        except errors.APIError as error:
+            raise ContainerError(error.message) from error
+
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        names = dict(request.match_info)
+        ports = [int(text) for one in request.query.getall("ports", []) for text in one.split(",") if text.isascii() and text.isdigit()]
+
+        async def connect(port: int) -> forwarding.Pipe:
+            try:
+                netns = self._pods.network_of(**names)
+            except errors.APIError as error:
+                raise forwarding.ForwardError(error.message) from error
+            return await forwarding.connect(netns, port)
+
+        async def converse(socket: Socket, protocol: str) -> None:
+            if protocol == TUNNEL:
+                await forwarding.tunnel(socket, connect)
+            else:
+                await forwarding.channelled(socket, ports, connect)
+
+        return await self._upgraded(request, FORWARD_PROTOCOLS, converse)
+
+    async def _upgraded(self, request: web.Request, spoken: Sequence[str], converse: Callable[[Socket, str], Awaitable[None]]) -> web.StreamResponse:
+        """Make the request a WebSocket, and hold the conversation."""
+        protocol = chosen(offered(request.headers.get("Sec-WebSocket-Protocol", "")), spoken)
+        if not protocol:
+            raise errors.BadRequest(f"none of the offered protocols is spoken here; these are, as WebSockets: {', '.join(spoken)}")
+        response = web.WebSocketResponse(protocols=(protocol,), max_msg_size=LONGEST_MESSAGE, compress=False)
+        if not response.can_prepare(request).ok:
+            raise errors.BadRequest(SPDY_REFUSAL)
+        await response.prepare(request)
+        socket = WebSocket(response)
+        try:
+            await converse(socket, protocol)
+        except* (Error, ConnectionError) as group:
+            log.info("A stream broke off", extra={"path": request.path, "error": str(group.exceptions[0])})
+        finally:
+            await socket.close()
         return response
 
     async def _list(self, request: web.Request) -> web.Response:

@@ -96,6 +96,9 @@ class Container(View, frozen=True):
     terminationMessagePath: str = ""
     terminationMessagePolicy: str = ""
     securityContext: dict[str, Any] | None = None
+    stdin: bool = False
+    stdinOnce: bool = False
+    tty: bool = False
 
 
 class Toleration(View, frozen=True):

@@ -76,13 +76,20 @@ class Resource(NamedTuple):
 _status = Subresource("status", _STATUS)
 _scale = Subresource("scale", _STATUS, "Scale", "autoscaling", "v1")
 
+
+def _stream(name: str, kind: str) -> Subresource:
+    return Subresource(name, ("create", "get"), kind)
+
+
 RESOURCES: tuple[Resource, ...] = (
     Resource("", "v1", "namespaces", "namespace", "Namespace", False, kinds.Namespace, ("ns",),
              verbs=tuple(verb for verb in STANDARD if verb != "deletecollection"),
              subresources=(Subresource("finalize", ("update",)), _status)),
     Resource("", "v1", "nodes", "node", "Node", False, kinds.Node, ("no",), subresources=(_status,)),
     Resource("", "v1", "pods", "pod", "Pod", True, kinds.Pod, ("po",), ("all",),
-             subresources=(Subresource("binding", ("create",), "Binding"), Subresource("log", ("get",)), _status)),
+             subresources=(_stream("attach", "PodAttachOptions"), Subresource("binding", ("create",), "Binding"),
+                           _stream("exec", "PodExecOptions"),
+                           Subresource("log", ("get",)), _stream("portforward", "PodPortForwardOptions"), _status)),
     Resource("", "v1", "services", "service", "Service", True, kinds.Service, ("svc",), ("all",), subresources=(_status,)),
     Resource("", "v1", "endpoints", "endpoints", "Endpoints", True, kinds.Endpoints, ("ep",),
              deprecation="v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),

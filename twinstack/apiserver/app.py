@@ -30,7 +30,7 @@ from twinstack.apiserver.replies import Reply
 from twinstack.apiserver.settings import Settings, SettingsError
 from twinstack.apiserver.strategies.base import Reader
 from twinstack.apiserver.strategies.table import strategies
-from twinstack.apiserver.streams import KubeletLogs
+from twinstack.apiserver.streams import Kubelet
 from twinstack.loops.health import Check, answer
 from twinstack.net.cidr import host_port
 from twinstack.rules.cidrs import parse_service_ranges
@@ -58,7 +58,8 @@ class Application:
         self.openapi = OpenAPI()
         advertised = settings.advertise_address
         self.discovery = Discovery(server_address=host_port(advertised, settings.secure_port) if advertised else "")
-        self.handlers = Handlers(self.cache, store, self.openapi, logs=KubeletLogs(self.cache, settings).react)
+        kubelet = Kubelet(self.cache, settings)
+        self.handlers = Handlers(self.cache, store, self.openapi, logs=kubelet.logs, streams=kubelet.stream)
         tokens = read_token_file(Path(settings.token_auth_file)) if settings.token_auth_file else {}
         self.authenticator = Authenticator(tokens, anonymous=settings.anonymous_auth)
         self.metrics = RequestMetrics(self.cache)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
 from twinstack.api import objects
+from twinstack.api.channels import Socket
 from twinstack.api.errors import APIError
+from twinstack.api.objects import Document
 
 JSON = "application/json"
 Subject = tuple[tuple[tuple[str, str], ...], ...]  # a certificate's subject as the ssl module has it
@@ -18,6 +21,22 @@ class User(NamedTuple):
     name: str
     uid: str = ""
     groups: tuple[str, ...] = ()
+    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def document(self) -> Document:
+        """As reviews and the audit log show it."""
+        shown: Document = {"username": self.name}
+        if self.uid:
+            shown["uid"] = self.uid
+        if self.groups:
+            shown["groups"] = list(self.groups)
+        if self.extra:
+            shown["extra"] = {key: list(values) for key, values in self.extra}
+        return shown
+
+
+# Who the request is from that is being answered; None where the server acts by itself.
+CALLER: ContextVar[User | None] = ContextVar("caller", default=None)
 
 
 class Call(NamedTuple):
@@ -30,6 +49,7 @@ class Call(NamedTuple):
     subject: Subject  # of the verified client certificate; empty without one
     body: bytes
     can_stream: bool = True  # HTTP/1.0 cannot
+    peer: str = ""  # the address that the client connects from
 
 
 class Answer(NamedTuple):
@@ -69,7 +89,19 @@ class Streamed(NamedTuple):
     headers: Sequence[tuple[str, str]] = ()
 
 
-Reaction = Answer | Streamed
+class Upgraded(NamedTuple):
+    """A connection that becomes a WebSocket of this protocol: ``run`` talks through it and returns when all is said."""
+
+    protocol: str
+    run: Callable[[Socket], Awaitable[None]]
+    headers: Sequence[tuple[str, str]] = ()
+
+    @property
+    def status(self) -> int:
+        return 101
+
+
+Reaction = Answer | Streamed | Upgraded
 
 
 def frame(data: bytes) -> bytes:

@@ -23,6 +23,8 @@ from twinstack.apiserver.requests import Request
 from twinstack.store.base import Store
 
 Logs = Callable[[Request, Document], Awaitable[Reaction]]
+Streams = Callable[[Request, Call, Document], Awaitable[Reaction]]
+STREAMS: Final = frozenset(("exec", "attach", "portforward"))
 _CARRIES_NO_OBJECT: Final = frozenset(("binding", "log"))
 
 
@@ -31,15 +33,24 @@ def utc_now() -> datetime:
 
 
 class Handlers:
-    """Reacts to requests for objects. ``logs`` answers for a pod's log."""
+    """Reacts to requests for objects. ``logs`` answers for a pod's log, ``streams`` for what is talked with a pod."""
 
-    def __init__(self, cache: Cache, store: Store, openapi: OpenAPI, *, logs: Logs | None = None, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        store: Store,
+        openapi: OpenAPI,
+        *,
+        logs: Logs | None = None,
+        streams: Streams | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
         self.cache = cache
         self.now = now
         self.changes = Changes(cache, store, now)
         self.deletions = Deletions(self.changes)
         self._openapi = openapi
-        self._logs = logs
+        self._logs, self._streams = logs, streams
         self._verbs: dict[str, Callable[[Request, Call], Awaitable[Reaction]]] = {
             "get": self._get,
             "list": self._list,
@@ -53,6 +64,10 @@ class Handlers:
 
     async def react(self, request: Request, call: Call) -> Reaction:
         """The answer or the stream; any APIError is the failure."""
+        if request.sub in STREAMS:
+            if self._streams is None:
+                raise MethodNotAllowed("this server does not know how to reach kubelets")
+            return await self._streams(request, call, self._stored(request).document())
         return await self._verbs[request.verb](request, call)
 
     # ---- reading

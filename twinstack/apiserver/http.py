@@ -12,7 +12,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,18 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from multidict import CIMultiDict
 from yarl import URL
 
+from twinstack.api.channels import Socket
 from twinstack.api.errors import BadRequest, InternalError, RequestEntityTooLarge, ServiceUnavailable, from_status
-from twinstack.apiserver.calls import Answer, Call, Reaction, Stream, Streamed, failure
+from twinstack.apiserver.calls import Answer, Call, Reaction, Stream, Streamed, Upgraded, failure
 from twinstack.client.certificates import Pair, client_context
+from twinstack.client.websockets import LONGEST_MESSAGE, WebSocket
 from twinstack.net.errors import Error
 
 log = logging.getLogger(__name__)
 
 BODY_LIMIT = 3 << 20
+CLOSE_SECONDS = 2.0  # so long is waited for the other side of a WebSocket to close too
+HEARTBEAT_SECONDS = 30.0
 Responder = Callable[[Call], Awaitable[Reaction]]
 
 
@@ -103,15 +107,27 @@ class HTTPServer:
                 target = "/" + rest.partition("/")[2]
             transport = request.transport
             certificate = transport.get_extra_info("peercert") if transport is not None else None
+            peer = transport.get_extra_info("peername") if transport is not None else None
             body = await _body(request) if request.body_exists else b""
             streams = request.version >= (1, 1)
             reaction = await self._respond(
-                Call(request.method, target, query.partition("#")[0], request.headers, certificate["subject"] if certificate else (), body, streams)
+                Call(
+                    request.method,
+                    target,
+                    query.partition("#")[0],
+                    request.headers,
+                    certificate["subject"] if certificate else (),
+                    body,
+                    streams,
+                    peer[0] if peer else "",
+                )
             )
         except RequestEntityTooLarge as error:
             reaction, too_large = failure(error), True
         except BadRequest as error:
             reaction = failure(error)
+        if isinstance(reaction, Upgraded):
+            return await self._upgrade(request, reaction)
         if isinstance(reaction, Streamed):
             if not head_only:
                 return await self._stream(request, reaction)
@@ -145,6 +161,36 @@ class HTTPServer:
             log.warning("A stream broke off", extra={"path": request.raw_path, "err": str(error)})
             if request.transport is not None:
                 request.transport.abort()
+        finally:
+            connections.streams.pop(request.protocol, None)
+        return response
+
+    async def _upgrade(self, request: web.BaseRequest, upgraded: Upgraded) -> web.StreamResponse:
+        """Make the connection a WebSocket, until what runs on it is over or the server stops."""
+        connections = self._connections
+        assert connections is not None
+        response = web.WebSocketResponse(protocols=(upgraded.protocol,), max_msg_size=LONGEST_MESSAGE, compress=False, timeout=CLOSE_SECONDS)
+        for name, value in upgraded.headers:
+            response.headers.add(name, value)
+        over = asyncio.Event()
+        connections.streams[request.protocol] = over
+
+        async def until_over() -> None:
+            await over.wait()
+
+        async def talk() -> None:
+            await upgraded.run(WebSocket(response))
+
+        try:
+            await response.prepare(request)
+            if self._listeners:
+                await _first_of(until_over(), talk())
+            await response.close()
+        except ConnectionError:
+            log.debug("A stream's client went away", extra={"path": request.path})
+        except Error as error:
+            log.warning("A stream broke off", extra={"path": request.path, "err": str(error)})
+            await response.close(code=1011)
         finally:
             connections.streams.pop(request.protocol, None)
         return response
@@ -225,6 +271,32 @@ class Kubelets:
 
         return Streamed(response.headers.get("Content-Type", "text/plain"), run)
 
+    async def talk(self, url: str, query: str, protocols: Sequence[str]) -> Upgraded:
+        """A WebSocket to the kubelet, to be handed through to the client; ServiceUnavailable when there is none."""
+        import aiohttp
+
+        session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, connect=5.0), connector=aiohttp.TCPConnector(ssl=self._context()))
+        target = URL(f"{url}?{query}" if query else url, encoded=True)
+        try:
+            async with asyncio.timeout(10.0):
+                kubelet = await session.ws_connect(target, protocols=protocols, max_msg_size=LONGEST_MESSAGE, heartbeat=HEARTBEAT_SECONDS)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            await session.close()
+            raise ServiceUnavailable(f"the kubelet cannot be reached: {error or type(error).__name__}") from error
+        except BaseException:
+            await session.close()
+            raise
+
+        async def run(client: Socket) -> None:
+            near, far = client, WebSocket(kubelet)
+            try:
+                await _first_of(_pass(near, far), _pass(far, near))
+            finally:
+                await kubelet.close()
+                await session.close()
+
+        return Upgraded(kubelet.protocol or "", run)
+
     def _context(self) -> ssl.SSLContext:
         if self._tls is None:
             certificate_file, key_file, authority_file = self._files
@@ -233,6 +305,12 @@ class Kubelets:
             # Without an authority kubelets are trusted as they come, as upstream does: their certificates are self-made.
             self._tls = client_context(authorities=authorities, pair=pair, verify=bool(authorities))
         return self._tls
+
+
+async def _pass(source: Socket, target: Socket) -> None:
+    """Hand on every message until the source closes."""
+    while (message := await source.receive()) is not None:
+        await target.send(message)
 
 
 async def _first_of(*works: Coroutine[Any, Any, None]) -> None:

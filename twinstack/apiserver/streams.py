@@ -1,34 +1,40 @@
-"""A pod's log, passed on from the kubelet of its node as it comes."""
+"""What goes on between a client and a pod: its log, commands in it, its ports; handed through to the kubelet of its node and back.
+
+Streams are WebSockets. What can be wrong with a request is said before the connection is upgraded, so that any client can read it;
+what goes wrong in the pod comes from the kubelet through the stream.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 from urllib.parse import urlencode
 
-from twinstack.api import errors
+from twinstack.api import channels, errors
 from twinstack.api.errors import BadRequest, FieldProblem, ProblemType
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import BY_PATH
 from twinstack.apiserver.cache import Cache
-from twinstack.apiserver.calls import Reaction
+from twinstack.apiserver.calls import Call, Reaction
 from twinstack.apiserver.http import Kubelets
 from twinstack.apiserver.requests import Request
 from twinstack.apiserver.settings import Settings
+from twinstack.client.websockets import offered
 from twinstack.net.cidr import host_port
 
 NODES: Final = BY_PATH["", "v1", "nodes"]
 _OPTIONS: Final = ("follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream")
+_DOORS: Final = {"exec": "exec", "attach": "attach", "portforward": "portForward"}  # subresource → the kubelet's path
 _COUNTS: Final = ("sinceSeconds", "tailLines", "limitBytes")
 
 
-class KubeletLogs:
-    """Finds a pod's kubelet and hands its answer through."""
+class Kubelet:
+    """Finds a pod's kubelet and hands its answers through."""
 
     def __init__(self, cache: Cache, settings: Settings) -> None:
         self._cache = cache
         self._kubelets = Kubelets(settings.kubelet_client_certificate, settings.kubelet_client_key, settings.kubelet_certificate_authority)
 
-    async def react(self, request: Request, pod: Document) -> Reaction:
+    async def logs(self, request: Request, pod: Document) -> Reaction:
         """The log of one of the pod's containers; BadRequest, Invalid, NotFound or ServiceUnavailable when there is none to be had."""
         name = request.name
         query = request.query
@@ -45,6 +51,33 @@ class KubeletLogs:
         url = f"https://{host_port(host, port)}/containerLogs/{request.namespace}/{name}/{container}"
         return await self._kubelets.get(url, options, follow=query.flag("follow"))
 
+    async def stream(self, request: Request, call: Call, pod: Document) -> Reaction:
+        """Exec, attach or port-forward; BadRequest or ServiceUnavailable when it cannot be.
+
+        A client that asks for SPDY is told so last of all, for it asks again in this way when a WebSocket was refused.
+        """
+        query, name = request.query, request.name
+        spoken = channels.FORWARD_PROTOCOLS if request.sub == "portforward" else channels.COMMAND_PROTOCOLS
+        if request.sub == "portforward":
+            container, options = "", urlencode([("ports", one) for one in query.texts("ports")])
+        else:
+            container = _container(pod, query.text("container"))
+            options = _command_options(request)
+        node_name = (pod.get("spec") or {}).get("nodeName", "")
+        if not node_name:
+            raise BadRequest(f"pod {name} does not have a host assigned")
+        base = f"https://{host_port(*self._kubelet(node_name))}"
+        if "websocket" not in call.headers.get("Upgrade", "").lower():
+            await self._kubelets.get(f"{base}/healthz", "", follow=False)
+            if call.headers.get("Upgrade"):
+                raise BadRequest(channels.SPDY_REFUSAL)
+            raise BadRequest(f"{request.sub} is a stream: upgrade to a WebSocket of {', '.join(spoken)}")
+        offers = offered(call.headers.get("Sec-WebSocket-Protocol", ""))
+        if not channels.chosen(offers, spoken):
+            raise BadRequest(f"none of the offered protocols ({', '.join(offers)}) is spoken here; these are: {', '.join(spoken)}")
+        path = f"/{_DOORS[request.sub]}/{request.namespace}/{name}" + (f"/{container}" if container else "")
+        return await self._kubelets.talk(base + path, options, [one for one in offers if one in spoken])
+
     def _kubelet(self, node_name: str) -> tuple[str, int]:
         """Where a node's kubelet listens: its first internal address, of whichever family comes first for the node."""
         node = self._cache.get(NODES, Key("", node_name))
@@ -56,6 +89,21 @@ class KubeletLogs:
             raise errors.ServiceUnavailable(f'node "{node_name}" has no internal address')
         endpoint = (status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}
         return address, int(endpoint.get("Port") or 10250)
+
+
+def _command_options(request: Request) -> str:
+    """What a kubelet is told about a command's streams; BadRequest when they make no sense."""
+    query = request.query
+    stdin, stdout, stderr, tty = (query.flag(option) for option in ("stdin", "stdout", "stderr", "tty"))
+    if not (stdin or stdout or stderr):
+        raise BadRequest("you must specify at least 1 of stdin, stdout, stderr")
+    if tty and stderr:
+        raise BadRequest("tty and stderr cannot both be true: a terminal has one output")
+    commands = query.texts("command")
+    if request.sub == "exec" and not commands:
+        raise BadRequest("you must specify at least 1 command")
+    flags = [(name, "1") for name, is_set in (("input", stdin), ("output", stdout), ("error", stderr), ("tty", tty)) if is_set]
+    return urlencode([*flags, *(("command", one) for one in commands)])
 
 
 def _container(pod: Document, asked: str) -> str:

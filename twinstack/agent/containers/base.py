@@ -41,6 +41,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     uid: int | None = None
     gid: int | None = None
     groups: Sequence[int] = ()
+    stdin: bool = False
+    tty: bool = False
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +77,30 @@ class Output(NamedTuple):
     text: bytes
 
 
+class Streams(NamedTuple):
+    """Our ends of a process's standard streams, to be closed by who got them; -1 where there is none.
+
+    With a terminal, what is written to ``stdin`` is typed and what is read from ``stdout`` is shown; ``stderr`` is -1.
+    """
+
+    stdin: int
+    stdout: int
+    stderr: int
+    tty: bool
+
+
+class Command(Protocol):
+    """A command that runs inside a container."""
+
+    streams: Streams
+
+    async def ended(self) -> int:
+        """Its exit code, 128 + n after signal n; ContainerError when that is not known."""
+
+    async def signal(self, number: int) -> None:
+        """Signal it and what it has started; one that has ended is a success."""
+
+
 class Runtime(Protocol):
     """Runs containers. Everything raises ContainerError when it cannot."""
 
@@ -91,6 +117,15 @@ class Runtime(Protocol):
 
     async def execute(self, identifier: str, argv: Sequence[str], *, timeout_seconds: float) -> Output:
         """Run a command inside a container; only the first part of what it says is kept."""
+
+    async def begin(self, identifier: str, argv: Sequence[str], *, stdin: bool, tty: bool) -> Command:
+        """Start a command inside a container, to be talked with."""
+
+    async def attach(self, identifier: str) -> Streams:
+        """Streams that show what a running container says from now on, and that it hears if it was started with stdin."""
+
+    async def end_input(self, identifier: str) -> None:
+        """Let a container that was started with stdin and without a terminal read the end of file."""
 
     async def remove(self, identifier: str) -> None:
         """Forget a container that has ended."""

@@ -204,16 +204,29 @@ def _standard_streams(stdin: int, stdout: int, stderr: int) -> None:
         os.dup2(fd, number, inheritable=True)
 
 
+def _take_terminal(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Make standard input this session's terminal, of the container's user; what it is then started with."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    if spec.get("uid") is not None:
+        os.fchown(0, spec["uid"], -1)
+    return {**spec, "env": {"TERM": "xterm", **spec["env"]}}
+
+
 def become_container(
-    spec: Mapping[str, Any], *, namespaces: Sequence[tuple[int, int]], stdout: int, stderr: int, report: int, files_limit: tuple[int, int]
+    spec: Mapping[str, Any], *, namespaces: Sequence[tuple[int, int]], stdin: int, stdout: int, stderr: int, report: int, files_limit: tuple[int, int]
 ) -> NoReturn:
-    """Turn this forked process into the container; *namespaces* are (descriptor, flag) to join first."""
+    """Turn this forked process into the container; *namespaces* are (descriptor, flag) to join first, *stdin* -1 for none."""
     try:
         os.setsid()
         for descriptor, flag in namespaces:
             setns(descriptor, flag)
         unshare(CLONE_NEWNS)
-        _standard_streams(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), stdout, stderr)
+        _standard_streams(stdin if stdin >= 0 else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), stdout, stderr)
+        if spec.get("tty"):
+            spec = _take_terminal(spec)
         _Mounts().arrange(spec.get("mounts") or ())
         argv = [spec["init"], "--", *spec["argv"]] if spec.get("init") else spec["argv"]
         _execute(argv, spec, files_limit=files_limit)
@@ -222,12 +235,14 @@ def become_container(
 
 
 def become_command(
-    argv: Sequence[str], spec: Mapping[str, Any], *, container: int, stdin: int, stdout: int, stderr: int, report: int, files_limit: tuple[int, int]
+    argv: Sequence[str], spec: Mapping[str, Any], *, container: int, stdin: int, stdout: int, stderr: int, tty: bool, report: int, files_limit: tuple[int, int]
 ) -> NoReturn:
     """Turn this forked process, born in the container's PID namespace, into a command inside it; *container* is its pidfd."""
     try:
         os.setsid()
         _standard_streams(stdin if stdin >= 0 else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), stdout, stderr)
+        if tty:
+            spec = _take_terminal(spec)
         setns(container, CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC)
         _execute(argv, spec, files_limit=files_limit)
     except BaseException as error:

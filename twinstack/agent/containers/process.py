@@ -23,11 +23,12 @@ from typing import Any
 import msgspec
 
 from twinstack.agent.containers import spawner
-from twinstack.agent.containers.base import ContainerError, Launch, Output, Record
+from twinstack.agent.containers.base import ContainerError, Launch, Output, Record, Streams
 from twinstack.kernel import namespaces, processes
 
 log = logging.getLogger(__name__)
 LONGEST_OUTPUT = 10 * 1024
+ATTACHED_BYTES = 1 << 20  # how far behind someone who is attached may be
 _SOCKET = "spawner.sock"
 
 
@@ -170,20 +171,23 @@ class ProcessRuntime:
             if received is None:
                 self._disconnect()
                 return
-            self._take(received[0])
+            self._take(*received)
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _take(self, message: dict[str, Any], descriptors: list[int]) -> None:
         if message.get("event") == "exited":
             self._ended(_record(message["container"]))
         elif message.get("event") == "command-exited":
-            future = self._commands.get(message["command"])
+            future = self._commands.pop(message["command"], None)
             if future is not None and not future.done():
                 future.set_result(message["exit_code"])
         elif (waiting := self._waiting.pop(message.get("seq") or 0, None)) is not None and not waiting.done():
             if error := message.get("error"):
                 waiting.set_exception(ContainerError(error["message"], error["errno"]))
             else:
-                waiting.set_result(message)
+                waiting.set_result({**message, "descriptors": descriptors})
+                return
+        for descriptor in descriptors:
+            os.close(descriptor)
 
     def _ended(self, record: Record) -> None:
         self._records[record.id] = record
@@ -271,6 +275,59 @@ class ProcessRuntime:
             loop.remove_reader(reading)
             os.close(reading)
 
+    async def begin(self, identifier: str, argv: Sequence[str], *, stdin: bool, tty: bool) -> _Command:
+        """Start a command inside a container, to be talked with."""
+        name = f"{identifier}/{self._seq + 1}"
+        future = self._commands[name] = asyncio.get_running_loop().create_future()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._commands.pop, name, None)
+            with contextlib.ExitStack() as passed:
+                if tty:
+                    master, slave = os.openpty()
+                    undo.callback(os.close, master)
+                    passed.callback(os.close, slave)
+                    theirs, ours = (slave, slave, slave), Streams(os.dup(master) if stdin else -1, master, -1, True)
+                    if stdin:
+                        undo.callback(os.close, ours.stdin)
+                else:
+                    from_stdin, to_stdin = os.pipe2(os.O_CLOEXEC) if stdin else (os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -1)
+                    (from_stdout, to_stdout), (from_stderr, to_stderr) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+                    for end in (from_stdin, to_stdout, to_stderr):
+                        passed.callback(os.close, end)
+                    for end in {to_stdin, from_stdout, from_stderr} - {-1}:
+                        undo.callback(os.close, end)
+                    theirs, ours = (from_stdin, to_stdout, to_stderr), Streams(to_stdin, from_stdout, from_stderr, False)
+                await self._ask({"op": "exec", "id": identifier, "command": name, "argv": list(argv), "tty": tty}, theirs)
+            for end in set(ours[:3]) - {-1}:
+                os.set_blocking(end, False)
+            undo.pop_all()
+        return _Command(ours, name, future, self)
+
+    async def attach(self, identifier: str) -> Streams:
+        """Streams that show what a running container says from now on, and that it hears if it was started with stdin."""
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as passed:
+            ends = [os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) for _ in range(2)]
+            for reading, writing in ends:
+                undo.callback(os.close, reading)
+                passed.callback(os.close, writing)
+                fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, ATTACHED_BYTES)
+            answer = await self._ask({"op": "attach", "id": identifier}, tuple(writing for _, writing in ends))
+            undo.pop_all()
+        (stdout, _), (stderr, _) = ends
+        return Streams(answer["descriptors"][0] if answer["descriptors"] else -1, stdout, stderr, answer["tty"])
+
+    async def end_input(self, identifier: str) -> None:
+        """Let a container that was started with stdin and without a terminal read the end of file."""
+        await self._ask({"op": "end-input", "id": identifier})
+
+    async def signal_command(self, name: str, number: int) -> None:
+        """Signal a command that was begun, and what it has started."""
+        try:
+            await self._ask({"op": "signal-command", "command": name, "signal": int(number)})
+        except ContainerError as error:
+            if error.errno != errno.ESRCH:
+                raise
+
     async def remove(self, identifier: str) -> None:
         """Forget a container that has ended."""
         record = self._records.get(identifier)
@@ -281,6 +338,20 @@ class ProcessRuntime:
     async def forget(self, pod: str) -> None:
         """Let go of the namespaces that the containers of a pod shared."""
         await self._ask({"op": "forget", "pod": pod})
+
+
+class _Command:
+    """A command that was begun."""
+
+    def __init__(self, streams: Streams, name: str, future: asyncio.Future[int], runtime: ProcessRuntime) -> None:
+        self.streams = streams
+        self._name, self._future, self._runtime = name, future, runtime
+
+    async def ended(self) -> int:
+        return await asyncio.shield(self._future)
+
+    async def signal(self, number: int) -> None:
+        await self._runtime.signal_command(self._name, number)
 
 
 _GONE = Record(id="", pod="", labels={}, running=False)

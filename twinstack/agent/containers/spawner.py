@@ -11,8 +11,11 @@ left that nobody watches; and killing a container's PID 1 kills all that it has 
 One message is one SEQPACKET datagram of JSON; one too long for that travels in a memfd. A request carries
 ``op`` and ``seq`` and is answered by ``{"seq", ...}`` or ``{"seq", "error": {"errno", "message"}}``:
 
-start    id, pod, labels, argv, env, cwd, hostname, mounts, log, init, uid, gid, groups; descriptor: network namespace (optional)
-exec     id, command, argv; descriptors: stdin (optional), stdout, stderr
+start    id, pod, labels, argv, env, cwd, hostname, mounts, log, init, uid, gid, groups, stdin, tty; descriptor: network namespace (optional)
+exec     id, command, argv, tty; descriptors: stdin (optional), stdout, stderr; with tty all three are a terminal's slave end
+attach   id; descriptors: two pipes that get what the container says on stdout and stderr from now on, one for a terminal's;
+         answered with its input's descriptor, where it has one
+end-input  id (of a container with stdin and without tty: it reads the end of file)
 signal   id, signal          signal-command  command, signal
 remove   id (of an ended container)             forget  pod (its IPC and UTS namespaces)
 list
@@ -22,6 +25,7 @@ Events: ``{"event": "exited", "container": {...}}``, ``{"event": "command-exited
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -72,7 +76,7 @@ def send(connection: socket.socket, message: Message, descriptors: tuple[int, ..
 
 def receive(connection: socket.socket) -> tuple[Message, list[int]] | None:
     """Take one message and its descriptors, which are the caller's to close; None at the end."""
-    data, descriptors, _, _ = socket.recv_fds(connection, LONGEST_DATAGRAM + 1, 8)
+    data, descriptors, _, _ = socket.recv_fds(connection, LONGEST_DATAGRAM + 1, 8, socket.MSG_CMSG_CLOEXEC)
     if not data:
         return None
     if data == b"@":
@@ -102,6 +106,8 @@ class _Container:
         self.signal = 0
         self.log: Log | None = None
         self.pipes: dict[int, str] = {}
+        self.input = -1  # where what its stdin reads is written: a pipe, or the terminal's master end
+        self.readers: dict[str, list[int]] = {"stdout": [], "stderr": []}  # pipes of those who are attached
         self.ready = False
 
     @property
@@ -122,6 +128,36 @@ class _Container:
         return told
 
 
+class _Streams:
+    """What connects a container with us: three pipes, or one terminal."""
+
+    def __init__(self, *, stdin: bool, tty: bool) -> None:
+        self.input = -1
+        if tty:
+            master, slave = os.openpty()
+            self.theirs = (slave, slave, slave)
+            self.outputs = [(master, "stdout")]
+            if stdin:
+                self.input = os.dup(master)
+            return
+        out, out_end = os.pipe2(os.O_CLOEXEC)
+        err, err_end = os.pipe2(os.O_CLOEXEC)
+        in_end = -1
+        if stdin:
+            in_end, self.input = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(self.input, False)
+        self.theirs = (in_end, out_end, err_end)
+        self.outputs = [(out, "stdout"), (err, "stderr")]
+
+    def close_theirs(self) -> None:
+        for fd in set(self.theirs) - {-1}:
+            os.close(fd)
+
+    def close_ours(self) -> None:
+        for fd in {self.input, *(fd for fd, _ in self.outputs)} - {-1}:
+            os.close(fd)
+
+
 class Spawner:
     """See the module's text. *listener* is a listening SEQPACKET socket."""
 
@@ -129,7 +165,7 @@ class Spawner:
         self._listener = listener
         self._served = False
         self._agent: socket.socket | None = None
-        self._outbox: deque[Message] = deque()
+        self._outbox: deque[tuple[Message, tuple[int, ...]]] = deque()  # descriptors are ours to close
         self._containers: dict[str, _Container] = {}
         self._by_pid: dict[int, _Container] = {}
         self._commands: dict[int, str] = {}  # pid → the agent's name of it
@@ -187,18 +223,22 @@ class Spawner:
             self._forget(self._agent.fileno())
             self._agent.close()
             self._agent = None
+            for _, descriptors in self._outbox:
+                for descriptor in descriptors:
+                    os.close(descriptor)
             self._outbox.clear()
 
-    def _say(self, message: Message) -> None:
+    def _say(self, message: Message, descriptors: tuple[int, ...] = ()) -> None:
         if self._agent is None:
             return
-        self._outbox.append(message)
+        self._outbox.append((message, tuple(os.dup(descriptor) for descriptor in descriptors)))
         self._flush()
 
     def _flush(self) -> None:
         while self._agent is not None and self._outbox:
+            message, descriptors = self._outbox[0]
             try:
-                send(self._agent, self._outbox[0])
+                send(self._agent, message, descriptors)
             except BlockingIOError:
                 self._poll.modify(self._agent.fileno(), select.EPOLLIN | select.EPOLLOUT)
                 return
@@ -206,6 +246,8 @@ class Spawner:
                 self._drop_agent()
                 return
             self._outbox.popleft()
+            for descriptor in descriptors:
+                os.close(descriptor)
         if self._agent is not None:
             self._poll.modify(self._agent.fileno(), select.EPOLLIN)
 
@@ -243,6 +285,14 @@ class Spawner:
         if op == "exec":
             self._execute(message, descriptors)
             return None
+        if op == "attach":
+            self._attach(message, descriptors)
+            return None
+        if op == "end-input":
+            container = self._find(message["id"])
+            if not container.spec.get("tty"):
+                self._close_input(container)
+            return {}
         if op == "signal":
             container = self._find(message["id"])
             if container.running:
@@ -307,26 +357,28 @@ class Spawner:
             raise Refused(f"container {spec['id']} is there already")
         namespaces = [(fd, launch.CLONE_NEWNET) for fd in descriptors[:1]] + self._shared_namespaces(spec["pod"], spec["hostname"])
         log = Log(spec["log"])
-        out, out_end = os.pipe2(os.O_CLOEXEC)
-        err, err_end = os.pipe2(os.O_CLOEXEC)
+        streams = _Streams(stdin=bool(spec.get("stdin")), tty=bool(spec.get("tty")))
         report, report_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             with self._children_in_pid_namespace(None):
                 pid = os.fork()
                 if pid == 0:
-                    launch.become_container(spec, namespaces=namespaces, stdout=out_end, stderr=err_end, report=report_end, files_limit=self._files_limit)
+                    stdin, stdout, stderr = streams.theirs
+                    launch.become_container(
+                        spec, namespaces=namespaces, stdin=stdin, stdout=stdout, stderr=stderr, report=report_end, files_limit=self._files_limit
+                    )  # fmt: skip
         except BaseException:
-            for fd in (out, err, report):
-                os.close(fd)
+            streams.close_ours()
+            os.close(report)
             log.close()
             raise
         finally:
-            for fd in (out_end, err_end, report_end):
-                os.close(fd)
+            streams.close_theirs()
+            os.close(report_end)
         container = _Container(spec, pid)
-        container.log = log
+        container.log, container.input = log, streams.input
         self._by_pid[pid] = self._containers[spec["id"]] = container
-        for fd, stream in ((out, "stdout"), (err, "stderr")):
+        for fd, stream in streams.outputs:
             os.set_blocking(fd, False)
             container.pipes[fd] = stream
             self._watch(fd, partial(self._output, container))
@@ -346,6 +398,7 @@ class Spawner:
             return
         del self._containers[container.spec["id"]]
         self._drain(container)
+        self._close_input(container)
         self._say({"seq": seq, "error": _error_told(told)})
 
     def _report(self, report: int) -> bytes | None:
@@ -369,8 +422,8 @@ class Spawner:
                 pid = os.fork()
                 if pid == 0:
                     launch.become_command(
-                        message["argv"], container.spec, container=container.pidfd, stdin=stdin, stdout=stdout, stderr=stderr, report=report_end,
-                        files_limit=self._files_limit,
+                        message["argv"], container.spec, container=container.pidfd, stdin=stdin, stdout=stdout, stderr=stderr, tty=bool(message.get("tty")),
+                        report=report_end, files_limit=self._files_limit,
                     )  # fmt: skip
         except BaseException:
             os.close(report)
@@ -386,6 +439,37 @@ class Spawner:
         if told is not None:
             self._say({"seq": seq, "error": _error_told(told)} if told else {"seq": seq})
 
+    def _attach(self, message: Message, descriptors: list[int]) -> None:
+        container = self._find(message["id"])
+        if not container.running or not container.ready:
+            raise Refused(f"container {message['id']} is not running")
+        streams = [stream for stream in ("stdout", "stderr") if stream in container.pipes.values()]
+        for stream, descriptor in zip(("stdout", "stderr"), descriptors, strict=False):
+            if stream in streams:
+                copy = os.dup(descriptor)
+                os.set_blocking(copy, False)
+                container.readers[stream].append(copy)
+        inputs = (container.input,) if container.input >= 0 else ()
+        self._say({"seq": message.get("seq"), "tty": bool(container.spec.get("tty"))}, inputs)
+
+    @staticmethod
+    def _show(container: _Container, stream: str, data: bytes) -> None:
+        """Pass output on to those who are attached; one whose pipe is full is too slow, and is cut off: a container never waits for it."""
+        for reader in list(container.readers[stream]):
+            try:
+                whole = os.write(reader, data) == len(data)
+            except (BlockingIOError, BrokenPipeError):
+                whole = False
+            if not whole:
+                container.readers[stream].remove(reader)
+                os.close(reader)
+
+    @staticmethod
+    def _close_input(container: _Container) -> None:
+        if container.input >= 0:
+            os.close(container.input)
+            container.input = -1
+
     # ---- output and ends
 
     def _output(self, container: _Container, fd: int) -> bool:
@@ -394,12 +478,20 @@ class Spawner:
             data = os.read(fd, READ)
         except BlockingIOError:
             return False
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            data = b""  # nobody has the terminal open any more
         log = container.log
         if data:
             if log is not None:
                 log.feed(container.pipes[fd], data)
+            self._show(container, container.pipes[fd], data)
             return True
         stream = container.pipes.pop(fd)
+        for reader in container.readers[stream]:
+            os.close(reader)
+        container.readers[stream].clear()
         self._forget(fd)
         os.close(fd)
         if log is not None:
@@ -451,6 +543,7 @@ class Spawner:
         if self._containers.get(container.spec["id"]) is not container:
             return  # its start has failed, and was told
         self._drain(container)
+        self._close_input(container)
         if container.ready:
             self._say({"event": "exited", "container": container.record()})
 
@@ -459,6 +552,10 @@ class Spawner:
             self._forget(fd)
             os.close(fd)
         container.pipes.clear()
+        for readers in container.readers.values():
+            for reader in readers:
+                os.close(reader)
+            readers.clear()
         self._close_log(container)
         del self._containers[container.spec["id"]]
 
