@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -46,7 +47,8 @@ async def connect(netns: str, port: int) -> Pipe:
         except (OSError, KernelError, TimeoutError) as error:
             if one is not None:
                 one.close()
-            problems.append(f"{facts.loopback}: {getattr(error, 'strerror', None) or error or type(error).__name__}")
+            number = getattr(error, "errno", None)
+            problems.append(f"{facts.loopback}: {os.strerror(number) if number else error or 'no answer'}")
     raise ForwardError(f"port {port} cannot be reached in the pod: {', '.join(problems)}")
 
 
