@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import threading
 from contextlib import ExitStack
 
@@ -10,6 +12,7 @@ import pytest
 
 from twinstack.kernel import namespaces, nftables
 from twinstack.kernel.conntrack import Conntrack, Stale
+from twinstack.net.cidr import parse_address
 from twinstack.net.family import FAMILIES
 
 pytestmark = pytest.mark.kernel
@@ -39,8 +42,6 @@ def tracked(netns, family):
 
 
 def _up(path: str) -> None:
-    import subprocess
-
     subprocess.run(["ip", "-n", path.rpartition("/")[2], "link", "set", "lo", "up"], check=True)
 
 
@@ -105,4 +106,18 @@ def test_two_threads_do_not_read_each_others_answers(tracked, family):
     for one in threads:
         one.join(20)
     assert not failures and not any(one.is_alive() for one in threads)
+    assert len(tracked.flows(family)) == 4
+
+
+def test_sctp_is_a_protocol_like_another(tracked, family):
+    """The kernel here has no SCTP sockets, but tracks what it is told."""
+    namespace = f"tst-{os.getpid()}-ct"
+    client, front, near, far = (str(parse_address(family.facts.documentation) + number) for number in range(4))
+    for source_port, endpoint in ((1001, near), (1002, near), (1003, far)):
+        flow = ["-s", client, "-d", front, "-r", endpoint, "-q", client, "--sport", str(source_port), "--dport", "99", "--reply-port-src", "9999"]
+        told = ["--reply-port-dst", str(source_port), "-t", "100", "--state", "ESTABLISHED", "--orig-vtag", "1", "--reply-vtag", "1"]
+        subprocess.run(["ip", "netns", "exec", namespace, "conntrack", "-I", "-p", "sctp", *flow, *told], check=True, capture_output=True)
+    assert tracked.forget(family, [Stale(front, 99, near, 9999)]) == 0, "UDP is another protocol"
+    assert tracked.forget(family, [Stale(front, 99, near, 9999, "sctp")]) == 2
+    assert [(flow.answers, flow.protocol) for flow in tracked.flows(family, "sctp")] == [(far, "sctp")]
     assert len(tracked.flows(family)) == 4

@@ -7,7 +7,7 @@ import pytest
 from twinstack.api import kinds
 from twinstack.api.objects import view_of
 from twinstack.net.family import FAMILIES, Family
-from twinstack.proxy.services import Place, affinity_seconds, gone_answers, ignored, is_ours, local_ready, service_ports, source_ranges, udp_fronts
+from twinstack.proxy.services import Place, affinity_seconds, flow_fronts, gone_answers, ignored, is_ours, local_ready, service_ports, source_ranges
 
 HERE = Place("here", "z1")
 ADDRESSES = {Family.IPV4: ("10.96.0.1", "10.1.0.{}"), Family.IPV6: ("fd00:96::1", "fd00:1::{}")}
@@ -202,12 +202,12 @@ def test_udp_flows_of_an_endpoint_that_is_gone_are_told_and_of_one_that_ends_gra
     one = service(ports=ports, type="NodePort")
 
     def fronts(*endpoints):
-        return udp_fronts(service_ports(one, [endpoint_slice(*endpoints, ports=backends)], Family.IPV4, HERE))
+        return flow_fronts(service_ports(one, [endpoint_slice(*endpoints, ports=backends)], Family.IPV4, HERE))
 
     both, draining, first, none = fronts(endpoint(1), endpoint(2)), fronts(endpoint(1), endpoint(2, **DRAINING)), fronts(endpoint(1)), fronts()
     assert list(gone_answers(both, draining)) == []
-    assert set(gone_answers(both, first)) == {("10.96.0.1", 53, "10.1.0.2", 5353), ("", 30053, "10.1.0.2", 5353)}
-    assert set(gone_answers(none, first)) == {("10.96.0.1", 53, "10.96.0.1", 53), ("", 30053, "", 30053)}
+    assert set(gone_answers(both, first)) == {("10.96.0.1", 53, "10.1.0.2", 5353, "udp"), ("", 30053, "10.1.0.2", 5353, "udp")}
+    assert set(gone_answers(none, first)) == {("10.96.0.1", 53, "10.96.0.1", 53, "udp"), ("", 30053, "", 30053, "udp")}
     assert list(gone_answers(first, none)) == []
 
 

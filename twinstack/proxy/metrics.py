@@ -42,5 +42,5 @@ class Metrics:
         self.no_local_endpoints = gauge(
             "sync_proxy_rules_no_local_endpoints_total", "Service ports with a Local policy and no local endpoint.", ("traffic_policy", *_FAMILY)
         )
-        self.conntrack_failures = counter("conntrack_reconciler_failures_total", "Removals of stale UDP flows that failed.")
-        self.conntrack_deleted = counter("conntrack_reconciler_deleted_entries_total", "Stale UDP flows that were removed.")
+        self.conntrack_failures = counter("conntrack_reconciler_failures_total", "Removals of stale UDP and SCTP flows that failed.")
+        self.conntrack_deleted = counter("conntrack_reconciler_deleted_entries_total", "Stale UDP and SCTP flows that were removed.")

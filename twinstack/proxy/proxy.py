@@ -361,7 +361,7 @@ def _conntrack() -> Conntrack | None:
     try:
         return Conntrack()
     except KernelError as error:
-        log.warning("Stale UDP flows will not be removed", extra={"error": str(error)})
+        log.warning("Stale UDP and SCTP flows will not be removed", extra={"error": str(error)})
         return None
 
 

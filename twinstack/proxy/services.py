@@ -31,6 +31,7 @@ SERVICE_NAME = "kubernetes.io/service-name"
 PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 HEADLESS = "service.kubernetes.io/headless"
 ZONE = "topology.kubernetes.io/zone"
+FLOWING = ("UDP", "SCTP")  # whose flows outlive their endpoint unnoticed
 DEFAULT_AFFINITY_SECONDS = 10800
 
 Backend = tuple[str, int]
@@ -61,7 +62,7 @@ class ServicePort(NamedTuple):
     external_local: bool
     affinity_seconds: int  # 0 for none
     here: frozenset[str]  # addresses of this node's endpoints among the two lists
-    serving: frozenset[Backend] = frozenset()  # of a UDP port: all that may keep their flows, whatever the policies
+    serving: frozenset[Backend] = frozenset()  # of a UDP or SCTP port: all that may keep their flows, whatever the policies
 
 
 class _Candidate(NamedTuple):
@@ -138,7 +139,7 @@ def service_ports(service: kinds.Service, slices: Iterable[kinds.EndpointSlice],
                 external_local=external_local,
                 affinity_seconds=affinity,
                 here=frozenset(backend[0] for backend in (*cluster, *local) if candidates[backend].local),
-                serving=frozenset(backend for backend, one in candidates.items() if one.serving) if port.protocol == "UDP" else frozenset(),
+                serving=frozenset(backend for backend, one in candidates.items() if one.serving) if port.protocol in FLOWING else frozenset(),
             )
         )
     return result
@@ -197,32 +198,33 @@ def local_ready(service: kinds.Service, slices: Iterable[kinds.EndpointSlice], f
     return len({backend[0] for port in service.spec.ports for backend, one in _candidates(own, port, family, place).items() if one.local and one.ready})
 
 
-UDPFronts = Mapping[tuple[str, int], frozenset[Backend]]
+FlowFronts = Mapping[tuple[str, str, int], frozenset[Backend]]
 
 
-def udp_fronts(ports: Iterable[ServicePort]) -> UDPFronts:
-    """Where clients send UDP to (the address is empty for a node port), and who may answer; without those nobody serves."""
+def flow_fronts(ports: Iterable[ServicePort]) -> FlowFronts:
+    """Where clients send UDP and SCTP to: (address, protocol, port), the address empty for a node port; and who may answer."""
     return {
         front: port.serving
         for port in ports
         if port.serving
         for front in (
-            *((address, port.port) for address in (port.address, *port.externals, *port.balancers)),
-            *((("", port.node_port),) if port.node_port else ()),
+            *((address, port.protocol, port.port) for address in (port.address, *port.externals, *port.balancers)),
+            *((("", port.protocol, port.node_port),) if port.node_port else ()),
         )
     }
 
 
-def gone_answers(before: UDPFronts, after: UDPFronts) -> Iterator[tuple[str, int, str, int]]:
-    """The flows that a change made stale: (front address, port, who answers, its port); empty and 0 mean any.
+def gone_answers(before: FlowFronts, after: FlowFronts) -> Iterator[tuple[str, int, str, int, str]]:
+    """The flows that a change made stale: (front address, port, who answers, its port, protocol); empty and 0 mean any.
 
-    Those of endpoints that are gone; and, where a front end had none before, those that nobody translated.
+    Those of endpoints that are gone; and, where a front end had none before, those that nobody translated. A front end
+    that nobody serves any more is left alone.
     """
-    for (address, port), serving in after.items():
-        if (address, port) not in before:
-            yield address, port, address, port
-        for backend in before.get((address, port), frozenset()) - serving:
-            yield address, port, *backend
+    for (address, protocol, port), serving in after.items():
+        if (address, protocol, port) not in before:
+            yield address, port, address, port, protocol
+        for backend in before.get((address, protocol, port), frozenset()) - serving:
+            yield address, port, *backend, protocol
 
 
 def _addresses(texts: Sequence[str], family: Family) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from twinstack.proxy.catalog import Catalog
 from twinstack.proxy.healthcheck import FamilyHealth
 from twinstack.proxy.metrics import Metrics
 from twinstack.proxy.ruleset import AFFINITY, TABLE, Options, Shape, service_of
-from twinstack.proxy.services import Place, ServicePort, UDPFronts, gone_answers, service_ports, udp_fronts
+from twinstack.proxy.services import FlowFronts, Place, ServicePort, flow_fronts, gone_answers, service_ports
 
 TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
 FULL_SYNC_SECONDS = 3600.0
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 class Before(NamedTuple):
     """What a Service was before its part was made anew: what of it lives on in the kernel by itself."""
 
-    udp: UDPFronts
+    flows: FlowFronts
     sticky: StickyFronts
 
 
@@ -92,7 +92,7 @@ class FamilySync:
         self._node_marked = True  # the node's own part is
         self._whole = True  # the whole table is to be written
         self._wake = asyncio.Event()
-        self._udp: dict[Key, UDPFronts] = {}
+        self._flows: dict[Key, FlowFronts] = {}
         self._sticky: dict[Key, StickyFronts] = {}
         self._without_local: dict[Key, Counter[str]] = {}
         self._label = family.value
@@ -167,7 +167,7 @@ class FamilySync:
         for number, key in enumerate(marked):
             if number % _AT_A_TIME == _AT_A_TIME - 1:
                 await asyncio.sleep(0)
-            before[key] = Before(self._udp.get(key, {}), self._sticky.get(key, {}))
+            before[key] = Before(self._flows.get(key, {}), self._sticky.get(key, {}))
             self._make_one(key)
         return before
 
@@ -187,10 +187,10 @@ class FamilySync:
         addresses = self._node.addresses.get(self.family, ())
         for owner, part in self._shape.parts(str(key), ports, addresses):
             self._assembly.put(owner, part)
-        if fronts := udp_fronts(ports):
-            self._udp[key] = fronts
+        if fronts := flow_fronts(ports):
+            self._flows[key] = fronts
         else:
-            self._udp.pop(key, None)
+            self._flows.pop(key, None)
         if sticky := sticky_fronts(ports):
             self._sticky[key] = sticky
         else:
@@ -274,28 +274,33 @@ class FamilySync:
                     self._metrics.programming.labels(self._label).observe(max(0.0, self._now() - moment))
 
     async def _forget_flows(self, before: dict[Key, Before], *, everything: bool) -> None:
-        """Remove the UDP flows that this sync made stale; after a whole write all of them are looked at."""
-        if self._conntrack is None or not (self._udp if everything else any(was.udp or key in self._udp for key, was in before.items())):
+        """Remove the UDP and SCTP flows that this sync made stale; after a whole write all of them are looked at."""
+        if self._conntrack is None or not (self._flows if everything else any(was.flows or key in self._flows for key, was in before.items())):
             return
         try:
             if everything:
-                flows = await asyncio.to_thread(self._conntrack.flows, self.family)
-                fronts = {front: serving for one in self._udp.values() for front, serving in one.items()}
-                stale = [
-                    flow
-                    for flow in flows
-                    for serving in (fronts.get((flow.destination, flow.port)) or fronts.get(("", flow.port)),)
-                    if serving and (flow.answers, flow.answers_port) not in serving
-                ]
-                await asyncio.to_thread(self._conntrack.forget_flows, self.family, stale)
-                self._metrics.conntrack_deleted.labels(self._label).inc(len(stale))
+                fronts = {front: serving for one in self._flows.values() for front, serving in one.items()}
+                count = await asyncio.to_thread(_forget_all_stale, self._conntrack, self.family, fronts)
             else:
-                gone = [Stale(*one) for key, was in before.items() for one in gone_answers(was.udp, self._udp.get(key, {}))]
-                if gone:
-                    await asyncio.to_thread(self._conntrack.forget, self.family, gone)
+                gone = [Stale(*one) for key, was in before.items() for one in gone_answers(was.flows, self._flows.get(key, {}))]
+                count = await asyncio.to_thread(self._conntrack.forget, self.family, gone) if gone else 0
+            self._metrics.conntrack_deleted.labels(self._label).inc(count)
         except KernelError as error:
             self._metrics.conntrack_failures.labels(self._label).inc()
-            log.warning("Stale UDP flows were not removed", extra={"family": self._label, "error": str(error)})
+            log.warning("Stale flows were not removed", extra={"family": self._label, "error": str(error)})
+
+
+def _forget_all_stale(conntrack: Conntrack, family: Family, fronts: FlowFronts) -> int:
+    """Remove all flows to these front ends that one answers who may not; how many they were."""
+    stale = [
+        flow
+        for protocol in {protocol for _, protocol, _ in fronts}
+        for flow in conntrack.flows(family, protocol)
+        for serving in (fronts.get((flow.destination, protocol, flow.port)) or fronts.get(("", protocol, flow.port)),)
+        if serving and (flow.answers, flow.answers_port) not in serving
+    ]
+    conntrack.forget_flows(family, stale)
+    return len(stale)
 
 
 def _without_local(ports: Sequence[ServicePort]) -> Counter[str]:
