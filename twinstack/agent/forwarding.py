@@ -103,6 +103,7 @@ class _Tunnel:
             case spdy.Reset(stream):
                 one = self._by_stream.pop(stream, None)
                 if one is not None and stream == one.data and one.task is not None:
+                    self._by_stream.pop(one.error, None)
                     one.task.cancel()
             case spdy.Ping(number):
                 await self._send(spdy.ping(number))
