@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from twinstack.agent import overlay
 from twinstack.agent.containers.base import Record, Runtime
 from twinstack.agent.containers.process import ProcessRuntime
 from twinstack.agent.making import Maker
@@ -22,7 +23,7 @@ from twinstack.agent.network import Network
 from twinstack.agent.node import NodeAddressError, host_ips_of, machine
 from twinstack.agent.probes import Prober
 from twinstack.agent.registration import Registration
-from twinstack.agent.routes import Router, wanted_sysctls
+from twinstack.agent.routes import Router
 from twinstack.agent.sandboxes import Sandboxes
 from twinstack.agent.server import Server, serving_pair
 from twinstack.agent.settings import Settings, preferred_family
@@ -33,8 +34,9 @@ from twinstack.api.objects import Document, Key, document_of
 from twinstack.client import kubeconfig
 from twinstack.client.client import Client
 from twinstack.client.informer import Informer
+from twinstack.kernel import forwarding
 from twinstack.kernel.errors import KernelError
-from twinstack.kernel.netlink import Netlink
+from twinstack.kernel.tunnels import Tunnel
 from twinstack.loops.events import Recorder
 from twinstack.loops.metrics import new_registry
 from twinstack.loops.supervisor import supervise
@@ -71,7 +73,7 @@ class Agent:
         )
         self.recorder = Recorder(client.perform, component="kubelet", host=name)
         self.registration = Registration(settings, name, client, self.nodes, self.network, machine(settings.root_dir))
-        self.router = Router(self.nodes.list, name)
+        self.router = Router(self.nodes.list, name, self._tunnel if settings.network == overlay.VXLAN else None)
         self._client = client
         self._workers: dict[str, Worker] = {}
         self._writes = asyncio.Semaphore(MOST_WRITES)
@@ -79,6 +81,9 @@ class Agent:
         self._ends = Counter("kubelet_container_exits_total", "Containers that have ended.", registry=registry)
         self._start_seconds = Histogram("kubelet_pod_start_duration_seconds", "From first sight of a pod until it runs.", registry=registry)
         runtime.on_exit = self._container_ended
+
+    def _tunnel(self) -> Tunnel:
+        return overlay.ensure_tunnel(self.node_name, self.settings.vxlan_underlay, self.registration.addresses)
 
     # ---- for the workers
 
@@ -197,22 +202,31 @@ class Agent:
 
     def node_changed(self, before: Node | None, after: Node | None) -> None:
         """A node has come, changed or gone."""
-        if before is None or after is None or before.spec.podCIDRs != after.spec.podCIDRs or before.status.addresses != after.status.addresses:
+        if before is None or after is None or any(of(before) != of(after) for of in _ROUTING):
             self.router.change()
         if (after or before or Node()).metadata.name == self.node_name:
             self.registration.change()
 
 
+# what other nodes' routes depend on
+_ROUTING: tuple[Callable[[Node], object], ...] = (
+    lambda node: node.spec.podCIDRs,
+    lambda node: node.status.addresses,
+    lambda node: node.annotations.get(overlay.ANNOTATION),
+)
+
+
 def _prepare_host(settings: Settings) -> None:
-    """Make the node forward in its families."""
-    families = [Family.of(address) for address in settings.node_ips if not address.is_unspecified] or list(FAMILIES)
-    with Netlink() as kernel:
-        for sysctl in wanted_sysctls(families):
-            try:
-                kernel.write_sysctls([sysctl])
-            except KernelError as error:
-                if not error.missing:  # a kernel without the family has no such parameter
-                    raise
+    """Make the node forward in its families, and take away what an earlier setting has left."""
+    for family in [Family.of(address) for address in settings.node_ips if not address.is_unspecified] or list(FAMILIES):
+        try:
+            for link in forwarding.switch_on([family]):
+                log.info("This node forwards, and goes on listening to routers", extra={"link": link})
+        except KernelError as error:
+            if not error.missing:  # a kernel without the family has no such parameter
+                raise
+    if settings.network != overlay.VXLAN:
+        overlay.remove_tunnel()
 
 
 async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -> None:

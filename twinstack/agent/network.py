@@ -95,9 +95,9 @@ class Network:
             return str(error)
         return None
 
-    def write(self, name: str, pod_cidrs: Sequence[str], *, data_dir: Path | None) -> bool:
+    def write(self, name: str, pod_cidrs: Sequence[str], *, data_dir: Path | None, mtu: int = 0) -> bool:
         """Write our configuration for these pod CIDRs, if it is another than there is; atomically."""
-        wanted = cni.encode(cni.network_config(name, pod_cidrs, data_dir=str(data_dir or "")))
+        wanted = cni.encode(cni.network_config(name, pod_cidrs, mtu=mtu, data_dir=str(data_dir or "")))
         path = self._conf_dir / OWN_FILE
         with contextlib.suppress(FileNotFoundError):
             if path.read_bytes() == wanted:

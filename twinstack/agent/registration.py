@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+from twinstack.agent import overlay
 from twinstack.agent.network import Network
 from twinstack.agent.node import HEARTBEAT_SECONDS, Machine, NodeAddressError, allocatable, node_addresses, node_document, node_status, without_heartbeats
 from twinstack.agent.settings import Settings
@@ -72,7 +73,7 @@ class Registration:
             self._changed.clear()
             try:
                 await self._once()
-            except (errors.APIError, NodeAddressError, KernelError) as error:
+            except (errors.APIError, NodeAddressError, overlay.OverlayError, KernelError) as error:
                 self._problem = f"the node's status cannot be written: {error}"
                 log.warning("The node's status could not be written", extra={"node": self._name, "error": str(error)})
                 await asyncio.sleep(delay)
@@ -96,8 +97,9 @@ class Registration:
         elif not self._uid:
             await self._adopt(known)
         self._uid = known.metadata.uid if known is not None else self._uid
+        mtu = await self._tell_tunnel(known)
         cidrs = known.spec.podCIDRs if known is not None and self._settings.write_cni_config else None
-        if cidrs and self._network.write(self._settings.network_name, cidrs, data_dir=self._settings.cni_data_dir):
+        if cidrs and self._network.write(self._settings.network_name, cidrs, data_dir=self._settings.cni_data_dir, mtu=mtu):
             log.info("The network configuration is written", extra={"node": self._name, "podCIDRs": ",".join(cidrs)})
         now = datetime.now(UTC)
         status = self._status(known, now)
@@ -106,6 +108,16 @@ class Registration:
             return
         await self._write(status)
         self._written, self._written_at = status, now
+
+    async def _tell_tunnel(self, known: Node | None) -> int:
+        """Make this node's end of the tunnel, and tell the other nodes of it; the MTU of pods' links, 0 for the kernel's default."""
+        text, mtu = None, 0
+        if self._settings.network == overlay.VXLAN:
+            tunnel = overlay.ensure_tunnel(self._name, self._settings.vxlan_underlay, self.addresses)
+            text, mtu = overlay.annotation_of(tunnel), tunnel.mtu
+        if known is not None and known.annotations.get(overlay.ANNOTATION) != text:
+            self._nodes.take(await self._client.patch(NODES, self._key, {"metadata": {"annotations": {overlay.ANNOTATION: text}}}))
+        return mtu
 
     def _status(self, known: Node | None, now: datetime) -> Document:
         return node_status(

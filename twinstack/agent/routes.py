@@ -10,11 +10,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
+from twinstack.agent import overlay
 from twinstack.agent.node import host_ips_of
 from twinstack.api.kinds import Node
-from twinstack.dataplane.host import Route, Step, Sysctl, difference, text_of
+from twinstack.dataplane.host import Route, Step, difference, text_of
 from twinstack.kernel.errors import KernelError
 from twinstack.kernel.netlink import Netlink
+from twinstack.kernel.tunnels import Tunnel
 from twinstack.net.cidr import parse_address, parse_cidr
 from twinstack.net.errors import AddressError
 from twinstack.net.family import Family
@@ -39,16 +41,13 @@ def wanted_routes(nodes: Iterable[Node], own_name: str) -> list[Route]:
     return routes
 
 
-def wanted_sysctls(families: Iterable[Family]) -> list[Sysctl]:
-    """What makes this node forward for its pods."""
-    return [Sysctl(family.facts.forwarding, "1") for family in families]
-
-
 class Router:
     """Keeps the kernel's routes what they ought to be."""
 
-    def __init__(self, nodes: Callable[[], Iterable[Node]], own_name: str) -> None:
-        self._nodes, self._own_name = nodes, own_name
+    def __init__(self, nodes: Callable[[], Iterable[Node]], own_name: str, tunnel: Callable[[], Tunnel] | None = None) -> None:
+        """*tunnel* makes this node's end of the overlay and returns it; without it routes lead directly to nodes."""
+        self._nodes, self._own_name, self._tunnel = nodes, own_name, tunnel
+        self._told: list[str] = []
         self._changed = asyncio.Event()
 
     def change(self) -> None:
@@ -63,7 +62,7 @@ class Router:
                 for step in self.apply():
                     log.info("Route", extra={"step": str(step)})
                 delay = None
-            except KernelError as error:
+            except (KernelError, overlay.OverlayError) as error:
                 log.warning("A route could not be set", extra={"error": str(error)})
                 delay = RETRY_SECONDS
             try:
@@ -74,10 +73,10 @@ class Router:
 
     def apply(self) -> list[Step]:
         """One round: the steps that were taken. A route that is refused does not keep the others away."""
-        wanted = wanted_routes(self._nodes(), self._own_name)
+        wanted = wanted_routes(self._nodes(), self._own_name) if self._tunnel is None else self._apply_overlay(self._tunnel())
         with Netlink() as kernel:
             # the kernel names the link that a gateway is reached by, and we leave that to it
-            steps = difference([route._replace(link="") for route in kernel.routes()], wanted)
+            steps = difference([route if self._tunnel else route._replace(link="") for route in kernel.routes()], wanted)
             failure: KernelError | None = None
             for step in steps:
                 try:
@@ -87,3 +86,13 @@ class Router:
         if failure is not None:
             raise failure
         return steps
+
+    def _apply_overlay(self, tunnel: Tunnel) -> list[Route]:
+        wanted, problems = overlay.wanted_overlay(self._nodes(), self._own_name, tunnel)
+        if problems != self._told:
+            for problem in problems:
+                log.warning("A node cannot be reached through the tunnel", extra={"error": problem})
+            self._told = problems
+        for change in overlay.apply(wanted):
+            log.info("Overlay", extra={"step": change})
+        return wanted.routes

@@ -41,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cni_data_dir: Path | None = None  # ipam.dataDir of the configuration that --write-cni-config writes
     write_cni_config: bool = False
     network_name: str = "twinstack"
+    network: str = "direct"  # between nodes: direct (routes by the nodes' addresses) or vxlan
+    vxlan_underlay: Family | None = None  # None: the family of the node's first address
     cluster_dns: tuple[Address, ...] = ()
     cluster_domain: str = "cluster.local"
     resolv_conf: Path | None = Path("/etc/resolv.conf")  # None: --resolv-conf=

@@ -12,6 +12,7 @@ from twinstack.cli.program import logging_options, run_program
 from twinstack.loops.durations import parse_duration
 from twinstack.net.cidr import parse_address
 from twinstack.net.errors import AddressError, Error
+from twinstack.net.family import FAMILIES, Family
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,6 +28,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.option("--cni-conf-dir", default=None, help="Where the network configuration is.  [default: /etc/cni/net.d]")
 @click.option("--cni-bin-dir", default=None, help="Where network plugins are; several are separated by commas.  [default: /opt/cni/bin]")
 @click.option("--write-cni-config", is_flag=True, default=None, help="Write a network configuration for twinstack-cni from the node's pod CIDRs.")
+@click.option("--network", type=click.Choice(["direct", "vxlan"]), default=None, help="How pods of other nodes are reached.  [default: direct]")
+@click.option(
+    "--vxlan-underlay",
+    type=click.Choice([str(family) for family in FAMILIES]),
+    default=None,
+    help="The family that carries the tunnel.  [default: the node's first]",
+)
 @click.option("--cluster-dns", default=None, help="Name servers of pods that ask for the cluster's; several are separated by commas.")
 @click.option("--cluster-domain", default=None, help="The cluster's domain.  [default: cluster.local]")
 @click.option("--resolv-conf", default=None, help="The node's resolver configuration; empty for none.  [default: /etc/resolv.conf]")
@@ -76,6 +84,8 @@ def _from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
                 values["node_name"] = value.strip().lower()
             case "cni_bin_dir":
                 values["cni_bin_dirs"] = tuple(Path(part) for part in value.split(",") if part)
+            case "vxlan_underlay":
+                values["vxlan_underlay"] = Family(value)
             case "cluster_dns":
                 values["cluster_dns"] = _addresses("--cluster-dns", value.split(","))
             case "resolv_conf":

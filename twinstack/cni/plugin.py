@@ -24,7 +24,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ from twinstack.cni import delegation
 from twinstack.cni.ipam import Store
 from twinstack.cni.thin import ROLE
 from twinstack.dataplane.host import POD_ROUTE_PROTOCOL, Route
-from twinstack.kernel import namespaces
+from twinstack.kernel import forwarding, namespaces
 from twinstack.kernel.errors import KernelError
 from twinstack.kernel.netlink import Netlink
 from twinstack.net.errors import translate
@@ -217,7 +217,7 @@ def _wire(netns: int, ends: Ends, interface: str, config: Config, given: Sequenc
                 pod.add_route(default, protocol=POD_ROUTE_PROTOCOL)
         node.commit()
         pod.commit()
-        _forward({Family.of(one.address) for one in given})
+        forwarding.switch_on({Family.of(one.address) for one in given})
         node.wait_until_running([ends.host_link])
         pod.wait_until_running([interface])
         found = pod.link(interface)
@@ -263,13 +263,6 @@ def _unwire(ends: Ends) -> None:
     with Netlink() as node:
         node.remove_link(ends.host_link)
         node.commit()
-
-
-def _forward(families: Iterable[Family]) -> None:
-    """Let the node forward the families that its pods have."""
-    for family in families:
-        if namespaces.read_sysctl(family.facts.forwarding) == "0":
-            namespaces.write_sysctl(family.facts.forwarding, "1")
 
 
 def delete(request: Request, netns: int | None) -> None:

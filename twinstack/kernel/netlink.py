@@ -19,6 +19,7 @@ import struct
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
+from typing import Self
 
 from twinstack.dataplane import host
 from twinstack.kernel import namespaces
@@ -59,7 +60,7 @@ class Netlink:
     def close(self) -> None:
         self._socket.close()
 
-    def __enter__(self) -> Netlink:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

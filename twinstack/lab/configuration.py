@@ -13,6 +13,8 @@
       serviceCIDRs: ["fd00:10:96::/112", 10.96.0.0/16]
       nodeCIDRMaskSizes: {IPv4: 24, IPv6: 64}
       port: 0
+      network: vxlan
+      vxlanUnderlay: IPv6
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ from twinstack.net.family import FAMILIES, Family
 from twinstack.rules.nodeipam import Problem
 
 API_VERSION, KIND = "twinstack.dev/v1alpha1", "Cluster"
-FIELDS = ("families", "nodes", "podCIDRs", "serviceCIDRs", "nodeCIDRMaskSizes", "port")
+FIELDS = ("families", "nodes", "podCIDRs", "serviceCIDRs", "nodeCIDRMaskSizes", "port", "network", "vxlanUnderlay")
 
 
 def parse_file(document: Any) -> Request | list[Problem]:
     """The request that a ``--config`` file makes: apiVersion twinstack.dev/v1alpha1, kind Cluster.
 
     ``metadata.name``; in ``spec``: ``families``, ``podCIDRs`` and ``serviceCIDRs`` (lists), ``nodes``, ``port``,
-    and ``nodeCIDRMaskSizes`` (a map by family). Unknown fields are refused.
+    ``network``, ``vxlanUnderlay``, and ``nodeCIDRMaskSizes`` (a map by family). Unknown fields are refused.
     """
     if not isinstance(document, dict):
         return [Problem("config", str(document)[:40], "is not a mapping of fields", f"apiVersion: {API_VERSION}, kind: {KIND}, spec: …")]
@@ -58,8 +60,9 @@ def parse_file(document: Any) -> Request | list[Problem]:
     if problems:
         return problems
     texts = {key: _joined(spec.get(key)) for key in ("families", "podCIDRs", "serviceCIDRs")}
+    between = (str(spec.get("network") or "direct"), str(spec.get("vxlanUnderlay") or ""))
     name = str(metadata.get("name", "twinstack"))
-    return Request(name, texts["families"], numbers["nodes"], texts["podCIDRs"], texts["serviceCIDRs"], masks, numbers["port"])
+    return Request(name, texts["families"], numbers["nodes"], texts["podCIDRs"], texts["serviceCIDRs"], masks, numbers["port"], *between)
 
 
 def _joined(value: Any) -> str:

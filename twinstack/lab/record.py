@@ -29,6 +29,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     kubeconfig: str = ""  # the user's file that our context was merged into
     verbosity: int = 0
+    network: str = "direct"
+    vxlan_underlay: str = ""
 
     @staticmethod
     def of(topology: Topology, *, created: float, version: str, kubeconfig: str, verbosity: int = 0) -> Record:
@@ -44,12 +46,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             version=version,
             kubeconfig=kubeconfig,
             verbosity=verbosity,
+            network=topology.network,
+            vxlan_underlay=str(topology.vxlan_underlay or ""),
         )
 
     @property
     def topology(self) -> Topology:
         masks = {Family(name): size for name, size in self.masks.items()}
-        result = plan(Request(self.name, self.families, self.nodes, self.pod_cidr, self.service_cidr, masks, self.port))
+        result = plan(Request(self.name, self.families, self.nodes, self.pod_cidr, self.service_cidr, masks, self.port, self.network, self.vxlan_underlay))
         if isinstance(result, Topology):
             return result
         raise LabError(f"the record of cluster {self.name} is of no use: {result[0]}")

@@ -69,6 +69,7 @@ def summary(topology: Topology, *, server: str, kubeconfig_file: str) -> Documen
         "nodes": [{"name": node.name, "addresses": [str(address) for address in topology.node_addresses(node)]} for node in topology.nodes],
         "controlPlane": [str(address) for address in topology.node_addresses(topology.control_plane)],
         "outside": [str(address) for address in topology.node_addresses(topology.outside)],
+        "network": topology.network,
     }
 
 

@@ -23,6 +23,7 @@ from twinstack.rules.nodeipam import BlockRange, Problem, mask_flag, plan_ranges
 MOST_NODES = 100
 SERVICE_BITS = 20  # the most bits that a Service range may leave to its addresses (upstream's limit for bitmaps)
 _NAME_LIMIT = 32
+NETWORKS = ("direct", "vxlan")
 _FIRST_NODE = 11  # number of the first node's address on the underlay
 
 
@@ -36,6 +37,8 @@ class Request(NamedTuple):
     service_cidr: str = ""
     masks: Mapping[Family, int] = {}
     port: int = 0
+    network: str = "direct"  # between nodes: direct or vxlan
+    vxlan_underlay: str = ""  # the family that carries the tunnel
 
 
 class Node(NamedTuple):
@@ -59,6 +62,8 @@ class Topology(NamedTuple):
     underlay: ByFamily[Network]
     outside_networks: ByFamily[Network]
     port: int = 0  # on the host's loopback, for the user's kubectl; 0: any that is free
+    network: str = "direct"
+    vxlan_underlay: Family | None = None  # None: the primary family
 
     @property
     def context(self) -> str:
@@ -85,7 +90,8 @@ def plan(request: Request) -> Topology | list[Problem]:
     families, wrong = _families(request)
     pods, bad_pods = _networks("pod-cidr", request.pod_cidr, families, {family: family.facts.default_pod_cidr for family in families})
     services, bad_services = _networks("service-cidr", request.service_cidr, families, {family: family.facts.default_service_cidr for family in families})
-    problems += [*wrong, *bad_pods, *bad_services]
+    underlay_family, bad_network = _network_between(request)
+    problems += [*wrong, *bad_pods, *bad_services, *bad_network]
     if problems:
         return problems
     ranges = plan_ranges(tuple(pods.values()), mask_sizes=request.masks, flag="pod-cidr")
@@ -110,6 +116,8 @@ def plan(request: Request) -> Topology | list[Problem]:
         underlay=underlay,
         outside_networks=outside_networks,
         port=request.port,
+        network=request.network,
+        vxlan_underlay=underlay_family,
     )
 
 
@@ -148,6 +156,21 @@ def _problems_with_numbers(request: Request) -> Iterable[Problem]:
         yield Problem("nodes", str(request.nodes), f"1 to {MOST_NODES} nodes can be had", str(min(max(request.nodes, 1), MOST_NODES)))
     if not 0 <= request.port <= 65535:
         yield Problem("port", str(request.port), "a port is a number up to 65535; 0 takes any that is free", "0")
+
+
+def _network_between(request: Request) -> tuple[Family | None, list[Problem]]:
+    """The underlay's family, and what is wrong with how nodes are to be joined."""
+    if request.network not in NETWORKS:
+        return None, [Problem("network", request.network, f"is one of {' and '.join(NETWORKS)}", NETWORKS[0])]
+    if not request.vxlan_underlay:
+        return None, []
+    known = {family.value.lower(): family for family in FAMILIES}
+    family = known.get(request.vxlan_underlay.strip().lower())
+    if family is None:
+        return None, [Problem("vxlan-underlay", request.vxlan_underlay, "is one of IPv4 and IPv6", "IPv4")]
+    if request.network != "vxlan":
+        return None, [Problem("vxlan-underlay", request.vxlan_underlay, f"means nothing with --network {request.network}", "--network vxlan")]
+    return family, []
 
 
 def _families(request: Request) -> tuple[tuple[Family, ...], list[Problem]]:

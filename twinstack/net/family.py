@@ -51,6 +51,9 @@ class Facts(NamedTuple):
     service_prefix: int  # the shortest prefix from which Service addresses are handed out (spec/api.md 4.7)
     slice_canonical: bool  # must an EndpointSlice's addresses be in canonical form? (spec/api.md 8.4)
     forwarding: str  # sysctl that makes a host forward
+    accept_ra: str  # sysctl that lets a link hear routers; empty where they do not speak
+    vxlan_local: int  # IFLA_VXLAN_LOCAL*: the attribute of a tunnel's own address
+    vxlan_overhead: int  # bytes that a tunnel over this family takes of the MTU (outer IP, UDP, VXLAN, inner Ethernet)
     route_localnet: str  # sysctl that lets a link carry packets from a loopback address; empty where no kernel does that
     route_localnet: str  # sysctl that lets a link carry packets from a loopback address; empty where no kernel does that
     hosts_lines: tuple[str, ...]  # what every pod's /etc/hosts begins with (kubelet's managed file)
@@ -140,6 +143,9 @@ _FACTS: Mapping[Family, Facts] = {
         service_prefix=0,
         slice_canonical=False,
         forwarding="net/ipv4/ip_forward",
+        accept_ra="",
+        vxlan_local=4,
+        vxlan_overhead=50,
         route_localnet="net/ipv4/conf/{0}/route_localnet",
         route_localnet="net/ipv4/conf/{0}/route_localnet",
         hosts_lines=("127.0.0.1\tlocalhost",),
@@ -181,6 +187,9 @@ _FACTS: Mapping[Family, Facts] = {
         service_prefix=64,
         slice_canonical=True,
         forwarding="net/ipv6/conf/all/forwarding",
+        accept_ra="net/ipv6/conf/{0}/accept_ra",
+        vxlan_local=17,
+        vxlan_overhead=70,
         route_localnet="",
         route_localnet="",
         hosts_lines=(
