@@ -1,4 +1,4 @@
-"""Logs passed on from kubelets, and what the server does on its own."""
+"""Logs and streams passed on from kubelets, and what the server does on its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import pytest
-from aiohttp import web
+from aiohttp import WSMsgType, web
 
 from twinstack.api.objects import Key
 from twinstack.apiserver.cache import Cache
@@ -39,6 +39,10 @@ async def kubelet() -> AsyncIterator[Kubelet]:
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         asked.append(request.path_qs)
+        if request.path == "/healthz":
+            return web.Response(text="ok")
+        if "Upgrade" in request.headers:
+            return await converse(request)
         if "broken" in request.path:
             return web.Response(status=404, text="container not found\n")
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
@@ -51,6 +55,19 @@ async def kubelet() -> AsyncIterator[Kubelet]:
     server = await asyncio.get_running_loop().create_server(web.Server(handle, access_log=None), "127.0.0.1", 0, ssl=tls)
     yield Kubelet(server.sockets[0].getsockname()[1], asked, more)
     server.close()
+
+
+async def converse(request: web.BaseRequest) -> web.StreamResponse:
+    """Says every message back, after a word of its own; ``end`` ends it."""
+    socket = web.WebSocketResponse(protocols=("v5.channel.k8s.io", "v4.channel.k8s.io", "SPDY/3.1+portforward.k8s.io"))
+    await socket.prepare(request)
+    await socket.send_bytes(b"\1" + str(socket.ws_protocol).encode())
+    async for message in socket:
+        if message.data == b"end":
+            break
+        await socket.send_bytes(message.data)
+    await socket.close()
+    return socket
 
 
 async def run_pod(api: Any, kubelet: Kubelet, name: str = "web", containers: tuple[str, ...] = ("main",)) -> None:
@@ -111,6 +128,84 @@ async def test_a_log_that_cannot_be_had_says_why(api: Any, kubelet: Kubelet) -> 
     await api.patch("/api/v1/nodes/node1/status", {"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": 1}}}})
     got = await api.get(f"{PODS}/broken/log")
     assert (got.code, got.reason) == (503, "ServiceUnavailable")
+
+
+# ---- streams
+
+EXEC = f"{PODS}/web/exec?command=ls&command=-l&stdout=true&stderr=1&stdin=true"
+TOLD = "/exec/default/web/main?input=1&output=1&error=1&command=ls&command=-l"
+
+
+def talk(api: Any, path: str, *protocols: str, method: str = "GET") -> Any:
+    return api.session.ws_connect(api.url + path, method=method, protocols=protocols, headers={"Authorization": "Bearer a-token-for-tests"})
+
+
+@pytest.mark.parametrize(
+    ("path", "offered", "told"),
+    [
+        (EXEC, ["v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io"], TOLD),
+        (EXEC, ["v4.channel.k8s.io"], TOLD),
+        (f"{PODS}/web/attach?container=main&stdin=1&stdout=1&tty=true", ["v5.channel.k8s.io"], "/attach/default/web/main?input=1&output=1&tty=1"),
+        (f"{PODS}/web/portforward", ["SPDY/3.1+portforward.k8s.io"], "/portForward/default/web"),
+        (f"{PODS}/web/portforward?ports=80&ports=81", ["v4.channel.k8s.io"], "/portForward/default/web?ports=80&ports=81"),
+    ],
+)
+async def test_a_stream_is_handed_through_to_the_kubelet_and_back(api: Any, kubelet: Kubelet, path: str, offered: list[str], told: str) -> None:
+    await run_pod(api, kubelet)
+    async with talk(api, path, *offered) as socket, asyncio.timeout(5):
+        assert socket.protocol == offered[0]
+        assert await socket.receive_bytes() == b"\1" + offered[0].encode()
+        for message in (b"", b"\0hello", b"x" * 2_000_000):
+            await socket.send_bytes(message)
+            assert await socket.receive_bytes() == message
+        await socket.send_bytes(b"end")
+        assert (await socket.receive()).type is WSMsgType.CLOSE
+    assert kubelet.asked == [told]
+
+
+async def test_a_stream_ends_at_the_kubelet_when_its_client_goes(api: Any, kubelet: Kubelet) -> None:
+    await run_pod(api, kubelet)
+    for _ in range(3):
+        async with talk(api, EXEC, "v5.channel.k8s.io") as socket, asyncio.timeout(5):
+            await socket.receive_bytes()
+    assert len(kubelet.asked) == 3
+
+
+async def test_streams_end_when_the_server_stops(api: Any, kubelet: Kubelet) -> None:
+    await run_pod(api, kubelet)
+    async with talk(api, EXEC, "v5.channel.k8s.io") as socket, asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        await socket.receive_bytes()
+        tasks.create_task(api.stop())
+        assert (await socket.receive()).type in (WSMsgType.CLOSE, WSMsgType.CLOSED)
+
+
+async def test_a_stream_that_cannot_be_had_says_why_before_it_begins(api: Any, kubelet: Kubelet) -> None:
+    await run_pod(api, kubelet, containers=("a", "b"))
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    v5, old = {**upgrade, "Sec-WebSocket-Protocol": "v5.channel.k8s.io"}, {**upgrade, "Sec-WebSocket-Protocol": "channel.k8s.io"}
+    spdy = {"Connection": "Upgrade", "Upgrade": "SPDY/3.1", "X-Stream-Protocol-Version": "v4.channel.k8s.io"}
+    for method, rest, headers, code, words in (
+        ("GET", "web/exec?command=ls&stdout=1", v5, 400, "choose one of: [a b]"),
+        ("GET", "web/exec?command=ls&stdout=1&container=c", v5, 400, "container c is not valid"),
+        ("GET", "web/exec?container=a&stdout=1", v5, 400, "at least 1 command"),
+        ("GET", "web/exec?container=a&command=ls", v5, 400, "at least 1 of stdin, stdout, stderr"),
+        ("GET", "web/exec?container=a&command=ls&stdout=1&stderr=1&tty=1", v5, 400, "tty and stderr"),
+        ("GET", "web/exec?container=a&command=ls&stdout=1", old, 400, "v5.channel.k8s.io, v4.channel.k8s.io"),
+        ("GET", "web/exec?container=a&command=ls&stdout=1", {}, 400, "upgrade to a WebSocket"),
+        ("POST", "web/exec?container=a&command=ls&stdout=1", spdy, 400, "SPDY is not spoken here"),
+        ("POST", "web/portforward", spdy, 400, "SPDY is not spoken here"),
+        ("POST", "gone/exec?container=a&command=ls&stdout=1", spdy, 404, 'pods "gone" not found'),
+        ("PUT", "web/exec?container=a&command=ls&stdout=1", v5, 405, "does not allow"),
+    ):
+        got = await api.ask(method, f"{PODS}/{rest}", headers=headers)
+        assert (got.code, words in got.message) == (code, True), (rest, got.document)
+    await api.patch("/api/v1/nodes/node1/status", {"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": 1}}}})
+    for method, headers in (("GET", v5), ("POST", spdy)):
+        got = await api.ask(method, f"{PODS}/web/exec?container=a&command=ls&stdout=1", headers=headers)
+        assert (got.code, got.reason) == (503, "ServiceUnavailable"), "an old client is told what really is the matter"
+    await api.made(PODS, {"metadata": {"name": "new"}, "spec": {"containers": [{"name": "main", "image": "twinstack.dev/host:1"}]}})
+    got = await api.ask("GET", f"{PODS}/new/portforward", headers={**upgrade, "Sec-WebSocket-Protocol": "v4.channel.k8s.io"})
+    assert (got.code, "host assigned" in got.message) == (400, True)
 
 
 # ---- upkeep

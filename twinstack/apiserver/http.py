@@ -271,6 +271,17 @@ class Kubelets:
 
         return Streamed(response.headers.get("Content-Type", "text/plain"), run)
 
+    async def reach(self, host_url: str) -> None:
+        """ServiceUnavailable when a kubelet does not answer at all."""
+        import aiohttp
+
+        session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0), connector=aiohttp.TCPConnector(ssl=self._context()))
+        try:
+            async with session, session.get(f"{host_url}/healthz") as response:
+                await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ServiceUnavailable(f"the kubelet cannot be reached: {error or type(error).__name__}") from error
+
     async def talk(self, url: str, query: str, protocols: Sequence[str]) -> Upgraded:
         """A WebSocket to the kubelet, to be handed through to the client; ServiceUnavailable when there is none."""
         import aiohttp

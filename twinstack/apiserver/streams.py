@@ -68,7 +68,7 @@ class Kubelet:
             raise BadRequest(f"pod {name} does not have a host assigned")
         base = f"https://{host_port(*self._kubelet(node_name))}"
         if "websocket" not in call.headers.get("Upgrade", "").lower():
-            await self._kubelets.get(f"{base}/healthz", "", follow=False)
+            await self._kubelets.reach(base)
             if call.headers.get("Upgrade"):
                 raise BadRequest(channels.SPDY_REFUSAL)
             raise BadRequest(f"{request.sub} is a stream: upgrade to a WebSocket of {', '.join(spoken)}")
