@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from twinstack.apiserver.settings import Settings, SettingsError
 from twinstack.cli.main import main
 from twinstack.net.cidr import parse_address
 from twinstack.net.family import FAMILIES, Family
+from twinstack.store.sqlite import SQLiteStore
 
 CONFIGMAPS = "/api/v1/namespaces/default/configmaps"
 SERVICES = "/api/v1/namespaces/default/services"
@@ -128,6 +130,15 @@ def test_kill_9_loses_no_acknowledged_write_and_leaks_no_address(tmp_path: Path)
         pytest.param(["--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112"], "", id="three ranges"),
         pytest.param(["--service-cluster-ip-range=nonsense"], "nonsense", id="a range that is none"),
         pytest.param(["--service-node-port-range=9-1"], "9-1", id="a port range that is none"),
+        pytest.param(["--service-cluster-ip-range=10.0.0.0/30"], "/2 to /29 would do", id="a primary range of four addresses"),
+        pytest.param(["--service-cluster-ip-range=fd00::/126"], "/2 to /125 would do", id="likewise of the other family"),
+        pytest.param(
+            ["--service-cluster-ip-range=fd00::/112", "--advertise-address=192.0.2.1"], "an IPv6 address would do", id="an address to advertise, the twin"
+        ),
+        pytest.param(["--service-cluster-ip-range=fd00::/112", "--bind-address=192.0.2.1"], "--advertise-address", id="an address to bind of the other family"),
+        pytest.param(["--kubernetes-service-node-port=8080"], "30000 would do", id="a node port out of the range"),
+        pytest.param(["--kubernetes-service-node-port=-1"], "30000 would do", id="a node port that is none"),
+        pytest.param(["--apiserver-count=0"], "1 would do", id="no servers at all"),
         pytest.param(["--endpoint-reconciler-type=magic"], "magic", id="an unknown reconciler"),
         pytest.param(["--event-ttl=0s"], "--event-ttl", id="no time to live"),
         pytest.param(["--data-dir=/dev/null/x"], "data directory /dev/null/x cannot be used", id="a directory that cannot be"),
@@ -150,6 +161,18 @@ def test_a_busy_port_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert caught.value.code == 1
     [line] = capsys.readouterr().err.splitlines()
     assert "is in use" in line
+
+
+def test_a_second_server_over_the_same_data_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = SQLiteStore(tmp_path)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main(["kube-apiserver", f"--data-dir={tmp_path}", "--bind-address=127.0.0.1", "--secure-port=0"])
+    finally:
+        asyncio.run(first.close())
+    assert caught.value.code == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "in use by another server" in line
 
 
 def test_an_unspecified_address_listens_in_every_family() -> None:

@@ -29,7 +29,8 @@ OBSERVED = ("services", "servicecidrs", "ipaddresses")
 class Settings:
     """What the bootstrap is told."""
 
-    def __init__(self, advertise_address: str = "192.0.2.1") -> None:
+    def __init__(self, advertise_address: str = "192.0.2.1", kubernetes_service_node_port: int = 0) -> None:
+        self.kubernetes_service_node_port = kubernetes_service_node_port
         self.advertise_address = advertise_address
         self.secure_port = 6443
         self.endpoint_reconciler_type = "lease"
@@ -59,8 +60,8 @@ class Server:
     def wait(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
-    async def post(self, plural: str, document: Document, *, namespace: str = "default", dry_run: bool = False) -> Document:
-        resource = BY_PLURAL[plural]
+    async def post(self, plural: str | Resource, document: Document, *, namespace: str = "default", dry_run: bool = False) -> Document:
+        resource = BY_PLURAL[plural] if isinstance(plural, str) else plural
         document = decode(encode({"apiVersion": resource.api_version, "kind": resource.kind, **document}))
         outcome = await self.changes.create(resource, document, namespace if resource.namespaced else "", dry_run=dry_run)
         self.warnings = list(outcome.warnings)
@@ -117,6 +118,11 @@ class Server:
     def bootstrap(self, **settings: Any) -> Bootstrap:
         return Bootstrap(Hand(self), self.context, Settings(**settings), lambda: self.now)
 
+    async def store_directly(self, plural: str, document: Document) -> None:
+        """Write an object as somebody would who does not ask this server."""
+        collection = self.cache.collections[BY_PLURAL[plural]]
+        await self.store.commit([collection.write(document, None)])
+
     def leaks(self) -> list[str]:
         """What is taken and by nobody held, or held and not recorded; empty when all agrees."""
         held, ports = set(), set()
@@ -144,7 +150,7 @@ class Hand:
         return self._server.cache
 
     async def create(self, resource: Resource, document: Document) -> Document:
-        return await self._server.post(resource.plural, document, namespace=document["metadata"].get("namespace", ""))
+        return await self._server.post(resource, document, namespace=document["metadata"].get("namespace", ""))
 
     async def update(self, resource: Resource, document: Document, subresource: str = "") -> Document:
         return await self._server.put(resource.plural, document, sub=subresource)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from twinstack.apiserver import bootstrap as module
+from twinstack.api import kinds
+from twinstack.api.resources import resource_of
+
+EVENTS = resource_of(kinds.Event)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,7 @@ async def test_the_default_range_when_the_flags_change(new_server, first, then, 
     again = await new_server(then, store=server.store)
     await again.bootstrap().first_pass()
     assert again.get("servicecidrs", "kubernetes")["spec"]["cidrs"] == cidrs
-    told = [event["reason"] for event in again.cache.list(module._EVENTS)]
+    told = [event["reason"] for event in again.cache.list(EVENTS)]
     assert ("KubernetesDefaultServiceCIDRInconsistent" in told) == (first != "v4" or then == "10.1.0.0/16")
 
 
@@ -108,7 +111,7 @@ async def test_a_record_that_was_deleted_is_written_again(new_server):
     await server.delete("ipaddresses", ip)
     await server.bootstrap().repair()
     assert server.names("ipaddresses") == [ip]
-    assert [event["reason"] for event in server.cache.list(module._EVENTS)] == ["ClusterIPNotAllocated"]
+    assert [event["reason"] for event in server.cache.list(EVENTS)] == ["ClusterIPNotAllocated"]
     assert server.leaks() == []
 
 
@@ -145,15 +148,31 @@ async def test_a_service_that_spells_its_address_oddly_keeps_its_record(new_serv
     assert server.store.revision == before
 
 
+async def test_an_address_whose_record_was_deleted_stays_its_services_until_that_gives_it_back(new_server):
+    server = await new_server("192.168.0.0/29", bare=False)
+    ip = (await server.service(clusterIP="192.168.0.4"))["spec"]["clusterIP"]
+    await server.delete("ipaddresses", ip)
+    assert await server.causes(server.service("thief", clusterIP=ip)) == [("spec.clusterIPs", "FieldValueInvalid")]
+    for name in ("a", "b", "c", "d"):
+        assert (await server.service(name))["spec"]["clusterIP"] != ip
+    assert (await server.refusal(server.service("e"))).http_code == 500
+    await server.bootstrap().keep()
+    assert server.get("ipaddresses", ip)["spec"]["parentRef"]["name"] == "web"
+    await server.delete("ipaddresses", ip)
+    await server.delete("services", "web")
+    assert (await server.service("e"))["spec"]["clusterIP"] == ip
+    assert server.leaks() == []
+
+
 async def test_of_two_services_with_one_address_the_one_without_the_record_is_told(new_server):
     server = await new_server()
-    await server.service("first", clusterIP="10.96.0.9")
-    await server.delete("ipaddresses", "10.96.0.9")
-    await server.service("second", clusterIP="10.96.0.9")
+    first = await server.service("first", clusterIP="10.96.0.9")
+    await server.store_directly("services", {**first, "metadata": {"name": "second", "namespace": "default", "uid": "2"}})
     await server.bootstrap().repair()
-    (event,) = server.cache.list(module._EVENTS)
-    assert (event["reason"], event["involvedObject"]["name"]) == ("ClusterIPAlreadyAllocated", "first")
-    assert server.get("ipaddresses", "10.96.0.9")["spec"]["parentRef"]["name"] == "second"
+    (event,) = server.cache.list(EVENTS)
+    assert (event["reason"], event["involvedObject"]["name"]) == ("ClusterIPAlreadyAllocated", "second")
+    assert (event["action"], event["type"]) == ("ClusterIPAllocation", "Warning")
+    assert server.get("ipaddresses", "10.96.0.9")["spec"]["parentRef"]["name"] == "first"
 
 
 async def test_an_address_outside_of_every_range_is_told_and_its_record_kept(new_server):
@@ -162,7 +181,7 @@ async def test_an_address_outside_of_every_range_is_told_and_its_record_kept(new
     await server.service(clusterIP="10.1.0.9")
     await server.delete("servicecidrs", "more")
     await server.bootstrap().repair()
-    assert [event["reason"] for event in server.cache.list(module._EVENTS)] == ["ClusterIPOutOfRange"]
+    assert [event["reason"] for event in server.cache.list(EVENTS)] == ["ClusterIPOutOfRange"]
     assert server.names("ipaddresses") == ["10.1.0.9"]
 
 
@@ -184,3 +203,68 @@ async def test_a_record_of_a_services_address_becomes_its_own(new_server, parent
     assert record["spec"]["parentRef"] == {"resource": "services", "namespace": "default", "name": "web"}
     assert record["metadata"]["labels"]["ipaddress.kubernetes.io/managed-by"] == "ipallocator.k8s.io"
     assert server.leaks() == []
+
+
+@pytest.mark.parametrize(
+    "held, reasons",
+    [
+        pytest.param([("a", 30001)], [], id="a port of the range, held once"),
+        pytest.param([("a", 30001), ("b", 30001)], ["PortAlreadyAllocated"], id="one port of two Services"),
+        pytest.param([("a", 20000)], ["PortOutOfRange"], id="a port that the range does not have any longer"),
+    ],
+)
+async def test_node_ports_that_nobody_should_hold_are_told(new_server, held, reasons):
+    server = await new_server()
+    for name, port in held:
+        spec = {"type": "NodePort", "clusterIP": "None", "clusterIPs": ["None"], "ports": [{"port": 80, "nodePort": port, "protocol": "TCP"}]}
+        await server.store_directly("services", {"metadata": {"name": name, "namespace": "default", "uid": name}, "spec": spec, "status": {}})
+    await server.bootstrap().repair()
+    assert [(event["reason"], event["action"]) for event in server.cache.list(EVENTS)] == [(reason, "PortAllocation") for reason in reasons]
+
+
+# ---- beginning and end
+
+
+async def test_a_node_port_of_the_servers_own_service_is_the_one_that_the_flag_names(new_server):
+    server = await new_server()
+    assert await server.bootstrap(kubernetes_service_node_port=30443).first_pass()
+    spec = server.get("services", "kubernetes")["spec"]
+    assert (spec["type"], spec["ports"][0]["nodePort"]) == ("NodePort", 30443)
+    assert server.leaks() == []
+
+
+async def test_a_server_that_stops_takes_its_address_out_of_its_endpoints(new_server):
+    server = await new_server(bare=False)
+    bootstrap = server.bootstrap()
+    await bootstrap.withdraw()
+    assert not server.get("endpoints", "kubernetes").get("subsets")
+    assert not server.get("endpointslices", "kubernetes").get("endpoints")
+    await bootstrap.keep()
+    assert server.get("endpoints", "kubernetes")["subsets"] and server.get("endpointslices", "kubernetes")["endpoints"]
+
+
+@pytest.mark.parametrize(
+    "first, spec, then, reason",
+    [
+        pytest.param("v4", {"ipFamilyPolicy": "PreferDualStack"}, "v4v6", None, id="a family that joins concerns nobody"),
+        pytest.param("v4v6", {"ipFamilies": ["IPv4"]}, "v6v4", None, id="a change of the order leaves Services as they are"),
+        pytest.param("v4v6", {"ipFamilyPolicy": "RequireDualStack"}, "v4", "ServiceFamilyNotConfigured", id="a dual-stack Service on what is single-stack now"),
+        pytest.param("v4v6", {"ipFamilyPolicy": "PreferDualStack"}, "v4", "ServiceFamilyNotConfigured", id="one that only prefers both"),
+        pytest.param("v4v6", {"ipFamilies": ["IPv6"]}, "v4", "ServiceFamilyNotConfigured", id="a Service whose only family is gone"),
+        pytest.param(
+            "v4v6", {"clusterIP": "None", "ipFamilyPolicy": "RequireDualStack"}, "v4", "ServiceFamilyNotConfigured", id="a headless one with a selector"
+        ),
+        pytest.param("v4v6", {"clusterIP": "None", "selector": None}, "v4", None, id="a headless one without a selector"),
+        pytest.param("v4v6", {"type": "ExternalName", "externalName": "example.com"}, "v4", None, id="a name"),
+    ],
+)
+async def test_the_services_that_the_clusters_families_no_longer_fit_are_named_at_the_start(new_server, caplog, first, spec, then, reason):
+    server = await new_server(first, bare=False)
+    await server.service(**spec)
+    again = await new_server(then, store=server.store)
+    caplog.clear()
+    assert await again.bootstrap(advertise_address="2001:db8::1" if then.startswith("v6") else "192.0.2.1").first_pass()
+    told = {event["involvedObject"]["name"]: event["reason"] for event in again.cache.list(EVENTS) if event["involvedObject"]["kind"] == "Service"}
+    assert told.pop("web", None) == reason
+    assert told == ({"kubernetes": "KubernetesServiceOfAnotherFamily"} if then == "v6v4" else {})
+    assert ("default/web" in caplog.text) == (reason is not None)

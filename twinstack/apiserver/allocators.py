@@ -25,7 +25,7 @@ from twinstack.net.cidr import parse_address
 from twinstack.net.errors import AddressError
 from twinstack.net.family import FAMILIES, Address, ByFamily, Family, Network
 from twinstack.net.pool import Intervals, Pool
-from twinstack.rules import cidrs
+from twinstack.rules import address_records, cidrs
 from twinstack.rules.problems import wrong
 from twinstack.rules.services import held_ports
 
@@ -150,6 +150,10 @@ class Ports:
             self._pool.taken.remove(number)
 
     @property
+    def range(self) -> range:
+        return range(self._pool.first, self._pool.last + 1)
+
+    @property
     def free(self) -> int:
         return self._pool.free
 
@@ -185,9 +189,12 @@ class Context:
         self.chance = chance or random.Random()
         self.addresses = Addresses(self.chance)
         self.ports = Ports(*node_ports, self.chance)
+        self._reader: Reader | None = None
+        self._to_mend: set[Key] = set()
 
     def load(self, reader: Reader) -> None:
         """Learn everything that is stored. Once, before any request."""
+        self._reader = reader
         for resource in (SERVICE_CIDRS, IP_ADDRESSES, SERVICES):
             for document in reader.each(resource):
                 self.observe(resource, None, document)
@@ -198,11 +205,46 @@ class Context:
         if one is None:
             return
         if resource is IP_ADDRESSES or resource == IP_ADDRESSES:
-            self.addresses.observe_address(one["metadata"]["name"], exists=after is not None)
+            if after is None and (holder := self._holder_of(one)) is not None:
+                self._to_mend.add(holder)  # the address stays taken: its record was deleted under a Service that has it
+            else:
+                self.addresses.observe_address(one["metadata"]["name"], exists=after is not None)
         elif resource == SERVICES:
             self.ports.observe(held_ports(before) if before else (), held_ports(after) if after else ())
+            if before is not None:
+                self._observe_addresses_given_back(before, after)
         elif resource == SERVICE_CIDRS:
             self.addresses.observe_range(one["metadata"]["name"], view_of(kinds.ServiceCIDR, after) if after else None)
+
+    def _holder_of(self, record: Document) -> Key | None:
+        """The Service that a record names, if it is there and has the address."""
+        parent = (record.get("spec") or {}).get("parentRef") or {}
+        if self._reader is None or parent.get("group") or parent.get("resource") != "services":
+            return None
+        key = Key(parent.get("namespace", ""), parent.get("name", ""))
+        service = self._reader.get(SERVICES, key)
+        if service is None or not address_records.lists(view_of(address_records.Holder, service), parse_address(record["metadata"]["name"])):
+            return None
+        return key
+
+    def _observe_addresses_given_back(self, before: Document, after: Document | None) -> None:
+        """An address whose record was deleted before its Service gave it back is free now; the others are when their records go."""
+        kept = ((after or {}).get("spec") or {}).get("clusterIPs") or ()
+        had = (before.get("spec") or {}).get("clusterIPs") or ()
+        if self._reader is None or kept == had:
+            return
+        for text in had:
+            try:
+                name = str(parse_address(text))
+            except AddressError:
+                continue
+            if text not in kept and self._reader.get(IP_ADDRESSES, Key("", name)) is None:
+                self.addresses.observe_address(name, exists=False)
+
+    def holders_to_mend(self) -> set[Key]:
+        """The Services whose records were deleted since this was asked last."""
+        found, self._to_mend = self._to_mend, set()
+        return found
 
     def allocate(self, document: Document, families: Sequence[Family], asked: Sequence[str], transaction: Transaction) -> list[str]:
         """An address for each family: the text asked for at its place, else any; recorded as IPAddresses in the transaction.

@@ -16,24 +16,31 @@ from twinstack.api import errors, objects
 from twinstack.api.errors import APIError, BadRequest, NotFound
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import Resource
-from twinstack.apiserver import answers, bootstrap, requests, serving, upkeep
+from twinstack.apiserver import admission, answers, audit, bootstrap, first_roles, impersonation, requests, serving, upkeep
 from twinstack.apiserver.allocators import Context, context_of
-from twinstack.apiserver.auth import Authenticator, read_token_file
+from twinstack.apiserver.auth import Authenticator, is_open, read_token_file
+from twinstack.apiserver.authorization import Authorizer, asked_by, asked_of_path, modes_of
 from twinstack.apiserver.cache import Cache, Stored
-from twinstack.apiserver.calls import Answer, Call, Reaction, Stream, Streamed, failure
+from twinstack.apiserver.calls import CALLER, Answer, Call, Reaction, Stream, Streamed, failure
+from twinstack.apiserver.changes import Uids
 from twinstack.apiserver.discovery import Discovery
-from twinstack.apiserver.handlers import Handlers
+from twinstack.apiserver.fairness import Seats, Turns
+from twinstack.apiserver.handlers import STREAMS, Handlers
 from twinstack.apiserver.http import HTTPServer, unexpected
 from twinstack.apiserver.metrics import RequestMetrics
 from twinstack.apiserver.openapi import OpenAPI, SchemaMissing
 from twinstack.apiserver.replies import Reply
+from twinstack.apiserver.reviews import Reviews
+from twinstack.apiserver.service_accounts import ServiceAccountAdmission
 from twinstack.apiserver.settings import Settings, SettingsError
 from twinstack.apiserver.strategies.base import Reader
 from twinstack.apiserver.strategies.table import strategies
 from twinstack.apiserver.streams import Kubelet
+from twinstack.apiserver.tokens import tokens_of
+from twinstack.apiserver.visits import LONG_RUNNING, Visit
 from twinstack.loops.health import Check, answer
 from twinstack.net.cidr import host_port
-from twinstack.rules.cidrs import parse_service_ranges
+from twinstack.rules.cidrs import parse_port_range, parse_service_ranges
 from twinstack.store.base import Store
 from twinstack.store.memory import MemoryStore
 from twinstack.store.sqlite import SQLiteStore
@@ -61,7 +68,15 @@ class Application:
         kubelet = Kubelet(self.cache, settings)
         self.handlers = Handlers(self.cache, store, self.openapi, logs=kubelet.logs, streams=kubelet.stream)
         tokens = read_token_file(Path(settings.token_auth_file)) if settings.token_auth_file else {}
-        self.authenticator = Authenticator(tokens, anonymous=settings.anonymous_auth)
+        self.authorizer = Authorizer(modes_of(settings.authorization_mode), self.cache)
+        self.tokens = tokens_of(settings, self.cache)
+        self.authenticator = Authenticator(tokens, anonymous=settings.anonymous_auth, service_accounts=self.tokens)
+        self.reviews = Reviews(self.cache, self.authorizer, self.authenticator, self.tokens)
+        completes_pods = "ServiceAccount" in admission.plugins_of(settings)
+        self.handlers.changes.admission = admission.Admission(self.authorizer, ServiceAccountAdmission(self.cache) if completes_pods else None)
+        self.reading, self.changing, self.turns = Seats(settings.max_requests_inflight), Seats(settings.max_mutating_requests_inflight), Turns()
+        self.audit = audit.log_of(settings)
+        self.audit_ids = Uids()
         self.metrics = RequestMetrics(self.cache)
         self.registry = CollectorRegistry()
         self.registry.register(self.metrics)
@@ -77,15 +92,14 @@ class Application:
     async def respond(self, call: Call) -> Reaction:
         """The reaction to any call whatever; failures are Status documents."""
         start = time.perf_counter()
-        request: requests.Request | None = None
+        visit = Visit(call, self.audit_ids.next())
         reaction: Reaction
         try:
-            self.authenticator.user_of(call)
-            if requests.is_resource_path(call.path):
-                request = requests.parse(call.method, call.path, call.query)
-                reaction = await self.handlers.react(request, call)
-            else:
-                reaction = self._besides(call)
+            try:
+                reaction = await self._react(call, visit)
+            finally:
+                if visit.seats is not None:
+                    visit.seats.leave(visit.user.name)
         except APIError as error:
             reaction = failure(error)
         except msgspec.ValidationError as error:
@@ -96,20 +110,50 @@ class Application:
             reaction = failure(BadRequest("the document is nested too deeply"))
         except Exception as error:
             reaction = unexpected(error)
-        reaction = answers.finished(reaction, request, call.headers.get("Accept", ""))
+        reaction = answers.finished(reaction, visit.request, call.headers.get("Accept", ""))
+        reaction = reaction._replace(headers=[("Audit-Id", visit.id), *reaction.headers])
+        streams = isinstance(reaction, Streamed)
+        if self.audit is not None:
+            self.audit.tell(visit, "ResponseStarted" if streams else "ResponseComplete", 200 if isinstance(reaction, Streamed) else reaction.status)
         if isinstance(reaction, Streamed):
-            return reaction._replace(run=self._counted(request, reaction, start))
-        self.metrics.observe(request, reaction.status, time.perf_counter() - start)
+            return reaction._replace(run=self._counted(visit, reaction, start))
+        self.metrics.observe(visit.request, reaction.status, time.perf_counter() - start)
         return reaction
 
-    def _counted(self, request: requests.Request | None, streamed: Streamed, start: float) -> Callable[[Stream], asyncio.Future[None]]:
+    async def _react(self, call: Call, visit: Visit) -> Reaction:
+        """Who calls, whether it may, whether it is its turn; then what was asked for."""
+        user = visit.caller = visit.user = self.authenticator.user_of(call)
+        if impersonation.is_asked(call.headers):
+            user = visit.user = impersonation.impersonated(user, call.headers, self.authorizer)
+        CALLER.set(user)
+        if not requests.is_resource_path(call.path):
+            if not is_open(call.path):
+                visit.verdict = self.authorizer.check(user, asked_of_path(call.method, call.path))
+            return self._besides(call)
+        request = visit.request = requests.parse(call.method, call.path, call.query)
+        visit.verdict = self.authorizer.check(user, *asked_by(request))
+        if request.sub in STREAMS and request.verb == "get":  # whoever opens a stream does more than look; upstream asks for both since 1.35
+            self.authorizer.check(user, *asked_by(request._replace(verb="create")))
+        if request.verb != "watch" and request.sub not in LONG_RUNNING:
+            seats = self.reading if request.verb in ("get", "list") else self.changing
+            seats.take(user.name)
+            visit.seats = seats
+        if (place := self.turns.admit(user.name)) is not None:
+            await place
+        if Reviews.answers(request):
+            return self.reviews.react(request, call, user)
+        return await self.handlers.react(request, call)
+
+    def _counted(self, visit: Visit, streamed: Streamed, start: float) -> Callable[[Stream], asyncio.Future[None]]:
         async def run(stream: Stream) -> None:
             self.metrics.long_running += 1
             try:
                 await streamed.run(stream)
             finally:
                 self.metrics.long_running -= 1
-                self.metrics.observe(request, 200, time.perf_counter() - start)
+                self.metrics.observe(visit.request, 200, time.perf_counter() - start)
+                if self.audit is not None:
+                    self.audit.tell(visit, "ResponseComplete", 200)
 
         return run  # type: ignore[return-value]
 
@@ -124,6 +168,8 @@ class Application:
             raise NotFound("the server could not find the requested resource")
         if path == "/metrics":
             return Answer(200, generate_latest(self.registry), "text/plain; version=0.0.4; charset=utf-8")
+        if (issued := self.tokens.discovery(path)) is not None:
+            return Answer(200, objects.encode(issued))
         accept = call.headers.get("Accept", "")
         reply: Reply | None = self.openapi.answer(path, accept) if first == "openapi" else self.discovery.answer(path, accept)
         if reply is None:
@@ -186,10 +232,21 @@ def open_store(settings: Settings) -> Store:
 
 def check(settings: Settings) -> None:
     """SettingsError for what is refused before anything is touched."""
-    if settings.authorization_mode != "AlwaysAllow":
-        raise SettingsError(f"--authorization-mode={settings.authorization_mode} is not served yet; AlwaysAllow would do")
+    modes_of(settings.authorization_mode)
+    admission.plugins_of(settings)
+    audit.check(settings)
+    serving.minimum_tls(settings.tls_min_version)
+    for flag, most in (("requests", settings.max_requests_inflight), ("mutating-requests", settings.max_mutating_requests_inflight)):
+        if most < 0:
+            raise SettingsError(f"--max-{flag}-inflight={most} is no number of requests; 400 would do, or 0 for no limit")
     if settings.endpoint_reconciler_type not in ("lease", "master-count", "none"):
         raise SettingsError(f"--endpoint-reconciler-type={settings.endpoint_reconciler_type} is unknown; lease or none would do")
+    first, last = parse_port_range(settings.service_node_port_range)
+    own = settings.kubernetes_service_node_port
+    if not 0 <= own <= 65535 or (own and not first <= own <= last):
+        raise SettingsError(f"--kubernetes-service-node-port={own} is not within --service-node-port-range={first}-{last}; 0, for none, or {first} would do")
+    if settings.apiserver_count <= 0:
+        raise SettingsError(f"--apiserver-count={settings.apiserver_count} is no number of servers; 1 would do")
     if settings.event_ttl_seconds <= 0:
         raise SettingsError(f"--event-ttl={settings.event_ttl_seconds:g}s is no time to live; 1h would do")
     if bool(settings.kubelet_client_certificate) != bool(settings.kubelet_client_key):
@@ -208,6 +265,8 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
             app = Application(settings, store)
             tls = serving.tls_context(settings, app.context.ranges.values())
             door = HTTPServer(app.respond)
+            if "RBAC" in app.authorizer.modes:
+                await first_roles.make(app.handlers.changes)
             # What was loaded stays: the garbage collector need not look at it again.
             gc.collect()
             gc.freeze()
@@ -236,3 +295,5 @@ async def _serve(app: Application, settings: Settings, ready: Callable[[], None]
         tasks.create_task(bootstrap.run(Hand(app.handlers), app.context, settings, ready=is_ready))
         tasks.create_task(upkeep.compact_now_and_then(app.store, app.cache))
         tasks.create_task(expiry.run())
+        if app.audit is not None:
+            tasks.create_task(app.audit.run())

@@ -17,26 +17,29 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from twinstack.api import kinds
-from twinstack.api.errors import APIError, Conflict, NotFound
-from twinstack.api.objects import Document, Key, key_of, view_of
+from twinstack.api.errors import APIError
+from twinstack.api.objects import Document, Key, document_of, key_of, view_of
 from twinstack.api.resources import resource_of
 from twinstack.api.times import text_of_time
-from twinstack.apiserver.allocators import IP_ADDRESSES, SERVICE_CIDRS, SERVICES, Context
+from twinstack.apiserver.allocators import SERVICE_CIDRS, SERVICES, Context
+from twinstack.apiserver.announcements import Announcements
+from twinstack.apiserver.repair import BREATH, Repair
 from twinstack.apiserver.strategies.base import API
 from twinstack.net.cidr import nth, parse_address
 from twinstack.net.family import Address, Family
-from twinstack.rules import address_records, cidrs
+from twinstack.rules import cidrs
 from twinstack.rules.addresses import special_problem
 from twinstack.rules.families import SINGLE
+from twinstack.rules.reconfiguration import concern_about
 
 log = logging.getLogger(__name__)
 
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 DEFAULT_CIDR = "kubernetes"
 OWN_SERVICE = Key("default", "kubernetes")
-BREATH = 256  # objects looked at before others are served
-AGAIN_SECONDS, KEEP_SECONDS, REPAIR_SECONDS = 1.0, 10.0, 180.0
-_NAMESPACES, _ENDPOINTS, _SLICES, _EVENTS = (resource_of(view) for view in (kinds.Namespace, kinds.Endpoints, kinds.EndpointSlice, kinds.Event))
+AGAIN_SECONDS, KEEP_SECONDS, REPAIR_SECONDS, WITHDRAW_SECONDS = 1.0, 10.0, 180.0, 2.0
+MOST_NAMED, MOST_TOLD = 20, 100
+_NAMESPACES, _ENDPOINTS, _SLICES = (resource_of(view) for view in (kinds.Namespace, kinds.Endpoints, kinds.EndpointSlice))
 
 
 class BootstrapSettings(Protocol):
@@ -53,6 +56,9 @@ class BootstrapSettings(Protocol):
 
     @property
     def endpoint_reconciler_type(self) -> str: ...
+
+    @property
+    def kubernetes_service_node_port(self) -> int: ...
 
 
 async def run(
@@ -71,12 +77,17 @@ async def run(
         await asyncio.sleep(AGAIN_SECONDS)
     ready()
     passes = 0
-    while True:
-        await asyncio.sleep(KEEP_SECONDS)
-        passes += 1
-        await bootstrap.keep()
-        if passes % (REPAIR_SECONDS // KEEP_SECONDS) == 0:
-            await bootstrap.repair()
+    try:
+        while True:
+            await asyncio.sleep(KEEP_SECONDS)
+            passes += 1
+            await bootstrap.keep()
+            if passes % (REPAIR_SECONDS // KEEP_SECONDS) == 0:
+                await bootstrap.repair()
+    finally:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WITHDRAW_SECONDS):
+                await bootstrap.withdraw()
 
 
 class Bootstrap:
@@ -86,22 +97,64 @@ class Bootstrap:
         self._api, self._context, self._settings, self._now = api, context, settings, now
         # With sockets that were opened already, the flag may say 0.
         self._port: int = settings.secure_port or settings.sockets[0].getsockname()[1]
+        self._announcements = Announcements(api, now)
+        self._repair = Repair(api, context, self._announcements, now)
         self._told: set[str] = set()
 
     async def first_pass(self) -> bool:
         """Namespaces, ranges, repair, the own Service; whether all that must be there is there."""
         await self.keep()
-        await self.repair()
+        await self._repair.all()
+        await self._tell_of_other_families()
         reader = self._api.reader
         return reader.get(SERVICE_CIDRS, Key("", DEFAULT_CIDR)) is not None and all(reader.get(_NAMESPACES, Key("", name)) for name in SYSTEM_NAMESPACES)
 
     async def keep(self) -> None:
         """Make again what is missing."""
-        for step in (self._keep_namespaces, self._keep_default_cidr, self._keep_own_service, self._keep_own_endpoints):
+        for step in (self._keep_namespaces, self._keep_default_cidr, self._keep_own_service, self._keep_own_endpoints, self._repair.missing):
             try:
                 await step()
             except APIError as error:
                 log.warning("A part of the bootstrap failed and will be tried again: %s", error, extra={"step": step.__name__.strip("_")})
+
+    async def repair(self) -> None:
+        """Bring the records of addresses and ports into agreement with the Services."""
+        await self._repair.all()
+
+    async def withdraw(self) -> None:
+        """Take this server's address out of its endpoints: it is about to stop (spec/api.md 7.5)."""
+        if self._settings.endpoint_reconciler_type == "none":
+            return
+        for resource, field in ((_ENDPOINTS, "subsets"), (_SLICES, "endpoints")):
+            stored = self._api.reader.get(resource, OWN_SERVICE)
+            if stored is not None and stored.get(field):
+                try:
+                    await self._api.update(resource, {**stored, field: []})
+                except APIError as error:
+                    log.warning("The server stops and its address stays in its endpoints: %s", error)
+
+    async def _tell_of_other_families(self) -> None:
+        """Name the Services that the cluster's families no longer fit, which happens when the flags change over the same data."""
+        concerned = []
+        for seen, document in enumerate(self._api.reader.each(SERVICES), 1):
+            service = view_of(kinds.Service, document)
+            if told := concern_about(service, self._context.families):
+                concerned.append((service, told))
+            if seen % BREATH == 0:
+                await asyncio.sleep(0)
+        if not concerned:
+            return
+        names = [str(key_of(document_of(service))) for service, _ in concerned]
+        log.warning(
+            "%d Services do not fit the families of --service-cluster-ip-range: %s%s",
+            len(names), ", ".join(names[:MOST_NAMED]), " and others" if len(names) > MOST_NAMED else "",
+            extra={"families": ",".join(family.value for family in self._context.families)},
+        )  # fmt: skip
+        for service, told in concerned[:MOST_TOLD]:
+            try:
+                await self._announcements.tell_once(service, told.reason, told.message)
+            except APIError as error:
+                log.warning("A Service that does not fit could not be told of: %s", error)
 
     async def _keep_namespaces(self) -> None:
         for name in SYSTEM_NAMESPACES:
@@ -119,24 +172,30 @@ class Bootstrap:
             return
         if len(wanted) == 2 and stored.spec.cidrs == wanted[:1]:
             document["spec"] = {"cidrs": wanted}
-            await self._api.update(SERVICE_CIDRS, document)
+            try:
+                await self._api.update(SERVICE_CIDRS, document)
+            except APIError as error:
+                await self._announcements.tell_once(stored, "KubernetesDefaultServiceCIDRError", f"the second range could not join: {error}")
             return
         condition = kinds.condition_of(stored.status.conditions, "Ready")
         if stored.spec.cidrs != wanted:
             detail = f"the flags say {', '.join(wanted)}, the object says {', '.join(stored.spec.cidrs)}; it is left as it is"
-            await self._tell_once(document, "KubernetesDefaultServiceCIDRInconsistent", detail)
+            await self._announcements.tell_once(stored, "KubernetesDefaultServiceCIDRInconsistent", detail)
         elif condition is None or condition.status == "Unknown":
             others = [one for one in (document.get("status") or {}).get("conditions") or () if one.get("type") != "Ready"]
             is_so = {"type": "Ready", "status": "True", "lastTransitionTime": text_of_time(self._now()), "reason": "", "message": "addresses are handed out"}
             document["status"] = {**(document.get("status") or {}), "conditions": [*others, is_so]}
             await self._api.update(SERVICE_CIDRS, document, "status")
         elif condition.status == "False":
-            await self._tell_once(document, condition.reason or "NotReady", condition.message or "the default ServiceCIDR is not ready")
+            await self._announcements.tell_once(stored, condition.reason or "NotReady", condition.message or "the default ServiceCIDR is not ready")
 
     async def _keep_own_service(self) -> None:
         if self._api.reader.get(SERVICES, OWN_SERVICE) is not None:
             return
         primary = self._context.families[0]
+        port: Document = {"name": "https", "protocol": "TCP", "port": 443, "targetPort": self._port}
+        if self._settings.kubernetes_service_node_port:
+            port["nodePort"] = self._settings.kubernetes_service_node_port
         await self._api.create(
             SERVICES,
             {
@@ -148,12 +207,12 @@ class Bootstrap:
                     "labels": {"component": "apiserver", "provider": "kubernetes"},
                 },
                 "spec": {
-                    "type": "ClusterIP",
+                    "type": "NodePort" if self._settings.kubernetes_service_node_port else "ClusterIP",
                     "clusterIP": str(nth(self._context.ranges[primary], 1)),
                     "ipFamilyPolicy": SINGLE,
                     "ipFamilies": [primary.value],
                     "sessionAffinity": "None",
-                    "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": self._port}],
+                    "ports": [port],
                 },
             },
         )
@@ -203,85 +262,3 @@ class Bootstrap:
                 log.warning("No endpoints are published for the kubernetes Service: the advertised address %s %s", text, problem)
             return None
         return parse_address(text)
-
-    # ---- the records of addresses
-
-    async def repair(self) -> None:
-        """Bring IPAddresses and Services into agreement, Services first (spec/api.md 4.9).
-
-        One object at a time and by what is stored at that moment, and others are served in between: there may be many.
-        """
-        seen = 0
-        for resource, findings in ((SERVICES, self._findings_about_service), (IP_ADDRESSES, self._findings_about_record)):
-            for document in self._api.reader.each(resource):
-                for finding in findings(key_of(document)):
-                    try:
-                        await self._act_upon(finding)
-                    except APIError as error:
-                        log.warning("An IPAddress could not be repaired: %s", error, extra={"address": finding.address})
-                seen += 1
-                if seen % BREATH == 0:
-                    await asyncio.sleep(0)
-
-    def _findings_about_service(self, key: Key) -> list[address_records.Finding]:
-        holder = self._holder(key)
-        if holder is None:
-            return []
-        return list(
-            address_records.findings_about_service(key, holder, record_of=self._record, holder_of=self._holder, hands_out=self._context.addresses.contains)
-        )
-
-    def _findings_about_record(self, key: Key) -> list[address_records.Finding]:
-        record = self._record(key.name)
-        return list(address_records.findings_about_record(record, holder_of=self._holder, now=self._now())) if record else []
-
-    def _holder(self, key: Key) -> address_records.Holder | None:
-        document = self._api.reader.get(SERVICES, key)
-        return view_of(address_records.Holder, document) if document else None
-
-    def _record(self, name: str) -> kinds.IPAddress | None:
-        document = self._api.reader.get(IP_ADDRESSES, Key("", name))
-        return view_of(kinds.IPAddress, document) if document else None
-
-    async def _act_upon(self, finding: address_records.Finding) -> None:
-        if finding.remove:
-            with contextlib.suppress(NotFound, Conflict):  # somebody else was faster
-                await self._api.delete(IP_ADDRESSES, Key("", finding.address))
-        if finding.record is not None:
-            await self._api.create(IP_ADDRESSES, finding.record)
-        if finding.reason:
-            await self._tell(finding.about, finding.reason, finding.message)
-
-    # ---- events
-
-    async def _tell_once(self, about: Document, reason: str, message: str) -> None:
-        if reason not in self._told:
-            self._told.add(reason)
-            await self._tell(view_of(kinds.Object, about), reason, message)
-
-    async def _tell(self, about: kinds.Object, reason: str, message: str) -> None:
-        log.warning("%s: %s", reason, message, extra={"about": f"{about.kind} {about.metadata.namespace}/{about.metadata.name}"})
-        await self._api.create(_EVENTS, _event(about, reason, message, self._now()))
-
-
-def _event(about: kinds.Object, reason: str, message: str, now: datetime) -> Document:
-    namespace = about.metadata.namespace or "default"
-    meta = about.metadata
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": f"{meta.name.replace(':', '-').strip('-')}.{int(now.timestamp() * 1e6):x}", "namespace": namespace},
-        "involvedObject": {
-            key: value
-            for key, value in (("apiVersion", about.apiVersion), ("kind", about.kind), ("namespace", meta.namespace), ("name", meta.name), ("uid", meta.uid))
-            if value
-        },
-        "type": "Warning",
-        "reason": reason,
-        "message": message,
-        "count": 1,
-        "firstTimestamp": text_of_time(now),
-        "lastTimestamp": text_of_time(now),
-        "source": {"component": "twinstack-kube-apiserver"},
-        "reportingComponent": "twinstack-kube-apiserver",
-    }

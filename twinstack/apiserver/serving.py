@@ -21,14 +21,15 @@ from twinstack.net.family import FAMILIES, Address, Family, Network
 
 DNS_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
 _RENEW_BEFORE = timedelta(days=30)
+_TLS_VERSIONS = {"VersionTLS12": ssl.TLSVersion.TLSv1_2, "VersionTLS13": ssl.TLSVersion.TLSv1_3}
 _SAYS_NOTHING = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 
 def advertise_address(settings: Settings, primary: Family = FAMILIES[0]) -> str:
     """The address at which members of the cluster reach this server; empty when the host has none.
 
-    What was said; else what is bound; else the host's own on its default route, of the Services' primary family if it has
-    one. What was said must be of that family, or the ``kubernetes`` Service would have an endpoint of the other
+    What was said; else what is bound; else the host's own on its default route, of the Services' primary family. What was said
+    or bound must be of that family, or the ``kubernetes`` Service would have an endpoint of the other
     (spec/api.md 7.2, 7.3): SettingsError.
     """
     said = settings.advertise_address and _parsed("--advertise-address", settings.advertise_address)
@@ -41,8 +42,15 @@ def advertise_address(settings: Settings, primary: Family = FAMILIES[0]) -> str:
         return str(said)
     bound = _parsed("--bind-address", settings.bind_address)
     if not bound.is_unspecified and not bound.is_loopback:
+        if Family.of(bound) is not primary and settings.endpoint_reconciler_type != "none":
+            raise SettingsError(
+                f"--bind-address={bound} is {Family.of(bound)} and so would be what is advertised, but --service-cluster-ip-range begins with {primary}; "
+                f"--advertise-address with an {primary} address would do, or --endpoint-reconciler-type=none"
+            )
         return str(bound)
-    return next((found for family in (primary, primary.other) if (found := _default_route_address(family))), "")
+    # Better no endpoints of the kubernetes Service than some of a family that it has not.
+    order = (primary, primary.other) if settings.endpoint_reconciler_type == "none" else (primary,)
+    return next((found for family in order if (found := _default_route_address(family))), "")
 
 
 def _default_route_address(family: Family) -> str:
@@ -98,9 +106,17 @@ def tls_context(settings: Settings, ranges: Iterable[Network]) -> ssl.SSLContext
     pair = _given_pair(settings) or _own_pair(settings, ranges)
     authorities = _read("--client-ca-file", settings.client_ca_file) if settings.client_ca_file else b""
     try:
-        return server_context(pair, client_authorities=authorities)
+        return server_context(pair, client_authorities=authorities, minimum=minimum_tls(settings.tls_min_version))
     except CertificateError as error:
         raise SettingsError(f"--tls-cert-file, --tls-private-key-file or --client-ca-file: {error}") from error
+
+
+def minimum_tls(text: str) -> ssl.TLSVersion:
+    """The version that ``--tls-min-version`` means; SettingsError for one that is unknown or unsafe."""
+    found = _TLS_VERSIONS.get(text or "VersionTLS12")
+    if found is None:
+        raise SettingsError(f"--tls-min-version={text} is not served; {' or '.join(_TLS_VERSIONS)} would do")
+    return found
 
 
 def _given_pair(settings: Settings) -> Pair | None:

@@ -28,9 +28,7 @@ class Duration(click.ParamType[float]):
 
 @click.command("kube-apiserver")
 @click.option("--data-dir", required=True, help="Where the embedded store keeps its files; made when it does not exist.")
-@click.option(
-    "--bind-address", default=Family.IPV4.facts.unspecified, show_default=True, help="Listen here; unspecified: on all addresses of every family."
-)
+@click.option("--bind-address", default=Family.IPV4.facts.unspecified, show_default=True, help="Listen here; unspecified: on all addresses of every family.")
 @click.option("--secure-port", type=int, default=6443, show_default=True, help="Serve HTTPS on this port.")
 @click.option("--advertise-address", default="", help="Where members of the cluster reach this server; found out when left out.")
 @click.option("--token-auth-file", default="", help='Known bearer tokens: a CSV file with token,user,uid,"group1,group2" a line.')
@@ -38,10 +36,35 @@ class Duration(click.ParamType[float]):
 @click.option("--tls-cert-file", default="", help="The server's certificate (PEM); a self-signed one is made when left out.")
 @click.option("--tls-private-key-file", default="", help="The key of --tls-cert-file.")
 @click.option("--cert-dir", default="", help="Where the self-signed certificate is kept.  [default: DATA-DIR/pki]")
-@click.option("--authorization-mode", default="AlwaysAllow", show_default=True, help="Only AlwaysAllow for now.")
-@click.option("--anonymous-auth", type=bool, default=True, show_default=True, help="Let anybody ask /livez, /readyz and /healthz.")
+@click.option(
+    "--authorization-mode", default="AlwaysAllow", show_default=True, help="Who decides, in order: some of Node, RBAC, AlwaysAllow, AlwaysDeny, with commas."
+)
+@click.option("--anonymous-auth", type=bool, default=True, show_default=True, help="Let anybody ask /livez, /readyz, /healthz and /version.")
+@click.option(
+    "--service-account-issuer",
+    "service_account_issuers",
+    multiple=True,
+    default=("https://kubernetes.default.svc.cluster.local",),
+    show_default=True,
+    help="Who issues tokens of ServiceAccounts; given again: issuers whose tokens are accepted, too.",
+)
+@click.option("--service-account-signing-key-file", default="", help="Sign tokens with this key (PEM; EC P-256 or RSA).  [default: CERT-DIR/sa.key, made once]")
+@click.option(
+    "--service-account-key-file", "service_account_key_files", multiple=True, help="Accept tokens signed by these keys, too (PEM; public or private)."
+)
+@click.option("--service-account-jwks-uri", default="", help="Where verifiers of tokens find the public keys.  [default: this server's own]")
+@click.option("--api-audiences", default="", help="For whom a token must be meant, with commas.  [default: the issuer]")
+@click.option("--enable-admission-plugins", default="", help="Admission plugins besides those that are always on: ServiceAccount.")
+@click.option("--disable-admission-plugins", default="", help="Admission plugins that stay off.")
+@click.option("--audit-log-path", default="", help="Write what was asked by whom to this file, a JSON line for each event.")
+@click.option("--audit-policy-file", default="", help="What the audit log tells of: an audit.k8s.io/v1 Policy with levels None, Metadata, Request.")
+@click.option("--tls-min-version", default="VersionTLS12", show_default=True, help="The oldest TLS to speak: VersionTLS12 or VersionTLS13.")
+@click.option("--max-requests-inflight", type=int, default=400, show_default=True, help="Refuse reading beyond so many requests at once; 0: no limit.")
+@click.option("--max-mutating-requests-inflight", type=int, default=200, show_default=True, help="Refuse changes beyond so many at once; 0: no limit.")
 @click.option("--service-cluster-ip-range", default="10.0.0.0/24", show_default=True, help="A CIDR for Services, or one of each family, the primary first.")
 @click.option("--service-node-port-range", default="30000-32767", show_default=True, help="Ports for Services of type NodePort and LoadBalancer.")
+@click.option("--kubernetes-service-node-port", type=int, default=0, help="Make the kubernetes Service one of type NodePort, with this port.")
+@click.option("--apiserver-count", type=int, default=1, show_default=True, help="How many servers there are; the embedded store has one.")
 @click.option("--kubelet-client-certificate", default="", help="The certificate (PEM) to show to kubelets.")
 @click.option("--kubelet-client-key", default="", help="The key of --kubelet-client-certificate.")
 @click.option("--kubelet-certificate-authority", default="", help="Verify kubelets by this authority (PEM).")
@@ -57,6 +80,8 @@ def command(etcd_servers: str, event_ttl: float, verbosity: int, logging_format:
     from twinstack.apiserver.app import check, run
     from twinstack.apiserver.settings import Settings
 
+    for name in ("api_audiences", "enable_admission_plugins", "disable_admission_plugins"):
+        flags[name] = tuple(word.strip() for word in flags[name].split(",") if word.strip())
     settings = Settings(event_ttl_seconds=event_ttl, **flags)
     check(settings)
     run_program(run(settings), verbosity=verbosity, logging_format=logging_format)

@@ -44,6 +44,13 @@ class Finding(NamedTuple):
     remove: bool = False
     record: Document | None = None
 
+    @property
+    def action(self) -> str:
+        """What was being done when it was found."""
+        if self.reason.startswith("IPAddress"):
+            return "IPAddressAllocation"
+        return "ClusterIPValidation" if self.reason == "ClusterIPNotValid" else "ClusterIPAllocation"
+
 
 HolderOf = Callable[[Key], Holder | None]
 RecordOf = Callable[[str], IPAddress | None]
