@@ -156,6 +156,22 @@ async def test_each_component_has_a_log_of_its_own(tmp_path: Path, logging_resto
     assert len(list(lines(logs_of(places, "kubelet"), tail=1))) == 1
 
 
+def test_a_log_that_is_too_long_is_begun_anew_and_followed_on(tmp_path: Path, logging_restored: None) -> None:
+    places = Places("x", str(tmp_path), str(tmp_path))
+    logfiles.install(places.log, "node1")
+    log = logging.getLogger("twinstack.test")
+    log.info("x" * logfiles.LONGEST)
+    assert (tmp_path / "logs" / "node1.log.1").stat().st_size > logfiles.LONGEST
+    assert (tmp_path / "logs" / "node1.log").stat().st_size == 0
+    log.info("first")
+    followed = lines(logs_of(places, "node1"), follow=True)
+    assert next(followed).endswith("first")
+    log.info("y" * logfiles.LONGEST)
+    log.info("second")
+    assert next(followed).endswith("second")
+    followed.close()
+
+
 def test_a_log_is_followed(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     path = tmp_path / "logs" / "a.log"

@@ -2,12 +2,16 @@
 
 Theory. Each component runs in a context of its own (PEP 567), which its tasks inherit; a log record goes to the file of
 the context that it was made in, and to the process's own file where none is told.
+
+A file that has grown too long is copied to ``<file>.1``, in the place of an older one, and begun anew. It stays the same
+file, because a process's own is its standard output, too; everybody appends.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +19,7 @@ from typing import TextIO
 
 from twinstack.loops.logs import KlogFormatter
 
+LONGEST = 10 << 20  # bytes of one file
 _component: ContextVar[str] = ContextVar("component", default="")
 
 
@@ -42,6 +47,8 @@ class ByComponent(logging.Handler):
             file = self._file(_component.get() or self._process)
             file.write(self.format(record) + "\n")
             file.flush()
+            if file.tell() > LONGEST:
+                rotate(file.name)
         except Exception:
             self.handleError(record)
 
@@ -58,6 +65,19 @@ class ByComponent(logging.Handler):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             file = self._files[component] = open(path, "a", encoding="utf-8", errors="replace")  # noqa: SIM115 - it stays open as long as the process
         return file
+
+
+def rotate(path: str) -> bool:
+    """Begin a log anew when it is too long, and keep what it was in ``<path>.1``; whether that was so."""
+    try:
+        if os.path.getsize(path) <= LONGEST:
+            return False
+        shutil.copyfile(path, f"{path}.1.new")
+        os.replace(f"{path}.1.new", f"{path}.1")
+        os.truncate(path, 0)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def install(path_of: Callable[[str], str], process: str, *, verbosity: int = 0) -> None:

@@ -39,6 +39,8 @@ def lines(logs: Mapping[str, str], *, tail: int | None = None, follow: bool = Fa
         while follow:
             quiet = True
             for name, file in files.items():
+                if os.fstat(file.fileno()).st_size < file.tell():  # it was begun anew
+                    file.seek(0)
                 if data := file.read():
                     quiet = False
                     *whole, rests[name] = (rests[name] + data).split(b"\n")

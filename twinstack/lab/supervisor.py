@@ -90,6 +90,7 @@ class Supervisor:
             for key, _ in self._selector.select(self._patience()):
                 self._attend(key.data)
             self._attend(self._by_time)
+            self._attend(self._tidy)
         self._end_children()
 
     def _attend(self, what: Callable[[], None]) -> None:
@@ -202,6 +203,9 @@ class Supervisor:
                 self._signal(child, signal.SIGKILL)
             if child.begin_at is not None and child.begin_at <= now and child.pid == 0:
                 self._begin(child)
+
+    def _tidy(self) -> None:
+        logfiles.rotate(self._places.log("supervisor"))
 
     def _signal(self, child: _Child, number: signal.Signals) -> None:
         if child.pid:
