@@ -30,6 +30,7 @@ def lines(logs: Mapping[str, str], *, tail: int | None = None, follow: bool = Fa
     """The lines of logs, each after its log's name where there are several; with *follow* what is added, for ever."""
     width = max(map(len, logs), default=0)
     files: dict[str, BufferedReader] = {}
+    before = {name: _kept(path) for name, path in logs.items()}
     try:
         for name, path in logs.items():
             file = files[name] = open(path, "rb")  # noqa: SIM115 - closed below, with the others
@@ -39,7 +40,8 @@ def lines(logs: Mapping[str, str], *, tail: int | None = None, follow: bool = Fa
         while follow:
             quiet = True
             for name, file in files.items():
-                if os.fstat(file.fileno()).st_size < file.tell():  # it was begun anew
+                if (kept := _kept(logs[name])) != before[name]:  # it was begun anew
+                    before[name] = kept
                     file.seek(0)
                 if data := file.read():
                     quiet = False
@@ -50,6 +52,14 @@ def lines(logs: Mapping[str, str], *, tail: int | None = None, follow: bool = Fa
     finally:
         for file in files.values():
             file.close()
+
+
+def _kept(path: str) -> int:
+    """Which file has a log's beginning that was cut off; 0 for none."""
+    try:
+        return os.stat(f"{path}.1").st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def _shown(name: str, line: bytes, width: int, logs: int) -> str:
