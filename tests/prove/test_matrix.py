@@ -54,6 +54,21 @@ def test_the_twins_are_tried_alike(paper: Any) -> None:
             assert [len(one.attempts[family]) for family in (F4, F6)] == [len(other.attempts[family]) for family in (F6, F4)]
 
 
+@pytest.mark.parametrize("families", CLUSTERS, ids=str)
+def test_services_are_looked_up_over_the_family_that_they_are_wanted_in(paper: Any, families: tuple[Family, ...]) -> None:
+    one = paper(*families)
+    layout = one.layout._replace(resolvers=one.addresses(1, 10))
+    paths = plan(sight_of(one.seen(), layout, many="web", alone="alone", outside_port=7, pod_port=8080, refusals={}, wanted=[]))
+    named = [path for path in paths if path.way == "pod → Service by name"]
+    assert [path.subject for path in named] == ["headless.demo", "nodeport.demo", "prefer-dual.demo", "single.demo"]
+    for path in named:
+        assert tuple(path.attempts) == (families[:1] if path.subject == "single.demo" else families)
+        for family, attempts in path.attempts.items():
+            assert {attempt.resolver for attempt in attempts} == {one.addresses(1, 10)[family]}
+            assert {attempt.name for attempt in attempts} == {f"{path.subject}.svc.cluster.local."}
+            assert len(attempts) == (9 if path.subject == "headless.demo" else 3), "from each node, to each address that the name leads to"
+
+
 def test_pods_are_paired_by_their_nodes(paper: Any) -> None:
     same, across = plan(sight(paper, (F4, F6)))[:2]
     names = {(attempt.source.name, *attempt.answerers) for attempt in same.attempts[F6]}

@@ -6,6 +6,8 @@ import asyncio
 import os
 from collections.abc import Iterator
 
+import dns.message
+import dns.rrset
 import pytest
 
 from twinstack.kernel import namespaces
@@ -107,6 +109,31 @@ async def test_a_datagram_is_answered_or_told_to_be_lost(place: Place) -> None:
         asyncio.get_running_loop().remove_reader(server)
         with pytest.raises(NoAnswer, match=r"no answer within 0\.01 s"):
             await measurement.dial(attempt, timeout_seconds=0.01)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_a_name_must_lead_to_the_address_before_that_is_tried(place: Place, family: Family) -> None:
+    loopback = place.addresses[family]
+
+    def answer() -> None:
+        data, client = server.recvfrom(512)
+        reply = dns.message.make_response(dns.message.from_wire(data))
+        name = reply.question[0].name
+        if name.to_text().startswith("web"):
+            reply.answer.append(dns.rrset.from_text(name, 5, "IN", family.facts.dns_type, str(loopback)))
+        server.sendto(reply.to_wire(), client)
+
+    with namespaces.socket_in(place.netns, family.facts.socket_family, 2) as server:
+        server.bind((str(loopback), measurement.DNS_PORT))
+        server.setblocking(False)
+        asyncio.get_running_loop().add_reader(server, answer)
+        async with measurement.echo_server(place) as port:
+            attempt = Attempt(place, loopback, port, name="web.demo.svc.cluster.local.", resolver=loopback)
+            assert (await measurement.dial(attempt)).client == str(loopback)
+            with pytest.raises(NoAnswer, match=rf"here → nobody\. as .*/TCP: asked for its {family.facts.dns_type}, {loopback} says NOERROR"):
+                await measurement.dial(attempt._replace(name="nobody."))
+        asyncio.get_running_loop().remove_reader(server)
 
 
 async def test_a_namespace_that_is_gone_is_told() -> None:

@@ -79,6 +79,7 @@ def _cluster(name: str, kubeconfig: str) -> tuple[Connection, Layout]:
     """How to talk to a cluster of this machine, and where its places are."""
     from twinstack.client import kubeconfig as files
     from twinstack.kernel import namespaces
+    from twinstack.lab import clusterdns
     from twinstack.lab.record import read_record
     from twinstack.net.family import ByFamily
     from twinstack.prove.matrix import Place
@@ -100,6 +101,7 @@ def _cluster(name: str, kubeconfig: str) -> tuple[Connection, Layout]:
         nodes=tuple(place(node, topology.families) for node in topology.nodes),
         outside=place(topology.outside, topology.families),
         pod_netns=lambda node, uid: f"{places.pod_netns_dir(node)}/{uid}",
+        resolvers=ByFamily.of(clusterdns.addresses(topology)),
     )
     return files.load(kubeconfig or record.kubeconfig or None, context=topology.context), layout
 

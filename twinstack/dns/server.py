@@ -17,7 +17,7 @@ import logging
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from twinstack.dns.forward import Forwarder
 from twinstack.dns.metrics import Metrics
@@ -163,10 +163,9 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
         if len(self._server.connections) >= MOST_CONNECTIONS:
-            transport.abort()
+            self._transport.abort()
             return
         self._server.connections.add(self)
         self._wait()

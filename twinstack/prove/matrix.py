@@ -44,9 +44,12 @@ class Attempt(NamedTuple):
     protocol: str = "TCP"
     answerers: frozenset[str] = frozenset()  # names of pods
     seen_as: frozenset[Address] = frozenset()  # the addresses that the other side may see the source as
+    name: str = ""  # absolute; must be found to lead to the address
+    resolver: Address | None = None  # which is asked for it
 
     def __str__(self) -> str:
-        return f"{self.source.name} → {host_port(self.address, self.port)}/{self.protocol}"
+        to = host_port(self.address, self.port)
+        return f"{self.source.name} → {f'{self.name} as {to}' if self.name else to}/{self.protocol}"
 
 
 class Reply(NamedTuple):
@@ -113,11 +116,13 @@ class Sight(NamedTuple):
     slices: Sequence[kinds.EndpointSlice]
     refusals: Mapping[str, str]  # Service → what the API server said when it refused it
     wanted: Sequence[kinds.Service]  # as the manifests have them
+    resolvers: ByFamily[Address] = ByFamily()  # where pods look names up
+    domain: str = "cluster.local"
 
 
 def plan(sight: Sight) -> list[Path]:
     """Every path to be tried, in the order of the table."""
-    paths = [*_between_pods(sight), *_to_cluster_ips(sight), *_headless(sight), *_to_node_ports(sight), *_hairpin(sight), *_to_outside(sight)]
+    paths = [*_between_pods(sight), *_to_cluster_ips(sight), *_headless(sight), *_by_name(sight), *_to_node_ports(sight), *_hairpin(sight), *_to_outside(sight)]
     ways: dict[str, list[Path]] = {}
     for path in [*paths, *_verdicts(sight)]:
         ways.setdefault(path.way, []).append(path)
@@ -217,6 +222,31 @@ def _endpoint_attempts(sight: Sight, service: str, family: Family) -> Iterable[A
                 for source in sources:
                     if source.name != name:
                         yield Attempt(source, parse_address(endpoint.addresses[0]), port, answerers=frozenset((name,)) if name else frozenset())
+
+
+def _by_name(sight: Sight) -> Iterable[Path]:
+    """A Service by its name: looked up over each family, for the addresses of that family, which must lead to its pods."""
+    for name, service in sight.services.items():
+        if sight.resolvers and name != sight.own_service and (addresses_of(service) or service.spec.clusterIP == "None"):
+            yield Path(
+                "pod → Service by name",
+                f"{name}.{service.metadata.namespace}",
+                _by_family(sight, partial(_name_attempts, sight, service)),
+                absent="the Service has no address of this family",
+                owed=_owed(sight, name),
+            )
+
+
+def _name_attempts(sight: Sight, service: kinds.Service, family: Family) -> Iterable[Attempt]:
+    name = f"{service.metadata.name}.{service.metadata.namespace}.svc.{sight.domain}."
+    resolver = sight.resolvers.get(family)
+    direct = (
+        _endpoint_attempts(sight, service.metadata.name, family)
+        if service.spec.clusterIP == "None"
+        else _cluster_ip_attempts(sight, service, service.spec.ports[0], _one_a_node(sight.pods), family)
+    )
+    if resolver is not None:
+        yield from (attempt._replace(name=name, resolver=resolver) for attempt in direct)
 
 
 def _to_node_ports(sight: Sight) -> Iterable[Path]:

@@ -17,13 +17,14 @@ from twinstack.kernel.errors import KernelError
 from twinstack.loops.clock import Clock, SystemClock
 from twinstack.net.cidr import host_port
 from twinstack.net.errors import Error
-from twinstack.net.family import ByFamily, Family
+from twinstack.net.family import Address, ByFamily, Family
 from twinstack.prove.matrix import Attempt, Cell, Path, Place, Reply, Row, State, cell_of, judge
 
 REPEATS = 3
 TIMEOUT_SECONDS = 3.0  # more than one retransmission of a SYN
 RESEND_SECONDS = 0.5  # of a datagram
 PAUSE_SECONDS = 0.05
+DNS_PORT = 53
 
 Dial = Callable[[Attempt], Awaitable[Reply]]
 
@@ -41,6 +42,8 @@ async def dial(attempt: Attempt, *, timeout_seconds: float = TIMEOUT_SECONDS, cl
             one.setblocking(False)
             began = clock.monotonic()
             async with asyncio.timeout(timeout_seconds):
+                if attempt.name and attempt.resolver is not None:
+                    await _look_up(attempt, attempt.resolver)
                 data = await (_ask if attempt.protocol == "TCP" else _ask_by_datagram)(one, attempt)
             seconds = clock.monotonic() - began
         answer = json.loads(data)
@@ -51,6 +54,27 @@ async def dial(attempt: Attempt, *, timeout_seconds: float = TIMEOUT_SECONDS, cl
         raise NoAnswer(f"{attempt}: {getattr(error, 'strerror', '') or error}") from error
     except (ValueError, AttributeError) as error:
         raise NoAnswer(f"{attempt}: the answer is not what our example answers") from error
+
+
+async def _look_up(attempt: Attempt, resolver: Address) -> None:
+    """Ask for the name as the C library of a pod does. Errors: NoAnswer when it does not lead to the address."""
+    import dns.exception  # late: the demo's command line loads without it
+    import dns.message
+    import dns.rcode
+
+    family = Family.of(attempt.address).facts
+    query = dns.message.make_query(attempt.name, family.dns_type)
+    with namespaces.socket_in(attempt.source.netns, Family.of(resolver).facts.socket_family, socket.SOCK_DGRAM) as one:
+        one.setblocking(False)
+        data = await _answer_of(one, resolver, DNS_PORT, query.to_wire())
+    try:
+        answer = dns.message.from_wire(data)
+    except dns.exception.DNSException as error:
+        raise NoAnswer(f"{attempt}: {resolver} answers what is no DNS: {error}") from error
+    found = [data.to_text() for records in answer.answer for data in records]
+    if str(attempt.address) not in found:
+        said = ", ".join(found) or dns.rcode.to_text(answer.rcode())
+        raise NoAnswer(f"{attempt}: asked for its {family.dns_type}, {resolver} says {said}")
 
 
 async def _ask(one: socket.socket, attempt: Attempt) -> bytes:
@@ -65,10 +89,15 @@ async def _ask(one: socket.socket, attempt: Attempt) -> bytes:
 
 
 async def _ask_by_datagram(one: socket.socket, attempt: Attempt) -> bytes:
+    return await _answer_of(one, attempt.address, attempt.port, b"hello\n")
+
+
+async def _answer_of(one: socket.socket, address: Address, port: int, question: bytes) -> bytes:
+    """What comes back for a datagram, which is sent again and again until something does."""
     loop = asyncio.get_running_loop()
-    await loop.sock_connect(one, (str(attempt.address), attempt.port))
+    await loop.sock_connect(one, (str(address), port))
     while True:
-        await loop.sock_sendall(one, b"hello\n")
+        await loop.sock_sendall(one, question)
         try:
             async with asyncio.timeout(RESEND_SECONDS):
                 return await loop.sock_recv(one, 65536)

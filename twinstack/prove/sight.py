@@ -12,7 +12,7 @@ from twinstack.client.client import Client
 from twinstack.loops.clock import Clock, SystemClock
 from twinstack.net.cidr import parse_address
 from twinstack.net.errors import Error
-from twinstack.net.family import ByFamily, Family
+from twinstack.net.family import Address, ByFamily, Family
 from twinstack.prove.matrix import Place, Sight
 
 V = TypeVar("V", bound=kinds.Object)
@@ -32,6 +32,7 @@ class Layout(NamedTuple):
     nodes: tuple[Place, ...]
     outside: Place
     pod_netns: Callable[[str, str], str]  # (node, uid) → the file of the pod's network namespace
+    resolvers: ByFamily[Address] = ByFamily()  # where pods look names up
 
 
 class Seen(NamedTuple):
@@ -127,6 +128,7 @@ def sight_of(
         slices=seen.slices,
         refusals=refusals,
         wanted=wanted,
+        resolvers=layout.resolvers,
     )
 
 
