@@ -18,10 +18,11 @@ from twinstack.apiserver.settings import Settings as ServerSettings
 from twinstack.client.client import Client
 from twinstack.client.kubeconfig import Connection
 from twinstack.dataplane.ruleset import Goto
+from twinstack.kernel.errors import KernelError
 from twinstack.kernel.fake import FakeNftables
 from twinstack.net.cidr import host_port
 from twinstack.net.family import FAMILIES, Family
-from twinstack.proxy import proxy
+from twinstack.proxy import proxy, winkernel
 from twinstack.proxy.ruleset import TABLE
 from twinstack.proxy.settings import Settings, SettingsError
 
@@ -223,6 +224,69 @@ async def test_a_dry_run_prints_the_tables_and_touches_nothing(client, tmp_path,
         await proxy.run(settings, ruleset=kernel)
     assert kernel.tables == {}
     assert capsys.readouterr().out.count("table ") == 2
+
+
+async def test_a_windows_nodes_dry_run_prints_documents(client, tmp_path, capsys):
+    await client.create(SERVICES, service("web"))
+    for family in FAMILIES:
+        await client.create(SLICES, endpoint_slice("web", family, 1, 2))
+    settings = Settings(kubeconfig=str(tmp_path / "kubeconfig"), hostname_override="node1", proxy_mode="kernelspace", dry_run=True)
+    await winkernel.run(settings)
+    documents = [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()]
+    fronts = [(document["Flags"], document["PortMappings"][0]["ExternalPort"]) for document in documents if "FrontendVIPs" in document]
+    assert sorted(fronts) == [(0, 80), (0, 443), (2, 80)], "the API's own Service among them"
+    with pytest.raises(KernelError, match="this is not Windows; --dry-run prints"):
+        await winkernel.run(msgspec.structs.replace(settings, dry_run=False, network_name="cbr0"))
+    with pytest.raises(SettingsError, match="--network-name"):
+        await winkernel.run(msgspec.structs.replace(settings, dry_run=False))
+
+
+class FakeHns:
+    """Holds what it is given."""
+
+    def __init__(self) -> None:
+        self.id, self.type, self.held, self.old, self.changed = "net", "L2Bridge", {}, ["old"], asyncio.Event()
+
+    def make_endpoint(self, document) -> None:
+        self.held[document["ID"]] = document
+        self.changed.set()
+
+    make_balancer = make_endpoint
+
+    def delete_endpoint(self, id_) -> None:
+        (self.old.remove if id_ in self.old else self.held.pop)(id_)
+        self.changed.set()
+
+    delete_balancer = delete_endpoint
+
+    def balancers(self) -> list[str]:
+        return list(self.old)
+
+
+async def test_a_windows_node_follows_changes(client, tmp_path):
+    hns, ready = FakeHns(), asyncio.Event()
+    settings = Settings(kubeconfig=str(tmp_path / "kubeconfig"), hostname_override="node1", proxy_mode="kernelspace", min_sync_period_seconds=0.0)
+    task = asyncio.ensure_future(winkernel.run(settings, ready=ready.set, hns=hns))
+    try:
+        await ready.wait()
+        own = len(hns.held)  # the API's own Service
+        assert hns.old == []
+
+        async def until(count: int) -> None:
+            async with asyncio.timeout(10):
+                while len(hns.held) != own + count:
+                    hns.changed.clear()
+                    await hns.changed.wait()
+
+        await client.create(SERVICES, service("web"))
+        await client.create(SLICES, endpoint_slice("web", Family.IPV6, 1))
+        await until(1)
+        await client.delete(SERVICES, Key("default", "web"))
+        await until(0)
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 async def test_a_taken_address_ends_it_only_where_asked(client, start, tmp_path):

@@ -69,8 +69,8 @@ def _timeout(name: str, text: str) -> Callable[[F], F]:
 @logging_options
 def command(config_file: str, cleanup: bool, init_only: bool, nodeport_addresses: str | None, verbosity: int, logging_format: str, **flags: Any) -> None:
     """Serve Services of both families on this node, by nftables with a constant number of rules."""
-    from twinstack.proxy import limits, proxy
-    from twinstack.proxy.settings import OF_THE_NODE, Settings, checked
+    from twinstack.proxy import limits, proxy, winkernel
+    from twinstack.proxy.settings import KERNELSPACE, OF_THE_NODE, Settings, checked
 
     if cleanup:
         proxy.cleanup()
@@ -86,7 +86,8 @@ def command(config_file: str, cleanup: bool, init_only: bool, nodeport_addresses
     if init_only:
         limits.apply(settings)
         return
-    run_program(proxy.run(settings), verbosity=verbosity, logging_format=logging_format)
+    run = winkernel.run if settings.proxy_mode == KERNELSPACE else proxy.run
+    run_program(run(settings), verbosity=verbosity, logging_format=logging_format)
 
 
 def _from_file(path: str) -> tuple[dict[str, Any], list[str]]:

@@ -32,6 +32,8 @@ class Facts(NamedTuple):
     nft_ether: str  # nftables: ether type
     nft_ct_addresses: tuple[int, int]  # nf_tables: NFT_CT_* of a connection's source and destination address
     header_destination: int  # where in the header the destination address stands
+    hns_balancer_flags: int  # Windows HNS: what tells a load balancer's family
+    hns_mac_step: int  # Windows HNS: in which order a remote endpoint's MAC tells the last bytes of its address
     cni_version: str  # CNI before 1.0: ips[].version
     dns_type: str  # DNS record type of an address (RFC 1035, RFC 3596)
     dns_reverse: str  # DNS zone of pointers
@@ -54,7 +56,6 @@ class Facts(NamedTuple):
     accept_ra: str  # sysctl that lets a link hear routers; empty where they do not speak
     vxlan_local: int  # IFLA_VXLAN_LOCAL*: the attribute of a tunnel's own address
     vxlan_overhead: int  # bytes that a tunnel over this family takes of the MTU (outer IP, UDP, VXLAN, inner Ethernet)
-    route_localnet: str  # sysctl that lets a link carry packets from a loopback address; empty where no kernel does that
     route_localnet: str  # sysctl that lets a link carry packets from a loopback address; empty where no kernel does that
     hosts_lines: tuple[str, ...]  # what every pod's /etc/hosts begins with (kubelet's managed file)
     route_default_sysctls: tuple[tuple[str, str], ...]  # what a fresh network namespace of ours is set to
@@ -124,6 +125,8 @@ _FACTS: Mapping[Family, Facts] = {
         nft_ether="ip",
         nft_ct_addresses=(19, 20),
         header_destination=16,
+        hns_balancer_flags=0,
+        hns_mac_step=1,
         cni_version="4",
         dns_type="A",
         dns_reverse="in-addr.arpa.",
@@ -147,7 +150,6 @@ _FACTS: Mapping[Family, Facts] = {
         vxlan_local=4,
         vxlan_overhead=50,
         route_localnet="net/ipv4/conf/{0}/route_localnet",
-        route_localnet="net/ipv4/conf/{0}/route_localnet",
         hosts_lines=("127.0.0.1\tlocalhost",),
         route_default_sysctls=(("net/ipv4/ip_forward", "1"),),
         generates_link_local=False,
@@ -168,6 +170,8 @@ _FACTS: Mapping[Family, Facts] = {
         nft_ether="ip6",
         nft_ct_addresses=(21, 22),
         header_destination=24,
+        hns_balancer_flags=2,
+        hns_mac_step=-1,
         cni_version="6",
         dns_type="AAAA",
         dns_reverse="ip6.arpa.",
@@ -190,7 +194,6 @@ _FACTS: Mapping[Family, Facts] = {
         accept_ra="net/ipv6/conf/{0}/accept_ra",
         vxlan_local=17,
         vxlan_overhead=70,
-        route_localnet="",
         route_localnet="",
         hosts_lines=(
             "::1\tlocalhost ip6-localhost ip6-loopback",

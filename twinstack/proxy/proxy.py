@@ -41,7 +41,7 @@ from twinstack.proxy.healthcheck import FamilyHealth
 from twinstack.proxy.healthports import HealthPorts
 from twinstack.proxy.metrics import Metrics
 from twinstack.proxy.ruleset import TABLE, Shape
-from twinstack.proxy.services import HEADLESS, PROXY_NAME, ZONE, Place, canonical, cluster_ip, ignored
+from twinstack.proxy.services import HEADLESS, PROXY_NAME, ZONE, Place, canonical, cluster_ip, ignored, node_addresses
 from twinstack.proxy.settings import PRIMARY, Settings, bind_family, checked, listen_addresses, options_for
 from twinstack.proxy.sync import FamilySync, NodeState
 
@@ -314,19 +314,6 @@ class Proxy:
 
 def _pod_cidrs(node: kinds.Node) -> tuple[Network, ...]:
     return tuple(parse_cidr(text, masked=True) for text in node.spec.podCIDRs or ())
-
-
-def node_addresses(node: kinds.Node) -> dict[Family, tuple[str, ...]]:
-    """The node's own address in each family that it has: the first internal one, else the first external one."""
-    found: dict[Family, tuple[str, ...]] = {}
-    for type_ in ("InternalIP", "ExternalIP"):
-        for one in node.status.addresses or ():
-            if one.type == type_:
-                for family in FAMILIES:
-                    address = canonical(one.address, family)
-                    if address is not None:
-                        found.setdefault(family, (address,))
-    return found
 
 
 def _service_cidrs(objects: Iterable[kinds.ServiceCIDR]) -> dict[Family, tuple[str, ...]]:

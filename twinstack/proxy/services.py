@@ -145,6 +145,27 @@ def service_ports(service: kinds.Service, slices: Iterable[kinds.EndpointSlice],
     return result
 
 
+class Placed(NamedTuple):
+    """An endpoint of a port, and the node that it is on."""
+
+    address: str
+    port: int
+    node: str
+
+
+def endpoints_of(service: kinds.Service, port: kinds.ServicePort, slices: Iterable[kinds.EndpointSlice], family: Family, *, draining: bool) -> list[Placed]:
+    """A port's endpoints wherever they are, without topology: the ready ones.
+
+    With *draining*, and when all of them terminate: those that serve meanwhile, and all when none does (a Windows node's rule).
+    """
+    own = sorted((one for one in slices if one.addressType == family.value), key=lambda one: one.metadata.name)
+    candidates = _candidates(own, port, family, Place(""))
+    chosen = [backend for backend, one in candidates.items() if one.ready]
+    if draining and candidates and all(one.terminating for one in candidates.values()):
+        chosen = [backend for backend, one in candidates.items() if one.serving] or list(candidates)
+    return [Placed(*backend, candidates[backend].endpoint.nodeName or "") for backend in sorted(chosen)]
+
+
 def affinity_seconds(service: kinds.Service) -> int:
     """How long a client stays with its endpoint; 0 when it does not."""
     if service.spec.sessionAffinity != "ClientIP":
@@ -196,6 +217,19 @@ def local_ready(service: kinds.Service, slices: Iterable[kinds.EndpointSlice], f
     """How many addresses of ready endpoints are on this node, over all ports: what a health-check node port tells."""
     own = [one for one in slices if one.addressType == family.value]
     return len({backend[0] for port in service.spec.ports for backend, one in _candidates(own, port, family, place).items() if one.local and one.ready})
+
+
+def node_addresses(node: kinds.Node) -> dict[Family, tuple[str, ...]]:
+    """The node's own address in each family that it has: the first internal one, else the first external one."""
+    found: dict[Family, tuple[str, ...]] = {}
+    for type_ in ("InternalIP", "ExternalIP"):
+        for one in node.status.addresses or ():
+            if one.type == type_:
+                for family in FAMILIES:
+                    address = canonical(one.address, family)
+                    if address is not None:
+                        found.setdefault(family, (address,))
+    return found
 
 
 FlowFronts = Mapping[tuple[str, str, int], frozenset[Backend]]
