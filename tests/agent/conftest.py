@@ -28,7 +28,7 @@ from twinstack.client import certificates
 from twinstack.client.client import Client
 from twinstack.client.kubeconfig import Connection, Entry, load, merge
 from twinstack.cni.executable import write_executable
-from twinstack.kernel import namespaces
+from twinstack.kernel import cgroups, namespaces
 from twinstack.kernel.netlink import Netlink
 from twinstack.net.cidr import parse_address
 
@@ -236,6 +236,7 @@ def world(tmp_path: Path, netns: str):
                 os.kill(pid, signal.SIGKILL)
     for path in (tmp_path / "netns").glob("*"):
         namespaces.remove(str(path))
+    cgroups.remove_named(Settings(root_dir=tmp_path / "root").control_group)
 
 
 async def _tell(story: Callable[[World], Awaitable[None]], folder: Path) -> None:

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from twinstack.agent import overlay
 from twinstack.agent.containers.base import Record, Runtime
 from twinstack.agent.containers.process import ProcessRuntime
+from twinstack.agent.limits import Limiter
 from twinstack.agent.making import Maker
 from twinstack.agent.network import Network
 from twinstack.agent.node import NodeAddressError, host_ips_of, machine
@@ -34,6 +35,7 @@ from twinstack.api.objects import Document, Key, document_of
 from twinstack.client import kubeconfig
 from twinstack.client.client import Client
 from twinstack.client.informer import Informer
+from twinstack.kernel import cgroups
 from twinstack.kernel import forwarding
 from twinstack.kernel.errors import KernelError
 from twinstack.kernel.tunnels import Tunnel
@@ -61,6 +63,7 @@ class Agent:
 
     def __init__(self, settings: Settings, name: str, client: Client, runtime: ProcessRuntime, prober: Prober, registry: CollectorRegistry) -> None:
         self.settings, self.node_name = settings, name
+        self.limiter = Limiter(cgroups.of_process(settings.control_group, runtime.spawner_pid), pids=settings.pod_pids)
         self.runtime: Runtime = runtime
         self.prober = prober
         self.network = Network(settings.cni_conf_dir, settings.cni_bin_dirs)
@@ -69,7 +72,13 @@ class Agent:
         self.nodes = Informer(client, Node)
         self.services = Informer(client, Service)
         self.maker = Maker(
-            client, self.sandboxes, self.services, name, allocatable=lambda: self.registration.allocatable, refresh_seconds=settings.sync_seconds
+            client,
+            self.sandboxes,
+            self.services,
+            self.limiter,
+            name,
+            allocatable=lambda: self.registration.allocatable,
+            refresh_seconds=settings.sync_seconds,
         )
         self.recorder = Recorder(client.perform, component="kubelet", host=name)
         self.registration = Registration(settings, name, client, self.nodes, self.network, machine(settings.root_dir))
@@ -160,11 +169,12 @@ class Agent:
     def _container_ended(self, record: Record) -> None:
         self._ends.inc()
         if (worker := self._workers.get(record.pod)) is not None:
-            worker.ended(record)
+            worker.ended(self.limiter.judged(record))
 
     async def keep_pods(self) -> None:
         """Give each of the node's pods a worker, and end what is left of pods that are no more."""
         await asyncio.gather(self.pods.synced(), self.services.synced())
+        self.limiter.adopt(self.sandboxes.known())
         async with asyncio.TaskGroup() as tasks:
 
             def changed(before: Pod | None, after: Pod | None) -> None:
@@ -267,3 +277,4 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
                 ready()
         finally:
             await server.close()
+            agent.limiter.close()

@@ -17,8 +17,10 @@ from typing import Any
 import msgspec
 
 from twinstack.agent import amounts, environment, volumes
+from twinstack.agent.containers import shared
 from twinstack.agent.containers.base import Launch
 from twinstack.agent.environment import ConfigError, Facts, Sources
+from twinstack.agent.limits import Limiter
 from twinstack.agent.pods import everything, is_sidecar
 from twinstack.agent.sandboxes import Sandbox, Sandboxes
 from twinstack.agent.tokens import Tokens
@@ -53,9 +55,6 @@ def problems_with(pod: Pod) -> Iterator[str]:
     """What the pod asks for and this node cannot give."""
     spec = pod.spec
     yield from amounts.problems_with(pod)
-    for field in ("hostPID", "hostIPC", "shareProcessNamespace"):
-        if getattr(spec, field):
-            yield f"{field} is not supported: each container has a PID namespace of its own, each pod an IPC namespace"
     for container in everything(pod):
         where = f'container "{container.name}"'
         if (container.lifecycle or {}).get("postStart"):
@@ -71,6 +70,11 @@ def problems_with(pod: Pod) -> Iterator[str]:
             volumes.kind_of(volume)
         except ConfigError as error:
             yield str(error)
+
+
+def pids_of(pod: Pod) -> str:
+    """In whose PID namespace a pod's containers are: empty for each in its own, ``pod``, ``host``."""
+    return "host" if pod.spec.hostPID else "pod" if pod.spec.shareProcessNamespace else ""
 
 
 def identity_of(pod: Pod, container: Container) -> tuple[int | None, int | None, tuple[int, ...]]:
@@ -96,6 +100,7 @@ class Maker:
         client: Client,
         sandboxes: Sandboxes,
         services: Informer[kinds.Service],
+        limiter: Limiter,
         node_name: str,
         *,
         allocatable: Callable[[], Mapping[str, str]] = dict,
@@ -103,6 +108,7 @@ class Maker:
     ) -> None:
         self._client, self._sandboxes, self._services, self._node_name = client, sandboxes, services, node_name
         self._allocatable, self._refresh_seconds = allocatable, refresh_seconds
+        self._limiter = limiter
         self._tokens = Tokens(client)
         self._reading: dict[tuple[str, str, str], asyncio.Task[ConfigMap | Secret | None]] = {}
         self._last: dict[tuple[str, str, str], ConfigMap | Secret] = {}  # what was read before serves while the API does not answer
@@ -125,8 +131,12 @@ class Maker:
         log = self._sandboxes.path(pod.metadata.uid, "logs", container.name, f"{attempt}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
         uid, gid, groups = identity_of(pod, container)
+        identifier = secrets.token_hex(16)
+        pids = pids_of(pod)
+        if pids:
+            variables = {**variables, shared.MARK: identifier}
         return Launch(
-            id=secrets.token_hex(16),
+            id=identifier,
             pod=pod.metadata.uid,
             labels={"namespace": pod.metadata.namespace, "pod": pod.metadata.name, "container": container.name, "attempt": str(attempt)},
             argv=environment.command_of(container, variables),
@@ -141,6 +151,9 @@ class Maker:
             groups=groups,
             stdin=container.stdin,
             tty=container.tty,
+            cgroups=self._limiter.join(pod, container, identifier),
+            pids=pids,
+            host_ipc=pod.spec.hostIPC,
         )
 
     async def refresh(self, pod: Pod, sandbox: Sandbox, host_ips: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ this family first), or one of each family, the first of which is the node's prim
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -60,6 +61,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     status_seconds: float = 10.0  # how often the node's status is looked at
     lease_seconds: int = 40
     sync_seconds: float = 60.0  # how often what the API fills a volume with is looked at
+    cgroup_root: str = ""  # the name of the control group that pods' groups are made in; empty: one by the root directory
+    pod_pids: int | None = None  # how many processes a pod may have
+
+    @property
+    def control_group(self) -> str:
+        """The name of the control group of this node's pods."""
+        return self.cgroup_root.strip("/") or f"twinstack-kubelet-{hashlib.sha256(bytes(self.root_dir)).hexdigest()[:8]}"
 
 
 def parse_node_ips(text: str) -> tuple[tuple[Address, ...], list[str]]:

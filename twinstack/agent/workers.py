@@ -18,6 +18,7 @@ import msgspec
 
 from twinstack.agent.containers.base import ContainerError, Record, Runtime
 from twinstack.agent.environment import ConfigError
+from twinstack.agent.limits import Limiter
 from twinstack.agent.making import ImageRefused, Maker
 from twinstack.agent.pods import (
     NOTHING,
@@ -60,6 +61,7 @@ class Surroundings(Protocol):
     runtime: Runtime
     sandboxes: Sandboxes
     maker: Maker
+    limiter: Limiter
     prober: Prober
     node_name: str
 
@@ -192,7 +194,7 @@ class Worker:
             if not records:
                 self.seen[container.name] = told_before(self.pod, before)
                 continue
-            newest = records[-1]
+            newest = node.limiter.judged(records[-1])
             same = before is not None and before.containerID == SCHEME + newest.id
             self.seen[container.name] = Seen(
                 record=newest,
@@ -280,6 +282,7 @@ class Worker:
         if before.last is not None and not before.last.reason:
             with contextlib.suppress(ContainerError):  # it is forgotten with the pod at the latest
                 await node.runtime.remove(before.last.id)
+                await node.limiter.remove(pod.metadata.uid, before.last.id)
         return True
 
     def kill(self, container: Container, grace: float, message: str) -> None:
@@ -452,6 +455,7 @@ async def clean_up(node: Surroundings, uid: str) -> None:
     with contextlib.suppress(ContainerError):
         await node.runtime.forget(uid)
     node.maker.forget(uid)
+    await node.limiter.forget(uid)
     await asyncio.to_thread(node.sandboxes.forget, uid)
 
 

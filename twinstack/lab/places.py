@@ -96,6 +96,10 @@ class Places(NamedTuple):
         """A component's log; ``node1/kubelet`` has a directory for its node."""
         return f"{self.logs}/{component}.log"
 
+    def control_group(self, node: str = "") -> str:
+        """The name of the control group of a node's pods; without a node, what those of all of them begin with."""
+        return f"twinstack-{self.name}.{node}"
+
     def node_runtime(self, node: str) -> str:
         return f"{self.runtime}/{node}"
 

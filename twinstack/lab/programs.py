@@ -259,6 +259,7 @@ async def _kubelet(topology: Topology, places: Places, node: Node, ready: Ready)
         cni_data_dir=Path(places.cni_data(node.name)),
         write_cni_config=True,
         network_name=topology.context,
+        cgroup_root=places.control_group(node.name),
         network=topology.network,
         vxlan_underlay=topology.vxlan_underlay,
         address=Family.of(topology.address_of(node)).facts.unspecified,

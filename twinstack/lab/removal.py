@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterable
 
 from twinstack.client import kubeconfig
-from twinstack.kernel import namespaces, processes
+from twinstack.kernel import cgroups, namespaces, processes
 from twinstack.kernel.errors import translated
 from twinstack.kernel.mounts import unmount_below
 from twinstack.lab.errors import LabError
@@ -71,6 +71,7 @@ def remove(places: Places) -> bool:
     _end_processes(places)
     for path in namespaces_of(places):
         namespaces.remove(path)
+    cgroups.remove_named(places.control_group())
     with translated(f"remove the files of cluster {places.name}"):
         for directory in (places.runtime, places.state):
             unmount_below(directory)

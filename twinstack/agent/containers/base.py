@@ -43,6 +43,9 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     groups: Sequence[int] = ()
     stdin: bool = False
     tty: bool = False
+    cgroups: Sequence[str] = ()  # the files by which it joins its control groups
+    pids: str = ""  # in whose PID namespace it is: empty for its own, pod, host
+    host_ipc: bool = False
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

@@ -183,7 +183,7 @@ def _execute(argv: Sequence[str], spec: Mapping[str, Any], *, files_limit: tuple
 
     resource.setrlimit(resource.RLIMIT_NOFILE, files_limit)
     _take_identity(spec)
-    _checked(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "prctl")  # after the identity, whose change clears it
+    end_with_parent()  # after the identity, whose change clears it
     cwd = spec.get("cwd") or "/"
     try:
         os.chdir(cwd)
@@ -195,6 +195,21 @@ def _execute(argv: Sequence[str], spec: Mapping[str, Any], *, files_limit: tuple
         os.execvpe(argv[0], list(argv), dict(spec["env"]))
     except OSError as error:
         raise Step(f"execute {argv[0]!r}", error.errno or 0) from error
+
+
+def end_with_parent() -> None:
+    """Let the kernel end this process when its parent ends."""
+    _checked(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "prctl")
+
+
+def _join(spec: Mapping[str, Any]) -> None:
+    """Join the container's control groups, while their files can still be seen."""
+    for path in spec.get("cgroups") or ():
+        try:
+            with open(path, "wb", buffering=0) as file:
+                file.write(b"0")
+        except OSError as error:
+            raise Step(f"join {os.path.dirname(path)}", error.errno or 0) from error
 
 
 def _standard_streams(stdin: int, stdout: int, stderr: int) -> None:
@@ -221,6 +236,7 @@ def become_container(
     """Turn this forked process into the container; *namespaces* are (descriptor, flag) to join first, *stdin* -1 for none."""
     try:
         os.setsid()
+        _join(spec)
         for descriptor, flag in namespaces:
             setns(descriptor, flag)
         unshare(CLONE_NEWNS)
@@ -240,6 +256,7 @@ def become_command(
     """Turn this forked process, born in the container's PID namespace, into a command inside it; *container* is its pidfd."""
     try:
         os.setsid()
+        _join(spec)
         _standard_streams(stdin if stdin >= 0 else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), stdout, stderr)
         if tty:
             spec = _take_terminal(spec)

@@ -71,6 +71,11 @@ class ProcessRuntime:
         self._closing = True
         self._undo.close()
 
+    @property
+    def spawner_pid(self) -> int:
+        """The process that containers are forked from."""
+        return self._spawner_pid
+
     # ---- the connection
 
     async def _connect(self) -> None:

@@ -11,13 +11,14 @@ left that nobody watches; and killing a container's PID 1 kills all that it has 
 One message is one SEQPACKET datagram of JSON; one too long for that travels in a memfd. A request carries
 ``op`` and ``seq`` and is answered by ``{"seq", ...}`` or ``{"seq", "error": {"errno", "message"}}``:
 
-start    id, pod, labels, argv, env, cwd, hostname, mounts, log, init, uid, gid, groups, stdin, tty; descriptor: network namespace (optional)
+start    id, pod, labels, argv, env, cwd, hostname, mounts, log, init, uid, gid, groups, stdin, tty,
+         cgroups (files to join by), pids ("pod" or "host"), host_ipc; descriptor: network namespace (optional)
 exec     id, command, argv, tty; descriptors: stdin (optional), stdout, stderr; with tty all three are a terminal's slave end
 attach   id; descriptors: two pipes that get what the container says on stdout and stderr from now on, one for a terminal's;
          answered with its input's descriptor, where it has one
 end-input  id (of a container with stdin and without tty: it reads the end of file)
 signal   id, signal          signal-command  command, signal
-remove   id (of an ended container)             forget  pod (its IPC and UTS namespaces)
+remove   id (of an ended container)             forget  pod (what its containers shared)
 list
 
 Events: ``{"event": "exited", "container": {...}}``, ``{"event": "command-exited", "command", "exit_code"}``.
@@ -35,13 +36,13 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from twinstack.agent.containers import launch
 from twinstack.agent.containers.crilog import Log
+from twinstack.agent.containers.shared import Shared, end_rest
 
 PROTOCOL = 1
 LONGEST_DATAGRAM = 100_000
@@ -169,13 +170,9 @@ class Spawner:
         self._containers: dict[str, _Container] = {}
         self._by_pid: dict[int, _Container] = {}
         self._commands: dict[int, str] = {}  # pid → the agent's name of it
-        self._pods: dict[str, list[tuple[int, int]]] = {}  # namespaces that the containers of a pod share
+        self._shared = Shared()
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[int], object]] = {}
-        self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self._own = [
-            (os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), flag) for name, flag in (("ipc", launch.CLONE_NEWIPC), ("uts", launch.CLONE_NEWUTS))
-        ]
         self._files_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (self._files_limit[1], self._files_limit[1]))
         listener.setblocking(False)
@@ -310,8 +307,7 @@ class Spawner:
             self._release(container)
             return {}
         if op == "forget":
-            for descriptor, _ in self._pods.pop(message["pod"], []):
-                os.close(descriptor)
+            self._shared.forget(message["pod"])
             return {}
         if op == "list":
             return {"containers": [one.record() for one in self._containers.values() if one.ready]}
@@ -325,42 +321,17 @@ class Spawner:
 
     # ---- starting
 
-    def _shared_namespaces(self, pod: str, hostname: str) -> list[tuple[int, int]]:
-        """The IPC and UTS namespaces of a pod, made with its first container."""
-        if pod not in self._pods:
-            try:
-                launch.unshare(launch.CLONE_NEWIPC | launch.CLONE_NEWUTS)
-                launch.set_hostname(hostname)
-                self._pods[pod] = [
-                    (os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), flag)
-                    for name, flag in (("ipc", launch.CLONE_NEWIPC), ("uts", launch.CLONE_NEWUTS))
-                ]
-            finally:
-                for descriptor, flag in self._own:
-                    launch.setns(descriptor, flag)
-        return self._pods[pod]
-
-    @contextmanager
-    def _children_in_pid_namespace(self, container: _Container | None) -> Iterator[None]:
-        """Children forked in the body are born in a new PID namespace, or in the container's."""
-        if container is None:
-            launch.unshare(launch.CLONE_NEWPID)
-        else:
-            launch.setns(container.pidfd, launch.CLONE_NEWPID)
-        try:
-            yield
-        finally:
-            launch.setns(self._own_pid_namespace, launch.CLONE_NEWPID)
-
     def _start(self, spec: Message, descriptors: list[int]) -> None:
         if spec["id"] in self._containers:
             raise Refused(f"container {spec['id']} is there already")
-        namespaces = [(fd, launch.CLONE_NEWNET) for fd in descriptors[:1]] + self._shared_namespaces(spec["pod"], spec["hostname"])
+        namespaces = [(fd, launch.CLONE_NEWNET) for fd in descriptors[:1]] + self._shared.namespaces(
+            spec["pod"], spec["hostname"], host_ipc=bool(spec.get("host_ipc"))
+        )
         log = Log(spec["log"])
         streams = _Streams(stdin=bool(spec.get("stdin")), tty=bool(spec.get("tty")))
         report, report_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            with self._children_in_pid_namespace(None):
+            with self._shared.children_of(spec["pod"], spec.get("pids") or ""):
                 pid = os.fork()
                 if pid == 0:
                     stdin, stdout, stderr = streams.theirs
@@ -418,7 +389,7 @@ class Spawner:
         stdin, stdout, stderr = (-1, *descriptors) if len(descriptors) == 2 else descriptors
         report, report_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            with self._children_in_pid_namespace(container):
+            with self._shared.children_in(container.pidfd):
                 pid = os.fork()
                 if pid == 0:
                     launch.become_command(
@@ -540,6 +511,8 @@ class Spawner:
         container.finished_at = time.time()
         container.exit_code, container.signal = exit_code, number
         os.close(container.pidfd)
+        if container.spec.get("pids"):
+            end_rest(container.spec, pid)
         if self._containers.get(container.spec["id"]) is not container:
             return  # its start has failed, and was told
         self._drain(container)
