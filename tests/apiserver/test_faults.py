@@ -116,7 +116,7 @@ def test_kill_9_loses_no_acknowledged_write_and_leaks_no_address(tmp_path: Path)
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        pytest.param(["--authorization-mode=RBAC"], "AlwaysAllow would do", id="an authorization mode that is not served"),
+        pytest.param(["--authorization-mode=Webhook"], "Node,RBAC would do", id="an authorization mode that is not served"),
         pytest.param(["--etcd-servers=http://127.0.0.1:2379"], "--etcd-servers", id="etcd"),
         pytest.param(["--bind-address=nonsense"], "--bind-address: 'nonsense' is not an IP address", id="an address that is none"),
         pytest.param(["--advertise-address=10.0.0"], "--advertise-address", id="an address to advertise that is none"),

@@ -1,23 +1,24 @@
 """Who calls: bearer tokens, client certificates, or nobody in particular.
 
 Every known user is in the group ``system:authenticated``. Unknown credentials are 401, never anonymous.
-Authorization is AlwaysAllow; so, as upstream has it, nobody in particular gets no further than the health of the server.
+Nobody in particular gets no further than the health and the version of the server, whatever the roles say.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from twinstack.api.errors import Unauthorized
 from twinstack.apiserver.calls import Call, Subject, User
 from twinstack.apiserver.settings import SettingsError
+from twinstack.apiserver.tokens import ServiceAccountTokens
 
 AUTHENTICATED = "system:authenticated"
 ANONYMOUS = User("system:anonymous", "", ("system:unauthenticated",))
-_OPEN_TO_ALL = ("/livez", "/readyz", "/healthz")
+_OPEN_TO_ALL = ("/livez", "/readyz", "/healthz", "/version")
 
 
 def read_token_file(path: Path) -> dict[str, User]:
@@ -43,18 +44,32 @@ def read_token_file(path: Path) -> dict[str, User]:
 class Authenticator:
     """Finds a call's user."""
 
-    def __init__(self, tokens: Mapping[str, User], *, anonymous: bool) -> None:
+    def __init__(self, tokens: Mapping[str, User], *, anonymous: bool, service_accounts: ServiceAccountTokens | None = None) -> None:
         self._tokens = {token: user._replace(groups=(*user.groups, AUTHENTICATED)) for token, user in tokens.items()}
         self._anonymous = anonymous
+        self._service_accounts = service_accounts
+
+    def review(self, token: str, audiences: Sequence[str]) -> tuple[User, list[str]]:
+        """Whose token this is, and for whom of *audiences* it is meant, all of them for a static one; Unauthorized when it is nobody's."""
+        user = self._tokens.get(token)
+        if user is not None:
+            return user, list(audiences)
+        if self._service_accounts is not None and self._service_accounts.is_ours(token):
+            return self._service_accounts.user(token, audiences)
+        raise Unauthorized("Unauthorized")
 
     def user_of(self, call: Call) -> User:
         """The user, or Unauthorized."""
         header = call.headers.get("Authorization", "")
         if header:
             scheme, _, token = header.partition(" ")
-            user = self._tokens.get(token.strip()) if scheme.lower() == "bearer" else None
-            if user is not None:
-                return user
+            if scheme.lower() == "bearer":
+                token = token.strip()
+                user = self._tokens.get(token)
+                if user is not None:
+                    return user
+                if self._service_accounts is not None and self._service_accounts.is_ours(token):
+                    return self._service_accounts.user(token)[0]
         if call.subject:
             user = user_of_subject(call.subject)
             if user is not None:

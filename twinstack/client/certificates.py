@@ -88,13 +88,13 @@ def self_signed(common_name: str, *, dns_names: Iterable[str] = (), addresses: I
     return Pair(_pem(builder.sign(key, hashes.SHA256())), _key_pem(key))
 
 
-def server_context(pair: Pair, *, client_authorities: bytes = b"") -> ssl.SSLContext:
+def server_context(pair: Pair, *, client_authorities: bytes = b"", minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2) -> ssl.SSLContext:
     """TLS for a server; with client authorities (PEM), a client may show a certificate, and it must then be theirs.
 
     ``CERT_OPTIONAL`` makes OpenSSL end the handshake on a foreign certificate, where kube-apiserver answers 401.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = minimum
     _load_pair(context, pair)
     if client_authorities:
         _load_authorities(context, client_authorities)
