@@ -8,12 +8,14 @@ from twinstack.api.kinds import ConfigMap, IPAddress, Lease, Namespace, Node, Po
 from twinstack.api.objects import Key
 from twinstack.api.resources import resource_of
 from twinstack.api.times import text_of_micro_time
-from twinstack.api.world import After, Delete
+from twinstack.api.world import After, Delete, Patch
 from twinstack.controllers.namespaces import Namespaces
 from twinstack.controllers.nodelifecycle import NodeLifecycle
 from twinstack.controllers.podgc import PodGarbage
 from twinstack.controllers.serviceaccounts import ServiceAccounts
 from twinstack.controllers.servicecidrs import FINALIZER, ServiceCIDRs
+from twinstack.controllers.windowsnodes import CONDITION, WindowsNodes
+from twinstack.rules.windows import MODE_LABEL, OS_LABEL, OVERLAY
 from twinstack.rules.workloads import ready
 
 N1 = Key("", "node1")
@@ -312,3 +314,25 @@ def test_a_service_cidr_goes_when_no_address_depends_on_it(world, ranges, others
 def test_leases_do_not_wake_anybody(world):
     watch = next(watch for watch in NodeLifecycle().watches if watch.view is Lease)
     assert list(watch.keys(None, Lease(), world)) == []
+
+
+# ---- Windows nodes
+
+
+def test_a_windows_node_that_cannot_serve_its_families_says_so_until_it_can(world, loop):
+    running = loop(world, WindowsNodes())
+    addresses = [{"type": "InternalIP", "address": one} for one in ("192.0.2.1", "2001:db8::1")]
+    labels = {OS_LABEL: "windows", MODE_LABEL: OVERLAY}
+    world.put({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "w", "labels": labels}, "status": {"addresses": addresses}})
+    world.put({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "l"}, "status": {"addresses": addresses[1:]}})
+    running.run()
+    condition = condition_of(world.get(Node, Key("", "w")).status.conditions, CONDITION)
+    assert (condition.status, condition.reason) == ("True", "OverlayDualStack")
+    assert [(told.reason, told.type) for told in world.told] == [("OverlayDualStack", "Warning")]
+    assert world.get(Node, Key("", "l")).status.conditions is None
+    world.perform(Patch(resource_of(Node), Key("", "w"), {"metadata": {"labels": {MODE_LABEL: "l2bridge"}}}))
+    running.run()
+    condition = condition_of(world.get(Node, Key("", "w")).status.conditions, CONDITION)
+    assert (condition.status, condition.reason) == ("False", "Served")
+    assert len(world.told) == 1
+    assert WindowsNodes().decide(Key("", "w"), world) == []

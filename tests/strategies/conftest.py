@@ -23,7 +23,7 @@ from twinstack.rules.cidrs import parse_service_ranges
 from twinstack.store.memory import MemoryStore
 
 BY_PLURAL = {resource.plural: resource for resource in RESOURCES if not resource.kept_as}
-OBSERVED = ("services", "servicecidrs", "ipaddresses")
+OBSERVED = ("services", "servicecidrs", "ipaddresses", "nodes")
 
 
 class Settings:

@@ -506,3 +506,21 @@ async def test_what_the_server_itself_made_it_accepts_again_unchanged(new_server
             assert await server.put("services", made) == made
             count += 1
     assert count == 4 * 8
+
+
+async def test_a_cluster_with_windows_nodes_tells_what_they_do_not_serve(new_server):
+    server = await new_server("v4v6")
+    await server.service("before", ipFamilyPolicy="PreferDualStack")
+    assert server.warnings == []
+    overlay = {"kubernetes.io/os": "windows", "twinstack.dev/windows-network-mode": "overlay"}
+    addresses = [{"type": "InternalIP", "address": one} for one in ("192.0.2.1", "2001:db8::1")]
+    await server.post("nodes", {"metadata": {"name": "w", "labels": overlay}, "status": {"addresses": addresses}})
+    assert len(server.warnings) == 1 and "overlay carries IPv4 only" in server.warnings[0]
+    await server.service("after", ipFamilyPolicy="PreferDualStack")
+    assert server.warnings == ["spec.ipFamilies: node w will have it without IPv6 (Windows)"]
+    again = await new_server("v4v6", store=server.store)
+    await again.service("restarted", ipFamilies=["IPv6"])
+    assert server.warnings != again.warnings == ["spec.ipFamilies: node w cannot reach this Service (Windows)"]
+    await server.delete("nodes", "w")
+    await server.service("later", ipFamilies=["IPv6"])
+    assert server.warnings == []

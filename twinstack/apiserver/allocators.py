@@ -28,8 +28,9 @@ from twinstack.net.pool import Intervals, Pool
 from twinstack.rules import address_records, cidrs
 from twinstack.rules.problems import wrong
 from twinstack.rules.services import held_ports
+from twinstack.rules.windows import WindowsNode, facts_of
 
-SERVICES, SERVICE_CIDRS, IP_ADDRESSES = (resource_of(view) for view in (kinds.Service, kinds.ServiceCIDR, kinds.IPAddress))
+SERVICES, SERVICE_CIDRS, IP_ADDRESSES, NODES = (resource_of(view) for view in (kinds.Service, kinds.ServiceCIDR, kinds.IPAddress, kinds.Node))
 
 
 class RangeSettings(Protocol):
@@ -189,13 +190,14 @@ class Context:
         self.chance = chance or random.Random()
         self.addresses = Addresses(self.chance)
         self.ports = Ports(*node_ports, self.chance)
+        self.windows_nodes: dict[str, WindowsNode] = {}
         self._reader: Reader | None = None
         self._to_mend: set[Key] = set()
 
     def load(self, reader: Reader) -> None:
         """Learn everything that is stored. Once, before any request."""
         self._reader = reader
-        for resource in (SERVICE_CIDRS, IP_ADDRESSES, SERVICES):
+        for resource in (SERVICE_CIDRS, IP_ADDRESSES, SERVICES, NODES):
             for document in reader.each(resource):
                 self.observe(resource, None, document)
 
@@ -213,6 +215,12 @@ class Context:
             self.ports.observe(held_ports(before) if before else (), held_ports(after) if after else ())
             if before is not None:
                 self._observe_addresses_given_back(before, after)
+        elif resource == NODES:
+            facts = facts_of(view_of(kinds.Node, after)) if after else None
+            if facts is not None:
+                self.windows_nodes[facts.name] = facts
+            else:
+                self.windows_nodes.pop(one["metadata"]["name"], None)
         elif resource == SERVICE_CIDRS:
             self.addresses.observe_range(one["metadata"]["name"], view_of(kinds.ServiceCIDR, after) if after else None)
 

@@ -47,6 +47,7 @@ from twinstack.store.sqlite import SQLiteStore
 
 log = logging.getLogger(__name__)
 
+WINDOWS = b'"windows"'  # the nodes that matter to the strategies
 _CONTEXT_RESOURCES = frozenset(("services", "servicecidrs", "ipaddresses"))
 
 
@@ -86,7 +87,7 @@ class Application:
 
     def _observe(self, resource: Resource, before: Stored | None, after: Stored | None) -> None:
         """Feed the allocators with what they look at."""
-        if resource.plural in _CONTEXT_RESOURCES:
+        if resource.plural in _CONTEXT_RESOURCES or (resource.plural == "nodes" and any(one and WINDOWS in one.raw for one in (before, after))):
             self.context.observe(resource, before.raw_document() if before else None, after.raw_document() if after else None)
 
     async def respond(self, call: Call) -> Reaction:

@@ -10,6 +10,7 @@ from twinstack.api.objects import Document, view_of
 from twinstack.apiserver.strategies.base import Transaction
 from twinstack.apiserver.strategies.typed import Typed, take_back
 from twinstack.rules import nodes
+from twinstack.rules.windows import facts_of, problems_with_windows_node
 
 
 class Nodes(Typed):
@@ -33,7 +34,15 @@ class Nodes(Typed):
         return check(view_of(kinds.Node, after), view_of(kinds.Node, before))
 
     def warnings(self, after: Document, before: Document | None) -> list[str]:
-        return nodes.warnings_about_node(after)
+        return [*nodes.warnings_about_node(after), *_windows_warnings(after, before)]
 
     def fields(self, document: Document) -> Mapping[str, str]:
         return {"spec.unschedulable": "true" if (document.get("spec") or {}).get("unschedulable") else "false"}
+
+
+def _windows_warnings(after: Document, before: Document | None) -> list[str]:
+    """What a Windows node cannot serve of what it registers with; told once, not with every heartbeat."""
+    facts = facts_of(view_of(kinds.Node, after))
+    if facts is None or (before is not None and facts_of(view_of(kinds.Node, before)) == facts):
+        return []
+    return [problem.message for problem in problems_with_windows_node(facts)]

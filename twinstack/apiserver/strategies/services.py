@@ -16,6 +16,7 @@ from twinstack.rules import nodeports, services
 from twinstack.rules.families import CLUSTER_TYPES, NONE, Resolution, resolve
 from twinstack.rules.names import label_problem
 from twinstack.rules.service_validation import problems_with_balancer_status, problems_with_service
+from twinstack.rules.windows import problems_with_windows_service
 
 
 class Services(Typed):
@@ -82,7 +83,8 @@ class Services(Typed):
 
     def warnings(self, after: Document, before: Document | None) -> list[str]:
         view = view_of(kinds.Service, after)
-        return [*services.warnings_about(view.spec, view.annotations), *services.status_warnings(after)]
+        windows = problems_with_windows_service(view.spec, tuple(self._context.windows_nodes.values()))
+        return [*services.warnings_about(view.spec, view.annotations), *services.status_warnings(after), *windows]
 
     def fields(self, document: Document) -> Mapping[str, str]:
         spec = document.get("spec") or {}
