@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -35,8 +36,7 @@ from twinstack.api.objects import Document, Key, document_of
 from twinstack.client import kubeconfig
 from twinstack.client.client import Client
 from twinstack.client.informer import Informer
-from twinstack.kernel import cgroups
-from twinstack.kernel import forwarding
+from twinstack.kernel import cgroups, forwarding
 from twinstack.kernel.errors import KernelError
 from twinstack.kernel.tunnels import Tunnel
 from twinstack.loops.events import Recorder
@@ -61,7 +61,16 @@ class _Log(NamedTuple):
 class Agent:
     """What the workers of a node's pods share; implements ``workers.Surroundings`` and ``server.Pods``."""
 
-    def __init__(self, settings: Settings, name: str, client: Client, runtime: ProcessRuntime, prober: Prober, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        client: Client,
+        runtime: ProcessRuntime,
+        prober: Prober,
+        registry: CollectorRegistry,
+        routes: Client | None = None,
+    ) -> None:
         self.settings, self.node_name = settings, name
         self.limiter = Limiter(cgroups.of_process(settings.control_group, runtime.spawner_pid), pids=settings.pod_pids)
         self.runtime: Runtime = runtime
@@ -69,7 +78,8 @@ class Agent:
         self.network = Network(settings.cni_conf_dir, settings.cni_bin_dirs)
         self.sandboxes = Sandboxes(settings, self.network)
         self.pods = Informer(client, Pod, field_selector=f"spec.nodeName={name}")
-        self.nodes = Informer(client, Node)
+        self.nodes = Informer(client, Node, field_selector=f"metadata.name={name}" if routes is not None else "")
+        self.neighbours = Informer(routes, Node) if routes is not None else self.nodes
         self.services = Informer(client, Service)
         self.maker = Maker(
             client,
@@ -82,7 +92,7 @@ class Agent:
         )
         self.recorder = Recorder(client.perform, component="kubelet", host=name)
         self.registration = Registration(settings, name, client, self.nodes, self.network, machine(settings.root_dir))
-        self.router = Router(self.nodes.list, name, self._tunnel if settings.network == overlay.VXLAN else None)
+        self.router = Router(self.neighbours.list, name, self._tunnel if settings.network == overlay.VXLAN else None)
         self._client = client
         self._workers: dict[str, Worker] = {}
         self._writes = asyncio.Semaphore(MOST_WRITES)
@@ -245,8 +255,16 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
     registry = new_registry(process=False)
     settings.root_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
     name = settings.node_name or machine(settings.root_dir).hostname
-    async with Client(connection, user_agent="kubelet/twinstack") as client, ProcessRuntime(settings.root_dir) as runtime, Prober(runtime) as prober:
-        agent = Agent(settings, name, client, runtime, prober, registry)
+    async with (
+        AsyncExitStack() as undo,
+        Client(connection, user_agent="kubelet/twinstack") as client,
+        ProcessRuntime(settings.root_dir) as runtime,
+        Prober(runtime) as prober,
+    ):
+        routes = None
+        if settings.routes_kubeconfig is not None:
+            routes = await undo.enter_async_context(Client(kubeconfig.load(settings.routes_kubeconfig), user_agent="node-router/twinstack"))
+        agent = Agent(settings, name, client, runtime, prober, registry, routes)
         try:
             agent.registration.find_addresses()
         except NodeAddressError as error:  # as upstream has it: an address may come; until then the status is not written
@@ -255,7 +273,8 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
         await server.start(serving_pair(settings, name, agent.registration.addresses))
         try:
             _prepare_host(settings)  # only now that nothing else can refuse
-            agent.nodes.subscribe(agent.node_changed)
+            for informer in {agent.nodes, agent.neighbours}:
+                informer.subscribe(agent.node_changed)
             log.info(
                 "The node agent starts",
                 extra={"node": name, "addresses": " ".join(map(str, agent.registration.addresses)), "family": preferred_family(settings.node_ips)},
@@ -266,6 +285,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
                     ("events", agent.recorder.run),
                     ("pod informer", agent.pods.run),
                     ("node informer", agent.nodes.run),
+                    *((("neighbour informer", agent.neighbours.run),) if agent.neighbours is not agent.nodes else ()),
                     ("service informer", agent.services.run),
                     ("status", agent.registration.keep_status),
                     ("lease", agent.registration.keep_lease),

@@ -33,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of :func:`twinstack.agent.agent.run`."""
 
     kubeconfig: Path | None = None
+    routes_kubeconfig: Path | None = None  # who looks at all nodes, for the routes to their pods; None: the kubelet itself
     node_name: str = ""  # --hostname-override; empty: the host's name
     node_ips: tuple[Address, ...] = ()
     root_dir: Path = Path("/var/lib/kubelet")

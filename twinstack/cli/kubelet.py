@@ -21,6 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.command("kubelet")
 @click.option("--config", "config_file", default="", help="A KubeletConfiguration file; flags that are given win over it.")
 @click.option("--kubeconfig", default=None, help="How to reach the API server.")
+@click.option("--routes-kubeconfig", default=None, help="How to look at all nodes, for routes to their pods.  [default: as --kubeconfig says]")
 @click.option("--node-ip", default=None, help="The node's address, or one of each family, the primary first; 0.0.0.0 or :: finds one of that family.")
 @click.option("--hostname-override", default=None, help="The name of this node.  [default: the host's name]")
 @click.option("--root-dir", default=None, help="Where pods' files are kept.  [default: /var/lib/kubelet]")
@@ -66,7 +67,7 @@ def command(config_file: str, verbosity: int, logging_format: str, pod_cidr: str
     run_program(run(Settings(**values)), verbosity=verbosity, logging_format=logging_format)
 
 
-_PATHS = {"kubeconfig", "root_dir", "netns_dir", "cni_conf_dir", "client_ca_file", "tls_cert_file", "tls_key_file"}
+_PATHS = {"kubeconfig", "routes_kubeconfig", "root_dir", "netns_dir", "cni_conf_dir", "client_ca_file", "tls_cert_file", "tls_key_file"}
 
 
 def _from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:

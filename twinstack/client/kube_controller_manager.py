@@ -88,6 +88,7 @@ CONTROLLERS: Mapping[str, Row] = {
     "pod-garbage-collector-controller": Row("podgc", "PodGarbage", alias="podgc"),
     "serviceaccount-controller": Row("serviceaccounts", "ServiceAccounts", _service_accounts, "concurrent_serviceaccount_syncs", "serviceaccount"),
     "service-cidr-controller": Row("servicecidrs", "ServiceCIDRs"),
+    "clusterrole-aggregation-controller": Row("clusterroles", "ClusterRoles", alias="clusterrole-aggregation"),
     "windows-node-controller": Row("windowsnodes", "WindowsNodes"),
 }
 

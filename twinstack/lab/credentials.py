@@ -19,6 +19,8 @@ API_PORT = 6443
 COMPONENTS = {
     "kube-controller-manager": "system:kube-controller-manager",
     "kube-scheduler": "system:kube-scheduler",
+    "kube-proxy": "system:kube-proxy",
+    "node-router": "twinstack:node-router",
     clusterdns.COMPONENT: clusterdns.USER,
 }
 

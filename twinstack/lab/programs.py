@@ -131,6 +131,7 @@ async def _apiserver(topology: Topology, places: Places, listener: socket.socket
         secure_port=API_PORT,
         advertise_address=str(address),
         client_ca_file=authority,
+        authorization_mode="Node,RBAC",
         tls_cert_file=serving.certificate,
         tls_private_key_file=serving.key,
         service_cluster_ip_range=_texts(topology.service_cidrs.values()),
@@ -234,7 +235,7 @@ async def _proxy(topology: Topology, places: Places, node: Node, ready: Ready) -
     from twinstack.proxy.settings import Settings
 
     settings = Settings(
-        kubeconfig=places.kubeconfig(node.name),
+        kubeconfig=places.kubeconfig("kube-proxy"),
         hostname_override=node.name,
         bind_address=Family.of(topology.address_of(node)).facts.unspecified,
         cluster_cidr=_texts(topology.pod_cidrs.values()),
@@ -250,6 +251,7 @@ async def _kubelet(topology: Topology, places: Places, node: Node, ready: Ready)
     serving = files_of(places, node.name)
     settings = Settings(
         kubeconfig=Path(places.kubeconfig(node.name)),
+        routes_kubeconfig=Path(places.kubeconfig("node-router")),
         node_name=node.name,
         node_ips=topology.node_addresses(node),
         root_dir=Path(places.node_root(node.name)),

@@ -14,6 +14,7 @@ from typing import Any, Final
 from twinstack.api.objects import Document
 from twinstack.rules.rbac import GROUP
 
+ROUTER: Final = "twinstack:node-router"
 AUTOUPDATE: Final = "rbac.authorization.kubernetes.io/autoupdate"
 _LABELS: Final = {"kubernetes.io/bootstrapping": "rbac-defaults"}
 _AGGREGATE: Final = "rbac.authorization.k8s.io/aggregate-to-"
@@ -125,6 +126,9 @@ _ROLES: Final[Mapping[str, tuple[_Rule, ...]]] = {
         _rule(("list", "watch"), "networking.k8s.io", "servicecidrs"),
         *_TELL_EVENTS,
     ),
+    # Who knows the ways between nodes looks at all of them, which kubelets do not.
+    ROUTER: (_rule(READ, "", "nodes"),),
+    "system:kube-dns": (_rule(READ, "", "namespaces", "pods", "services"), _rule(READ, "discovery.k8s.io", "endpointslices")),
     "system:kube-scheduler": (
         *_TELL_EVENTS,
         *_lock("kube-scheduler"),
@@ -169,6 +173,8 @@ _BINDINGS: Final[Mapping[str, tuple[str, tuple[tuple[str, str], ...]]]] = {
     "system:service-account-issuer-discovery": ("system:service-account-issuer-discovery", (("Group", "system:serviceaccounts"),)),
     "system:node": ("system:node", ()),  # the Node authorizer is who asks for these rules
     "system:node-proxier": ("system:node-proxier", (("User", "system:kube-proxy"),)),
+    ROUTER: (ROUTER, (("User", ROUTER),)),
+    "system:kube-dns": ("system:kube-dns", (("User", "system:kube-dns"), ("ServiceAccount", "kube-system/kube-dns"))),
     "system:kube-scheduler": ("system:kube-scheduler", (("User", "system:kube-scheduler"),)),
     "system:kube-controller-manager": ("system:kube-controller-manager", (("User", "system:kube-controller-manager"),)),
 }
@@ -202,5 +208,12 @@ def _binding(name: str, role: str, subjects: Sequence[tuple[str, str]]) -> Docum
         "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": role},
     }
     if subjects:
-        document["subjects"] = [{"kind": kind, "apiGroup": GROUP, "name": who} for kind, who in subjects]
+        document["subjects"] = [_subject(kind, who) for kind, who in subjects]
     return document
+
+
+def _subject(kind: str, who: str) -> Document:
+    if kind == "ServiceAccount":
+        namespace, _, name = who.partition("/")
+        return {"kind": kind, "namespace": namespace, "name": name}
+    return {"kind": kind, "apiGroup": GROUP, "name": who}
