@@ -264,11 +264,6 @@ async def test_patches_at_once_are_all_applied(api: Any) -> None:
     assert len((await api.get(f"{CONFIGMAPS}/a")).document["data"]) == 5
 
 
-async def test_server_side_apply_is_refused(api: Any) -> None:
-    got = await api.ask("PATCH", f"{CONFIGMAPS}/a?fieldManager=x", b"{}", headers={"Content-Type": "application/apply-patch+yaml"})
-    assert (got.code, "server-side apply" in got.message) == (415, True)
-
-
 async def test_generation_counts_the_changes_of_the_spec(api: Any) -> None:
     assert (await api.made(DEPLOYMENTS, deployment("web")))["metadata"]["generation"] == 1
     assert (await api.patch(f"{DEPLOYMENTS}/web", {"metadata": {"labels": {"a": "b"}}})).document["metadata"]["generation"] == 1

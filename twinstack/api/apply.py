@@ -342,7 +342,7 @@ def scale_entries(entries: Sequence[Entry], replicas: Sequence[str], api_version
     return [{**entry, "apiVersion": api_version, "fieldsV1": own} for entry in entries if fields.has(entry["fieldsV1"], path)]
 
 
-def with_scale_entries(entries: Sequence[Entry], scale: Sequence[Entry], replicas: Sequence[str], writer: Writer) -> list[Entry]:
+def with_scale_entries(entries: Sequence[Entry], scale: Sequence[Entry], replicas: Sequence[str], api_version: str) -> list[Entry]:
     """The object's entries after a write through its scale; *scale* are the Scale's. An owner that is new has no time, as upstream has it."""
     path = [fields.field_step(name) for name in replicas]
     own = fields.of_paths([tuple(replicas)])
@@ -362,5 +362,5 @@ def with_scale_entries(entries: Sequence[Entry], scale: Sequence[Entry], replica
             result.append(_owning(entry, rest))
     for entry in left.values():
         new = {key: value for key, value in entry.items() if key != "time"}
-        result.append({**new, "apiVersion": writer.api_version, "fieldsV1": own})
+        result.append({**new, "apiVersion": api_version, "fieldsV1": own})
     return _sorted(result)

@@ -77,6 +77,7 @@ _status = Subresource("status", _STATUS)
 _scale = Subresource("scale", _STATUS, "Scale", "autoscaling", "v1")
 
 
+
 def _stream(name: str, kind: str) -> Subresource:
     return Subresource(name, ("create", "get"), kind)
 
@@ -88,7 +89,7 @@ RESOURCES: tuple[Resource, ...] = (
     Resource("", "v1", "nodes", "node", "Node", False, kinds.Node, ("no",), subresources=(_status,)),
     Resource("", "v1", "pods", "pod", "Pod", True, kinds.Pod, ("po",), ("all",),
              subresources=(_stream("attach", "PodAttachOptions"), Subresource("binding", ("create",), "Binding"),
-                           _stream("exec", "PodExecOptions"),
+                           Subresource("eviction", ("create",), "Eviction", "policy", "v1"), _stream("exec", "PodExecOptions"),
                            Subresource("log", ("get",)), _stream("portforward", "PodPortForwardOptions"), _status)),
     Resource("", "v1", "services", "service", "Service", True, kinds.Service, ("svc",), ("all",), subresources=(_status,)),
     Resource("", "v1", "endpoints", "endpoints", "Endpoints", True, kinds.Endpoints, ("ep",),

@@ -29,7 +29,7 @@ PATCH_TYPES: Final = {
     "application/merge-patch+json": "merge",
     "application/strategic-merge-patch+json": "strategic",
 }
-_APPLY_TYPES: Final = frozenset(("application/apply-patch+yaml", "application/apply-patch+cbor"))
+APPLY: Final = "application/apply-patch+yaml"
 
 
 class _Loader(yaml.CSafeLoader):
@@ -83,12 +83,13 @@ def parse_json(body: bytes) -> Any:
         raise BadRequest("the body is nested too deeply or is not UTF-8") from error
 
 
-def parse_yaml(body: bytes) -> Any:
+def parse_yaml(body: bytes, *, keep_nulls: bool = False) -> Any:
     try:
         if b"*" in body and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(body, Loader=_Loader)):
             raise BadRequest("the YAML body has aliases, which are not accepted")
         value = _with_text_keys(yaml.load(body, Loader=_Loader))
-        return _without_nulls(objects.decode(objects.encode(value)))
+        value = objects.decode(objects.encode(value))
+        return value if keep_nulls else _without_nulls(value)
     except yaml.YAMLError as error:
         raise BadRequest(f"the body is not YAML: {error}") from error
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError, UnicodeError) as error:
@@ -123,14 +124,29 @@ def patch_of(call: Call) -> tuple[str, Any]:
     """The kind of a patch (json, merge, strategic) and the patch itself, nulls and all."""
     kind = PATCH_TYPES.get(media_type(call))
     if kind is None:
-        more = "; server-side apply is not served yet" if media_type(call) in _APPLY_TYPES else ""
-        raise UnsupportedMediaType(f"the body of the request was in an unknown format - accepted media types include: {', '.join(PATCH_TYPES)}{more}")
+        raise UnsupportedMediaType(f"the body of the request was in an unknown format - accepted media types include: {', '.join((*PATCH_TYPES, APPLY))}")
     try:
         return kind, objects.decode(call.body)
     except msgspec.DecodeError as error:
         raise BadRequest(f"the patch is not JSON: {error}") from error
     except (RecursionError, UnicodeError) as error:
         raise BadRequest("the patch is nested too deeply or is not UTF-8") from error
+
+
+def config_of(call: Call, api_version: str, kind: str) -> Document:
+    """The configuration to apply in the body, YAML or JSON, nulls and all; it says itself what it is."""
+    config = parse_yaml(call.body, keep_nulls=True)
+    if not isinstance(config, dict):
+        raise BadRequest(f"the body is not a {kind}: an object was expected")
+    if (config.get("apiVersion"), config.get("kind")) != (api_version, kind):
+        raise BadRequest(f"what is applied here is of apiVersion {api_version} and kind {kind}, not {config.get('apiVersion')} and {config.get('kind')}")
+    if not isinstance(config.get("metadata") or {}, dict):
+        raise BadRequest(f"{kind}: metadata is an object")
+    return config
+
+
+def is_yaml(call: Call) -> bool:
+    return media_type(call) in _YAML_TYPES
 
 
 def document_of(call: Call, api_version: str, kind: str) -> Document:
@@ -178,30 +194,42 @@ class DeleteOptions(msgspec.Struct, frozen=True, kw_only=True):
     dryRun: list[str] = []
 
 
+def delete_options_of(value: Document) -> DeleteOptions:
+    """The options in a DeleteOptions document; BadRequest when it is none."""
+    if value.get("kind") not in (None, "", "DeleteOptions"):
+        raise BadRequest(f"the body of a deletion is a DeleteOptions object, not a {value['kind']}")
+    try:
+        return _checked(msgspec.convert(value, DeleteOptions))
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"DeleteOptions: {error}") from error
+
+
+def _checked(options: DeleteOptions) -> DeleteOptions:
+    policy, problems = options.propagationPolicy, []
+    if policy is not None and options.orphanDependents is not None:
+        problems.append(FieldProblem("propagationPolicy", ProblemType.INVALID, policy, "only one of it and orphanDependents may be given"))
+    if policy not in (None, "Orphan", "Background", "Foreground"):
+        problems.append(FieldProblem("propagationPolicy", ProblemType.NOT_SUPPORTED, policy, 'supported values: "Background", "Foreground", "Orphan"'))
+    if problems:
+        raise invalid("DeleteOptions", "", problems, group="meta.k8s.io")
+    return options
+
+
 def delete_options(call: Call, query: Query) -> DeleteOptions:
     """The options of a deletion; the body's, or the query's where there is no body."""
     if call.body.strip():
         value = value_of(call, "v1", "DeleteOptions")
         if not isinstance(value, dict):
             raise BadRequest("the body of a deletion is a DeleteOptions object")
-        if value.get("kind") not in (None, "", "DeleteOptions"):
-            raise BadRequest(f"the body of a deletion is a DeleteOptions object, not a {value['kind']}")
-        try:
-            options = msgspec.convert(value, DeleteOptions)
-        except msgspec.ValidationError as error:
-            raise BadRequest(f"DeleteOptions: {error}") from error
-    else:
-        orphan = query.flag("orphanDependents") if query.has("orphanDependents") else None
-        options = DeleteOptions(
+        return delete_options_of(value)
+    orphan = query.flag("orphanDependents") if query.has("orphanDependents") else None
+    return _checked(
+        DeleteOptions(
             gracePeriodSeconds=query.number("gracePeriodSeconds"),
             propagationPolicy=query.text("propagationPolicy") or None,
             orphanDependents=orphan,
         )
-    if options.propagationPolicy not in (None, "Orphan", "Background", "Foreground"):
-        raise BadRequest(f"propagationPolicy is one of Orphan, Background, Foreground, not {options.propagationPolicy!r}")
-    if options.propagationPolicy is not None and options.orphanDependents is not None:
-        raise BadRequest("only one of propagationPolicy and orphanDependents may be given")
-    return options
+    )
 
 
 def dry_run(query: Query, besides: list[str] | None = None, *, options: str = "CreateOptions") -> bool:

@@ -1,17 +1,21 @@
-"""Subresources that show another document than the object's own: scale, binding, finalize."""
+"""Subresources that show another document than the object's own: scale, binding, eviction, finalize."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from twinstack.api import errors, objects
+from twinstack.api import apply, errors, objects
 from twinstack.api.errors import BadRequest, FieldProblem, ProblemType
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import Resource
+from twinstack.apiserver.bodies import delete_options_of
 from twinstack.apiserver.changes import Changes, Outcome, timestamp
+from twinstack.apiserver.deletions import Deletions
 
 SCALE_VERSION, SCALE_KIND = "autoscaling/v1", "Scale"
+EVICTION_VERSION, EVICTION_KIND = "policy/v1", "Eviction"
+_REPLICAS = ("spec", "replicas")
 _MAX_REPLICAS = 2**31 - 1
 
 
@@ -23,13 +27,22 @@ def scale_of(document: Document) -> Document:
     shown: Document = {"replicas": status.get("replicas", 0)}
     if selector := _selector_text(spec.get("selector") or {}):
         shown["selector"] = selector
+    replicas = spec.get("replicas", 1)
     return {
         "kind": SCALE_KIND,
         "apiVersion": SCALE_VERSION,
         "metadata": {name: metadata[name] for name in named if name in metadata},
-        "spec": {"replicas": spec.get("replicas", 1)},
+        "spec": {"replicas": replicas} if replicas else {},
         "status": shown,
     }
+
+
+def owned_scale_of(document: Document) -> Document:
+    """The Scale with the entries of those who own the replicas."""
+    scale = scale_of(document)
+    if entries := apply.scale_entries(document["metadata"].get("managedFields") or [], _REPLICAS, SCALE_VERSION):
+        scale["metadata"]["managedFields"] = entries
+    return scale
 
 
 def _selector_text(selector: Mapping[str, Any]) -> str:
@@ -41,8 +54,11 @@ def _selector_text(selector: Mapping[str, Any]) -> str:
     return ",".join(parts)
 
 
-def scaled(document: Document, scale: Document) -> Document:
-    """The object with the replicas that a Scale wants; the Scale's resourceVersion, if any, is the one that is changed."""
+def scaled(document: Document, scale: Document, writer: apply.Writer, door: apply.Door | None, *, applied: bool = False) -> Document:
+    """The object with the replicas that a Scale wants; the Scale's resourceVersion, if any, is the one that is changed.
+
+    The replicas become the writer's, as far as anybody is known to own them. An *applied* Scale has the entries already.
+    """
     spec, metadata = scale.get("spec") or {}, scale.get("metadata") or {}
     if not isinstance(spec, dict) or not isinstance(metadata, dict):
         raise BadRequest("Scale: spec and metadata are objects")
@@ -59,8 +75,35 @@ def scaled(document: Document, scale: Document) -> Document:
         document["metadata"]["uid"] = metadata["uid"]
     if metadata.get("resourceVersion"):
         document["metadata"]["resourceVersion"] = metadata["resourceVersion"]
-    objects.write(document, ("spec", "replicas"), replicas)
+    if door is not None:
+        before = owned_scale_of(document)
+        entries = metadata.get("managedFields") or [] if applied else apply.updated(before, {**scale, "metadata": before["metadata"]}, None, writer, door)
+        owners = apply.with_scale_entries(document["metadata"].get("managedFields") or [], entries, _REPLICAS, document["apiVersion"])
+        document["metadata"]["managedFields"] = owners
+    objects.write(document, _REPLICAS, replicas)
     return document
+
+
+async def evict(changes: Changes, deletions: Deletions, resource: Resource, key: Key, eviction: Document, *, dry_run: bool) -> Outcome:
+    """Delete a pod in good order, and say in its status why. There are no disruption budgets here that could forbid it."""
+    name = eviction["metadata"].get("name", "")
+    if name and name != key.name:
+        raise BadRequest(f"the name of the Eviction ({name}) does not match the pod's on the URL ({key.name})")
+    options = delete_options_of(eviction.get("deleteOptions") or {})
+    dry_run = dry_run or "All" in options.dryRun
+
+    def disrupted(pod: Document) -> Document:
+        status = pod.setdefault("status", {})
+        conditions = [one for one in status.get("conditions") or () if one.get("type") != "DisruptionTarget"]
+        why = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
+        status["conditions"] = [*conditions, {**why, "lastProbeTime": None, "lastTransitionTime": timestamp(changes.now())}]
+        return pod
+
+    stored = changes.cache.collections[resource].items.get(key)
+    if stored is not None and b'"deletionTimestamp":"' not in stored.data:
+        await changes.update(resource, key, disrupted, subresource="status", dry_run=dry_run)
+    await deletions.delete(resource, key, options, dry_run=dry_run)
+    return Outcome(objects.encode({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}), (), True)
 
 
 async def bind(changes: Changes, resource: Resource, key: Key, binding: Document, *, dry_run: bool) -> Outcome:

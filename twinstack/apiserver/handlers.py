@@ -6,26 +6,29 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from twinstack.api import errors, objects, patches
-from twinstack.api.errors import BadRequest, FieldProblem, MethodNotAllowed, ProblemType
+from twinstack.api import apply, errors, objects, patches
+from twinstack.api.errors import BadRequest, MethodNotAllowed
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import Resource
-from twinstack.api.schema import prune
+from twinstack.api.schema import Schema, examine
 from twinstack.apiserver import answers, doors, tables, watches
-from twinstack.apiserver.bodies import check_kind, delete_options, document_of, dry_run, patch_of
+from twinstack.apiserver.bodies import APPLY, PROTOBUF, check_kind, config_of, delete_options, document_of, dry_run, is_yaml, media_type, patch_of
 from twinstack.apiserver.cache import Cache, Stored
 from twinstack.apiserver.calls import Answer, Call, Reaction, Streamed
-from twinstack.apiserver.changes import Changes, Outcome
+from twinstack.apiserver.changes import Changes, Outcome, timestamp
 from twinstack.apiserver.deletions import Deletions
 from twinstack.apiserver.lists import filter_of, page_of
 from twinstack.apiserver.openapi import OpenAPI, SchemaMissing
+from twinstack.apiserver.options import Options, options_of
+from twinstack.apiserver.ownership import Doors
 from twinstack.apiserver.requests import Request
+from twinstack.apiserver.strictness import duplicates, json_duplicates, judged, yaml_duplicates
 from twinstack.store.base import Store
 
 Logs = Callable[[Request, Document], Awaitable[Reaction]]
 Streams = Callable[[Request, Call, Document], Awaitable[Reaction]]
 STREAMS: Final = frozenset(("exec", "attach", "portforward"))
-_CARRIES_NO_OBJECT: Final = frozenset(("binding", "log"))
+_CARRIES_NO_OBJECT: Final = frozenset(("binding", "eviction", "log"))
 
 
 def utc_now() -> datetime:
@@ -47,7 +50,8 @@ class Handlers:
     ) -> None:
         self.cache = cache
         self.now = now
-        self.changes = Changes(cache, store, now)
+        self.doors = Doors(openapi)
+        self.changes = Changes(cache, store, now, doors=self.doors)
         self.deletions = Deletions(self.changes)
         self._openapi = openapi
         self._logs, self._streams = logs, streams
@@ -117,42 +121,47 @@ class Handlers:
     # ---- writing
 
     async def _create(self, request: Request, call: Call) -> Reaction:
-        resource = request.resource
-        dry = dry_run(request.query)
+        resource, key = request.resource, Key(request.namespace, request.name)
+        options = options_of(call, request.query, "CreateOptions")
         if request.sub == "binding":
             binding = document_of(call, "v1", "Binding")
-            outcome = await doors.bind(self.changes, resource, Key(request.namespace, request.name), binding, dry_run=dry)
+            outcome = await doors.bind(self.changes, resource, key, binding, dry_run=options.dry_run)
+            return self._answer(request, call, outcome)
+        if request.sub == "eviction":
+            eviction = document_of(call, doors.EVICTION_VERSION, doors.EVICTION_KIND)
+            outcome = await doors.evict(self.changes, self.deletions, resource, key, eviction, dry_run=options.dry_run)
             return self._answer(request, call, outcome)
         document = document_of(call, resource.api_version, resource.kind)
-        warnings = self._unknown_fields(request, document)
-        outcome = await self.changes.create(resource, document, request.namespace, dry_run=dry)
+        warnings = self._judged(request, call, document, options)
+        outcome = await self.changes.create(resource, document, request.namespace, dry_run=options.dry_run, manager=options.manager)
         return self._answer(request, call, outcome, warnings)
 
     async def _update(self, request: Request, call: Call) -> Reaction:
-        resource, key = request.resource, Key(request.namespace, request.name)
+        resource = request.resource
+        options = options_of(call, request.query, "UpdateOptions")
         warnings: list[str] = []
 
         def change(stored: Document) -> Document:
             warnings.clear()
             if request.sub == "scale":
-                return doors.scaled(stored, document_of(call, doors.SCALE_VERSION, doors.SCALE_KIND))
+                scale = document_of(call, doors.SCALE_VERSION, doors.SCALE_KIND)
+                return doors.scaled(stored, scale, self._writer(request, options), self.doors.of(resource, "scale"))
             document = document_of(call, resource.api_version, resource.kind)
             if request.sub == "finalize":
                 return doors.finalized(stored, document)
             if not document["metadata"].get("name"):
                 raise BadRequest(f"the name of the object must be given, as it is on the URL ({request.name})")
-            warnings.extend(self._unknown_fields(request, document))
+            warnings.extend(self._judged(request, call, document, options))
             return document
 
-        # The scale door leads to the object itself; what comes through it is a change of the object.
-        subresource = "" if request.sub == "scale" else request.sub
-        outcome = await self.changes.update(
-            resource, key, change, subresource=subresource, dry_run=dry_run(request.query, options="UpdateOptions"), create=True
-        )
+        outcome = await self._changed(request, change, options, create=True)
         return self._answer(request, call, outcome, warnings)
 
     async def _patch(self, request: Request, call: Call) -> Reaction:
-        resource, key = request.resource, Key(request.namespace, request.name)
+        if media_type(call) == APPLY:
+            return await self._apply(request, call)
+        resource = request.resource
+        options = options_of(call, request.query, "PatchOptions")
         kind, patch = patch_of(call)
         warnings: list[str] = []
 
@@ -161,14 +170,64 @@ class Handlers:
             if request.sub == "scale":
                 scale = self._patched(resource, "scale", kind, doors.scale_of(stored), patch)
                 check_kind(scale, doors.SCALE_VERSION, doors.SCALE_KIND)
-                return doors.scaled(stored, scale)
+                return doors.scaled(stored, scale, self._writer(request, options), self.doors.of(resource, "scale"))
             patched = self._patched(resource, "", kind, stored, patch)
-            warnings.extend(self._unknown_fields(request, patched, patch=True))
+            twice = json_duplicates(call.body, patch) if options.mode != "Ignore" else ()
+            warnings.extend(judged(resource, patched, self._schema(request), options.mode, twice, patch=True))
             return patched
 
-        subresource = "" if request.sub == "scale" else request.sub
-        outcome = await self.changes.update(resource, key, change, subresource=subresource, dry_run=dry_run(request.query, options="PatchOptions"))
+        outcome = await self._changed(request, change, options, patched=True)
         return self._answer(request, call, outcome, warnings)
+
+    async def _apply(self, request: Request, call: Call) -> Reaction:
+        """Server-side apply."""
+        resource = request.resource
+        options = options_of(call, request.query, "PatchOptions", apply=True)
+        door = self.doors.of(resource, request.sub)
+        if door is None:
+            raise errors.UnsupportedMediaType(f"apply needs the schema of {resource.kind}, which is missing; use a merge patch")
+        scale = request.sub == "scale"
+        config = config_of(call, *((doors.SCALE_VERSION, doors.SCALE_KIND) if scale else (resource.api_version, resource.kind)))
+        found = examine(config, door.schema)
+        if found.mistyped or found.unknown:
+            texts = [f'field "{path}" must be of type {type_}' for path, type_ in found.mistyped] + [f'unknown field "{path}"' for path in found.unknown]
+            raise BadRequest(f"the configuration of {resource.kind} {request.name} cannot be applied: {', '.join(texts)}")
+        twice = [f'duplicate field "{path}"' for path in yaml_duplicates(call.body)] if options.mode != "Ignore" else []
+        if twice and options.mode == "Strict":
+            raise BadRequest(f"error strict decoding YAML: {', '.join(twice)}")
+
+        def change(stored: Document) -> Document:
+            writer = self._writer(request, options)
+            if scale:
+                after = apply.applied(doors.owned_scale_of(stored), config, writer, door, force=options.force)
+                return doors.scaled(stored, after, writer, door, applied=True)
+            if not stored and (config.get("metadata") or {}).get("uid"):
+                raise errors.conflict(resource.plural, request.name, "uid mismatch: no object with the given uid exists", group=resource.group)
+            return apply.applied(stored or None, config, writer, door, force=options.force)
+
+        outcome = await self._changed(request, change, options, create=True, patched=True, applied=True)
+        return self._answer(request, call, outcome, twice)
+
+    async def _changed(
+        self, request: Request, change: Callable[[Document], Document], options: Options, *, create: bool = False, patched: bool = False, applied: bool = False
+    ) -> Outcome:
+        key, scale = Key(request.namespace, request.name), request.sub == "scale"
+        return await self.changes.update(
+            request.resource,
+            key,
+            change,
+            # The scale door leads to the object itself; what comes through it is a change of the object, and says itself whose it is.
+            subresource="" if scale else request.sub,
+            dry_run=options.dry_run,
+            create=create and not scale,
+            manager=options.manager,
+            applied=applied or scale,
+            patched=patched,
+        )
+
+    def _writer(self, request: Request, options: Options) -> apply.Writer:
+        version = doors.SCALE_VERSION if request.sub == "scale" else request.resource.api_version
+        return apply.Writer(options.manager, request.sub, version, timestamp(self.now()))
 
     def _patched(self, resource: Resource, subresource: str, kind: str, document: Document, patch: Any) -> Document:
         if kind == "json":
@@ -220,36 +279,20 @@ class Handlers:
         people = form == "people"
         return objects.encode(tables.table(request.resource, [document], now=self.now(), include_object=include, metadata=metadata, people=people))
 
-    def _unknown_fields(self, request: Request, document: Document, *, patch: bool = False) -> list[str]:
-        """Take out the fields that the schema does not know: in silence, with warnings, or BadRequest with ``fieldValidation=Strict``.
+    def _judged(self, request: Request, call: Call, document: Document, options: Options) -> list[str]:
+        """What to warn of in the document of a request's body."""
+        twice = duplicates(call.body, document, is_yaml=is_yaml(call)) if options.mode != "Ignore" and media_type(call) != PROTOBUF else ()
+        return judged(request.resource, document, self._schema(request), options.mode, twice)
 
-        A field of another type is BadRequest whatever the mode: it cannot be read. With *patch* an unknown field is Invalid, the patch
-        being what is wrong.
-        """
-        mode = request.query.text("fieldValidation") or "Warn"
-        if mode not in ("Ignore", "Warn", "Strict"):
-            raise BadRequest(f"fieldValidation is one of Ignore, Warn, Strict, not {mode!r}")
+    def _schema(self, request: Request) -> Schema | None:
         try:
-            found = prune(document, self._openapi.schema_of(request.resource))
+            return self._openapi.schema_of(request.resource)
         except SchemaMissing:
-            return []
-        refusal = f"{request.resource.kind} in version {request.resource.version!r} cannot be handled as a {request.resource.kind}: "
-        if found.mistyped:
-            raise BadRequest(refusal + ", ".join(f'field "{path}" must be of type {type_}' for path, type_ in found.mistyped))
-        unknown = [f'unknown field "{path}"' for path in found.unknown if not path.startswith("metadata.managedFields")]
-        if unknown and mode == "Strict":
-            if patch:
-                raise errors.Invalid(f"the patch is invalid: strict decoding error: {', '.join(unknown)}", problems=[_wrong_patch(unknown)])
-            raise BadRequest(f"{refusal}strict decoding error: {', '.join(unknown)}")
-        return [] if mode == "Ignore" else unknown
+            return None
 
 
 def _form_of(call: Call) -> tables.Form:
     return tables.wants(call.headers.get("Accept", ""), call.headers.get("User-Agent", ""))
-
-
-def _wrong_patch(unknown: Sequence[str]) -> FieldProblem:
-    return FieldProblem("patch", ProblemType.INVALID, "", f"strict decoding error: {', '.join(unknown)}")
 
 
 def list_bytes(resource: Resource, metadata: Document, items: Sequence[Stored]) -> bytes:
