@@ -67,6 +67,19 @@ def files_of(path: Path) -> list[Path]:
     return [one for one in (*old, path) if one.exists()]
 
 
+def tail(path: Path, *, lines: int, size: int) -> bytes:
+    """The last lines of a log, without their times; at most so many, and at most so many bytes of them."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - CHUNK))
+            held = file.read()
+    except FileNotFoundError:
+        return b""
+    entries = [entry for raw in held.splitlines() if (entry := crilog.parse(raw)) is not None]
+    text = b"".join(entry.text if entry.partial else entry.text + b"\n" for entry in entries)
+    return b"".join(text.splitlines(keepends=True)[-lines:])[-size:]
+
+
 class _Printer:
     """Turns entries into what a reader sees."""
 

@@ -18,7 +18,7 @@ import msgspec
 
 from twinstack.agent import amounts, environment, volumes
 from twinstack.agent.containers import shared
-from twinstack.agent.containers.base import Launch
+from twinstack.agent.containers.base import Launch, Mount
 from twinstack.agent.environment import ConfigError, Facts, Sources
 from twinstack.agent.limits import Limiter
 from twinstack.agent.pods import everything, is_sidecar
@@ -57,11 +57,6 @@ def problems_with(pod: Pod) -> Iterator[str]:
     yield from amounts.problems_with(pod)
     for container in everything(pod):
         where = f'container "{container.name}"'
-        if (container.lifecycle or {}).get("postStart"):
-            yield f"{where}: lifecycle.postStart is not supported yet"
-        for name, hook in (container.lifecycle or {}).items():
-            if name == "preStop" and not (hook or {}).get("exec") and not (hook or {}).get("sleep"):
-                yield f"{where}: a preStop hook is run by exec or sleep only"
         for probe in (container.startupProbe, container.livenessProbe, container.readinessProbe):
             if probe is not None and probe.grpc is not None:
                 yield f"{where}: gRPC probes are not supported yet; use exec, httpGet or tcpSocket"
@@ -130,6 +125,8 @@ class Maker:
         replaced = {mount.target.rstrip("/") for mount in mounts[3:]}
         log = self._sandboxes.path(pod.metadata.uid, "logs", container.name, f"{attempt}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
+        if message := container.terminationMessagePath:
+            mounts.append(Mount(self._sandboxes.prepare_message(pod.metadata.uid, container.name, attempt), message))
         uid, gid, groups = identity_of(pod, container)
         identifier = secrets.token_hex(16)
         pids = pids_of(pod)

@@ -110,6 +110,17 @@ class Prober:
         async with self._session.get(url, headers=headers, allow_redirects=False) as response:
             return Result(200 <= response.status < 400, f"HTTP probe failed with statuscode: {response.status}")
 
+    async def visit(self, action: HTTPGetAction, container: Container, address: str, seconds: float) -> str:
+        """Ask over HTTP, whatever the answer; why there was none."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._get(action, container, address)
+        except TimeoutError:
+            return f"no answer within {seconds:.0f} s"
+        except (OSError, aiohttp.ClientError, ValueError) as error:
+            return str(error) or type(error).__name__
+        return ""
+
     async def _connect(self, host: str, port: int) -> Result:
         _, writer = await asyncio.open_connection(host, port)
         writer.close()

@@ -7,6 +7,7 @@ the next agent finds everything and can take it back. One directory a pod, named
     pods/<uid>/etc/            hosts, resolv.conf, hostname
     pods/<uid>/volumes/        emptyDir and what is projected from the API
     pods/<uid>/logs/           <container>/<attempt>.log
+    pods/<uid>/messages/       <container>/<attempt>: last words
 """
 
 from __future__ import annotations
@@ -21,20 +22,22 @@ from typing import Any
 import msgspec
 
 from twinstack.agent import network
-from twinstack.agent.containers.base import Mount
+from twinstack.agent.containers.base import Mount, Record
 from twinstack.agent.hostfiles import Resolver, domain_of, host_network_hosts_text, hostname_of, hosts_text, parse_resolver, resolver_of
+from twinstack.agent.logfiles import tail
 from twinstack.agent.network import Attachment, Network, parse_configuration
 from twinstack.agent.pods import everything
 from twinstack.agent.settings import Settings, preferred_family
 from twinstack.agent.status import sorted_addresses
 from twinstack.api import cni
-from twinstack.api.kinds import Pod
+from twinstack.api.kinds import Container, Pod
 from twinstack.kernel import namespaces
 from twinstack.kernel.mounts import unmount_below
 from twinstack.net.cidr import parse_address
 from twinstack.net.family import FAMILIES, Address
 
 log = logging.getLogger(__name__)
+LONGEST_MESSAGE, LONGEST_TAIL, MOST_LINES = 4096, 2048, 80  # of a termination message, of what is taken from the log instead
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,11 +161,32 @@ class Sandboxes:
         finally:
             namespaces.remove(sandbox.netns)
 
+    def prepare_message(self, uid: str, container: str, attempt: int) -> str:
+        """An empty file into which a container writes its last words."""
+        path = self.path(uid, "messages", container, str(attempt))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+        path.chmod(0o666)
+        return str(path)
+
+    def last_words(self, record: Record, container: Container) -> str:
+        """What a container that has ended has left to be told: its message, or the end of its log where its policy allows that."""
+        attempt = record.labels["attempt"]
+        try:
+            with self.path(record.pod, "messages", container.name, attempt).open("rb") as file:
+                text = file.read(LONGEST_MESSAGE)
+        except FileNotFoundError:
+            return ""
+        if not text and container.terminationMessagePolicy == "FallbackToLogsOnError" and record.exit_code != 0:
+            text = tail(self.path(record.pod, "logs", container.name, f"{attempt}.log"), lines=MOST_LINES, size=LONGEST_TAIL)
+        return text.decode(errors="replace")
+
     def drop_log(self, uid: str, container: str, attempt: int) -> None:
         """Remove the log of an attempt that nobody asks for any more."""
         folder = self.path(uid, "logs", container)
         for path in folder.glob(f"{attempt}.log*") if attempt >= 0 else ():
             path.unlink(missing_ok=True)
+        self.path(uid, "messages", container, str(attempt)).unlink(missing_ok=True)
 
     def forget(self, uid: str) -> None:
         """Remove a pod's directory with all that is in it."""

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from twinstack.agent import hooks
 from twinstack.agent.containers.base import ContainerError, Record, Runtime
 from twinstack.agent.environment import ConfigError
 from twinstack.agent.limits import Limiter
@@ -32,6 +33,7 @@ from twinstack.agent.pods import (
     Step,
     decide,
     everything,
+    grace_of,
     next_backoff,
 )  # fmt: skip
 from twinstack.agent.probes import Prober
@@ -45,6 +47,7 @@ from twinstack.api.resources import resource_of
 from twinstack.api.times import parse_time
 from twinstack.kernel.errors import KernelError
 from twinstack.net.cidr import parse_address
+from twinstack.net.family import Family
 
 log = logging.getLogger(__name__)
 PODS = resource_of(Pod)
@@ -52,6 +55,7 @@ HOLD_SECONDS = 0.15  # a pod that is only just being made is told once it runs, 
 RETRY_SECONDS = 1.0
 CONFIG_RETRY_SECONDS = 10.0
 KEPT_ATTEMPTS = 2
+LONGEST_HOOK_SECONDS = 24 * 3600.0  # nothing limits a postStart hook but the end of its container
 SIGTERM, SIGKILL = 15, 9
 
 
@@ -95,6 +99,7 @@ class Worker:
         self._kills: dict[str, asyncio.Task[None]] = {}
         self._probing = Probing(self, node)
         self._refreshes = asyncio.Event()
+        self._mismatch: tuple[str, str] | None = None  # the addresses of the node of which we have told that they differ in family
         self._finished = False
         self.on_running: Callable[[float], None] | None = None  # hears once how many seconds passed until the pod ran
         self._born = time.monotonic()
@@ -126,12 +131,19 @@ class Worker:
 
     def ended(self, record: Record) -> None:
         """One of the pod's containers has ended."""
-        for name, one in self.seen.items():
+        for container in everything(self.pod):
+            name, one = container.name, self.seen.get(container.name, NOTHING)
             if one.record is not None and one.record.id == record.id and one.running:
+                record = self._with_last_words(record, container)
                 self.seen[name] = msgspec.structs.replace(one, record=record, ready=False, started=False, answers={}, ending=None)
                 if (task := self._kills.pop(name, None)) is not None:
                     task.cancel()
         self._wake.set()
+
+    def _with_last_words(self, record: Record, container: Container) -> Record:
+        if record.running or record.message:
+            return record
+        return msgspec.structs.replace(record, message=self._node.sandboxes.last_words(record, container))
 
     # ---- its life
 
@@ -194,7 +206,7 @@ class Worker:
             if not records:
                 self.seen[container.name] = told_before(self.pod, before)
                 continue
-            newest = node.limiter.judged(records[-1])
+            newest = self._with_last_words(node.limiter.judged(records[-1]), container)
             same = before is not None and before.containerID == SCHEME + newest.id
             self.seen[container.name] = Seen(
                 record=newest,
@@ -275,15 +287,43 @@ class Worker:
             last=before.record,
             attempt=attempt,
             backoff=backoff,
-            started=record.running and container.startupProbe is None,
+            started=record.running and container.startupProbe is None and not hooks.hook_of(container, "postStart"),
             ready=record.running and container.readinessProbe is None,
         )
+        if record.running and (hook := hooks.hook_of(container, "postStart")):
+            await self._post_start(hook, container, record)
         node.sandboxes.drop_log(pod.metadata.uid, container.name, attempt - KEPT_ATTEMPTS)
         if before.last is not None and not before.last.reason:
             with contextlib.suppress(ContainerError):  # it is forgotten with the pod at the latest
                 await node.runtime.remove(before.last.id)
                 await node.limiter.remove(pod.metadata.uid, before.last.id)
         return True
+
+    async def _post_start(self, hook: Mapping[str, Any], container: Container, record: Record) -> None:
+        """Run the hook before anything else is started; a container whose hook fails is ended."""
+        address = next(iter(self.addresses()), "")
+        node = self._node
+        running = asyncio.ensure_future(
+            hooks.run(hook, container, record, runtime=node.runtime, prober=node.prober, address=address, seconds=LONGEST_HOOK_SECONDS)
+        )
+        try:
+            while not running.done():
+                self._renew_status(time.time())
+                self._wake.clear()
+                waking = asyncio.ensure_future(self._wake.wait())
+                await asyncio.wait([running, waking], return_when=asyncio.FIRST_COMPLETED)
+                waking.cancel()
+                if not self.seen[container.name].running or self.gone or self.pod.metadata.deletionTimestamp is not None or self._failure is not None:
+                    return
+        finally:
+            running.cancel()
+            self._wake.set()
+        if problem := running.result():
+            node.event(self.pod, "Warning", "FailedPostStartHook", f"PostStartHook failed: {problem}", container)
+            self.kill(container, grace_of(self.pod), "FailedPostStartHook")
+        else:
+            one = self.seen[container.name]
+            self.seen[container.name] = msgspec.structs.replace(one, started=one.running and container.startupProbe is None)
 
     def kill(self, container: Container, grace: float, message: str) -> None:
         """Begin to end a container; it is started again if the pod's policy says so."""
@@ -308,7 +348,7 @@ class Worker:
         try:
             if grace > 0:
                 await runtime.signal(record.id, SIGTERM)
-                await asyncio.sleep(max(2.0 if hook and (container.lifecycle or {}).get("preStop") else 0.0, deadline - loop.time()))
+                await asyncio.sleep(max(2.0 if hook and hooks.hook_of(container, "preStop") else 0.0, deadline - loop.time()))
             while any(one.record is not None and one.record.id == record.id and one.running for one in self.seen.values()):
                 await runtime.signal(record.id, SIGKILL)
                 await asyncio.sleep(5)
@@ -320,17 +360,11 @@ class Worker:
             self._wake.set()
 
     async def _pre_stop(self, container: Container, record: Record, grace: float) -> None:
-        hook: Mapping[str, Any] = (container.lifecycle or {}).get("preStop") or {}
-        if hook.get("sleep"):
-            await asyncio.sleep(min(grace, float(hook["sleep"].get("seconds", 0))))
-        elif hook.get("exec"):
-            try:
-                output = await self._node.runtime.execute(record.id, hook["exec"].get("command") or [], timeout_seconds=grace)
-                problem = "" if output.exit_code == 0 else output.text.decode(errors="replace")[:256] or f"exit status {output.exit_code}"
-            except ContainerError as error:
-                problem = str(error)
+        node, address = self._node, next(iter(self.addresses()), "")
+        if hook := hooks.hook_of(container, "preStop"):
+            problem = await hooks.run(hook, container, record, runtime=node.runtime, prober=node.prober, address=address, seconds=grace)
             if problem:
-                self._node.event(self.pod, "Warning", "FailedPreStopHook", f"PreStopHook failed: {problem}", container)
+                node.event(self.pod, "Warning", "FailedPreStopHook", f"PreStopHook failed: {problem}", container)
 
     async def _keep_volumes(self) -> None:
         """Bring what the API fills up to date now and then, and end a pod whose emptyDir has grown too large."""
@@ -403,11 +437,22 @@ class Worker:
             self.on_running(time.monotonic() - self._born)
             self.on_running = None
         self._probing.compare_families()
+        self._compare_host_ips()
         for name, message in newly_backing_off(before, self._status):
             container = next(one for one in everything(self.pod) if one.name == name)
             self._node.event(self.pod, "Warning", "BackOff", message, container)
         if self._status != self._written:
             self._told.set()
+
+    def _compare_host_ips(self) -> None:
+        """Tell once when the node's first address is of another family than the one that was told before."""
+        before, now = self.pod.status.hostIP, self._node.host_ips()
+        if not before or not now or self._mismatch == (before, now[0]):
+            return
+        if Family.of(parse_address(before)) is not Family.of(parse_address(now[0])):
+            self._mismatch = (before, now[0])
+            text = f"The pod's status has hostIP {before}, and the node's first address is {now[0]}, of the other family"
+            self._node.event(self.pod, "Warning", "HostIPsIPFamilyMismatch", text)
 
     async def _tell(self) -> None:
         """Write the status whenever it has changed; a pod that is only just being made waits a moment."""

@@ -1,0 +1,84 @@
+"""Hooks and last words, on a whole node."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from twinstack.api.kinds import Event
+from twinstack.api.resources import resource_of
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+
+
+async def _said(w, reason: str, pod: str) -> str:
+    async def look():
+        events = (await w.client.list(resource_of(Event), "default"))["items"]
+        return next((one["message"] for one in events if one["reason"] == reason and one["involvedObject"]["name"] == pod), None)
+
+    return str(await w.until(look))
+
+
+def test_a_container_starts_with_its_first_hook_and_ends_with_its_last(world):
+    async def story(w) -> None:
+        await w.give_pod_cidrs()
+        asked: list[str] = []
+
+        async def answer(reader, writer):
+            asked.append((await reader.readline()).decode().split()[1])
+            writer.write(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "2001:db8::10", 8099)
+        volumes = [{"name": "v", "emptyDir": {}}]
+        hooks = {
+            "postStart": {"exec": {"command": ["sh", "-c", "sleep 0.3; echo ready >/v/x"]}},
+            "preStop": {"httpGet": {"host": "2001:db8::10", "port": 8099, "path": "/leaving"}},
+        }
+        mounts = [{"name": "v", "mountPath": "/v"}]
+        first = {"name": "first", "image": "twinstack.dev/host", "command": ["sleep", "1000"], "lifecycle": hooks, "volumeMounts": mounts}
+        second = {"name": "second", "image": "twinstack.dev/host", "command": ["cat", "/v/x"], "volumeMounts": mounts}
+        await w.create("hooked", containers=[first, second], volumes=volumes, restartPolicy="Never")
+        # the second container is started once the hook of the first has ended
+        await w.until_pod("hooked", lambda status: status.get("containerStatuses", [{}])[-1].get("state", {}).get("terminated", {}).get("exitCode") == 0)
+        await w.delete("hooked")
+        await w.until_gone("hooked")
+        assert asked == ["/leaving"]
+        server.close()
+
+    world(story)
+
+
+@pytest.mark.parametrize(
+    ("hook", "message"), [({"exec": {"command": ["sh", "-c", "echo broken; exit 3"]}}, "broken"), ({"tcpSocket": {"port": 80}}, "not tcpSocket")]
+)
+def test_a_first_hook_that_fails_ends_its_container(world, hook, message):
+    async def story(w) -> None:
+        await w.give_pod_cidrs()
+        await w.create("failing", container={"lifecycle": {"postStart": hook}})
+        assert message in await _said(w, "FailedPostStartHook", "failing")
+        pod = await w.until_pod("failing", lambda status: status.get("containerStatuses", [{}])[0].get("restartCount", 0) > 0)
+        assert pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] == 143
+
+    world(story)
+
+
+def test_a_container_leaves_last_words(world):
+    async def story(w) -> None:
+        await w.give_pod_cidrs()
+        texts = {
+            "said": {"command": ["sh", "-c", "echo because >/dev/termination-log; exit 1"], "terminationMessagePath": "/dev/termination-log"},
+            "elsewhere": {"command": ["sh", "-c", "head -c 5000 /dev/zero | tr '\\0' x >/run/words; exit 0"], "terminationMessagePath": "/run/words"},
+            "logged": {"command": ["sh", "-c", "echo one; echo two >&2; exit 2"], "terminationMessagePolicy": "FallbackToLogsOnError"},
+            "quiet": {"command": ["sh", "-c", "echo nothing; exit 0"], "terminationMessagePolicy": "FallbackToLogsOnError"},
+        }
+        containers = [{"name": name, "image": "twinstack.dev/host", **more} for name, more in texts.items()]
+        await w.create("words", containers=containers, restartPolicy="Never")
+        pod = await w.until_pod("words", lambda status: status.get("phase") == "Failed")
+        found = {one["name"]: one["state"]["terminated"].get("message", "") for one in pod["status"]["containerStatuses"]}
+        assert found.pop("logged").splitlines() in (["one", "two"], ["two", "one"])
+        assert found == {"said": "because\n", "elsewhere": "x" * 4096, "quiet": ""}
+
+    world(story)
