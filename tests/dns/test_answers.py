@@ -8,6 +8,7 @@ import dns.edns
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rdata
 import dns.rdatatype
 import pytest
 from hypothesis import given
@@ -171,6 +172,47 @@ def test_names_exist_as_long_as_something_is_at_or_below_them(changes):
     for source in held:
         zone.drop(source)
     assert set(zone.nodes) == before
+
+
+def test_names_that_are_too_long_are_left_out_and_told_and_the_rest_is_answered(book):
+    from twinstack.api import kinds
+    from twinstack.api.objects import view_of
+    from twinstack.dns.records import Options, service_records
+
+    long = ".".join(["d" * 60] * 3)
+    one = book()
+    slices = [
+        view_of(
+            kinds.EndpointSlice, {"addressType": "IPv4", "ports": [{"name": "p", "port": 1}], "endpoints": [{"addresses": ["10.0.0.1"], "hostname": "h" * 63}]}
+        )
+    ]
+    service = view_of(kinds.Service, {"metadata": {"namespace": "n" * 10, "name": "s" * 40}, "spec": {"clusterIP": "None"}})
+    records = service_records(service, slices, Options(domain=long))
+    wrong = one.zone.put("long", records)
+    assert wrong == [f"{'h' * 63}.{'s' * 40}.{'n' * 10}.svc.{long}."]
+    base = f"{'s' * 40}.{'n' * 10}.svc.{long}."
+    assert one.ask(base, "A").answer and not one.goes_abroad(base, "A")
+
+
+SRV = st.tuples(*[st.integers(0, 65535)] * 3, st.sampled_from(["a.", "a.b-c.svc.cluster.local.", "_x._tcp.y."])).map(lambda parts: " ".join(map(str, parts)))
+
+
+@given(
+    st.one_of(
+        st.sampled_from(FAMILIES).flatmap(lambda family: st.integers(0, 2**family.bits - 1).map(lambda n: (family.facts.dns_type, str(family.address(n))))),
+        SRV.map(lambda text: ("SRV", text)),
+        st.sampled_from(["CNAME", "PTR", "NS"]).map(lambda type_: (type_, "www.example.com.")),
+    )
+)
+def test_data_is_written_as_dnspython_writes_it(record):
+    from twinstack.dns import wire
+
+    try:
+        written = wire.data_of(*record)
+    except ValueError:  # an address of one family in the other's clothes
+        assert "::ffff:" in record[1]
+        return
+    assert written == dns.rdata.from_text("IN", *record).to_wire()
 
 
 def test_several_addresses_take_turns(book, paper):

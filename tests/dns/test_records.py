@@ -165,7 +165,7 @@ def test_an_address_is_read_back_from_its_label_and_its_pointer_lies_in_its_zone
         parse_address(str(address))
     except ValueError:  # an address of the other family in disguise is none here
         return
-    assert undashed(dashed(address)) == address
+    assert undashed(dashed(str(address))) == address
     assert reverse_name(address).endswith(f".{family.facts.dns_reverse}")
     zone = reverse_zones([family.network(int(address) >> 13 << 13, family.bits - 13)])
     assert any(reverse_name(address).endswith(f".{one}") for one in zone)
@@ -203,7 +203,7 @@ def _told(first: Family, endpoints: list[tuple[int, bool, str]], headless: bool,
         for n in (*(n for n, _, _ in endpoints), 99):
             one = parse_address(address(family, n))
             word = f"{words[family]}-{n}"
-            plain |= {str(one): word, dashed(one): word, reverse_name(one).rstrip("."): word}
+            plain |= {str(one): word, dashed(str(one)): word, reverse_name(one).rstrip("."): word}
     types = {family.facts.dns_type: words[family] for family in families}
 
     def said(text: str) -> str:

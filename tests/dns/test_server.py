@@ -11,8 +11,10 @@ import dns.flags
 import dns.message
 import dns.rcode
 import pytest
+import uvloop
 from prometheus_client import CollectorRegistry, generate_latest
 
+from twinstack.cli.main import main
 from twinstack.dns.forward import Forwarder
 from twinstack.dns.metrics import Metrics
 from twinstack.dns.records import Record
@@ -222,3 +224,29 @@ def test_resolvers_are_those_named_else_those_of_the_machine_and_never_ourselves
     assert upstreams(Settings(forward=("[::1]:5353", "192.0.2.9")), own) == ((parse_address("::1"), 5353), (parse_address("192.0.2.9"), 53))
     assert upstreams(Settings(forward=("none",), resolv_conf=str(file))) == ()
     assert upstreams(Settings(resolv_conf=str(tmp_path / "absent"))) == ()
+
+
+# ---- the command
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--kubeconfig", "/nowhere"], "error: kubeconfig /nowhere does not exist\n"),
+        (["--bind-address", "localhost", "--ttl", "9999"], "error: --bind-address: 'localhost' is not an IP address; --ttl 9999 is not 0 to 3600 seconds\n"),
+    ],
+)
+def test_the_command_ends_with_one_line_when_it_cannot_work(words, said, capfd):
+    with pytest.raises(SystemExit) as ended:
+        main(["dns", *words])
+    assert ended.value.code == 1 and capfd.readouterr().err == said
+
+
+@pytest.mark.parametrize("server", LOOPBACKS)
+def test_tcp_and_udp_are_served_by_the_event_loop_that_programs_run_on(demo, serving, server):
+    async def work() -> None:
+        async with serving(demo, (server,)) as (port, _, _):
+            for tcp in (False, True):
+                assert (await ask(server, port, f"web.demo.svc.{D}", tcp=tcp)).answer
+
+    uvloop.run(work())

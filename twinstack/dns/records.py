@@ -27,6 +27,7 @@ VERSION_TTL_SECONDS = 28800
 SERVICE_NAME = "kubernetes.io/service-name"  # the label by which a slice names its Service
 _DEAD_BOTH: frozenset[Family] = frozenset()
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
+_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 
 
 class Record(NamedTuple):
@@ -89,12 +90,12 @@ def pod_records(pod: kinds.Pod, options: Options) -> tuple[Record, ...]:
 
 def pod_name(address: Address, namespace: str, options: Options) -> str:
     """The name that a pod has by its address."""
-    return f"{dashed(address)}.{namespace}.pod.{options.domain}."
+    return f"{dashed(str(address))}.{namespace}.pod.{options.domain}."
 
 
-def dashed(address: Address) -> str:
+def dashed(text: str) -> str:
     """An address as one label: its dots or colons are dashes."""
-    return str(address).replace(".", "-").replace(":", "-")
+    return text.replace(".", "-").replace(":", "-")
 
 
 def undashed(label: str) -> Address | None:
@@ -130,8 +131,9 @@ def _port_name(port: str | None, protocol: str | None, base: str) -> str:
 
 
 def _external_name(base: str, target: str) -> Iterator[Record]:
-    if target and _address(target) is None:  # what looks like an address is no name
-        yield Record(base, "CNAME", f"{target.rstrip('.')}.".lower())
+    name = target.removesuffix(".").lower()
+    if _NAME.fullmatch(name) and len(name) <= 253 and _address(name) is None:  # what looks like an address is no name
+        yield Record(base, "CNAME", f"{name}.")
 
 
 def _dead_families(addresses: Sequence[Address], service: kinds.Service, slices: Sequence[kinds.EndpointSlice]) -> frozenset[Family]:
@@ -146,26 +148,29 @@ def _dead_families(addresses: Sequence[Address], service: kinds.Service, slices:
 
 def _headless(base: str, service: kinds.Service, slices: Sequence[kinds.EndpointSlice]) -> Iterator[Record]:
     asked = service.spec.ipFamilies
-    targets: dict[tuple[str, int], dict[str, None]] = {}  # port's name and number → endpoints' names
+    targets: dict[tuple[str, str | None, int], dict[str, None]] = {}  # a port's name, protocol and number → endpoints' names
     for address, endpoint, ports in _endpoints(service, slices):
         family = Family.of(address)
         if asked and family.value not in asked:
             continue
+        text, type_ = str(address), family.facts.dns_type
         hostname = (endpoint.hostname or "").lower()
-        own = f"{hostname if _LABEL.fullmatch(hostname) else dashed(address)}.{base}"
-        yield from _addresses(base, [address])
-        yield from _addresses(own, [address])
+        own = f"{hostname if _LABEL.fullmatch(hostname) else dashed(text)}.{base}"
+        yield Record(base, type_, text)
+        yield Record(own, type_, text)
         if hostname:
             yield Record(reverse_name(address), "PTR", own)
         for port in ports:
             if port.name and port.port:
-                targets.setdefault((_port_name(port.name, port.protocol, base), port.port), {})[own] = None
+                targets.setdefault((port.name, port.protocol, port.port), {})[own] = None
     counts: dict[str, int] = {}
-    for (name, _), names in targets.items():
+    named = [(_port_name(name, protocol, base), number, names) for (name, protocol, number), names in targets.items()]
+    for name, _, names in named:
         counts[name] = counts.get(name, 0) + len(names)
-    for (name, number), names in targets.items():
+    for name, number, names in named:
+        before = f"0 {max(1, 100 // counts[name])} {number} "
         for own in names:
-            yield Record(name, "SRV", f"0 {max(1, 100 // counts[name])} {number} {own}")
+            yield Record(name, "SRV", before + own)
 
 
 def _endpoints(service: kinds.Service, slices: Sequence[kinds.EndpointSlice]) -> Iterator[tuple[Address, kinds.Endpoint, Sequence[kinds.EndpointPort]]]:

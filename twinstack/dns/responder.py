@@ -9,8 +9,9 @@ before it. Whatever is unusual about a query sends it the long way, with the sam
 
 from __future__ import annotations
 
+import itertools
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from twinstack.dns import wire
@@ -55,10 +56,12 @@ class Responder:
                     opt, sections = self._opts[(data[after + 7] & 0x80) << 8], answer.counts_with_opt
                 else:
                     return self._long(data, stream)
+                if stream:
+                    limit = wire.STREAM_BYTES
+                if after + len(answer.whole) + len(opt) > limit:
+                    return self._long(data, stream)
                 flags = bytes((0x84 | data[2], self._second | (data[3] & 0x10)))
-                reply = b"".join((data[:2], flags, b"\0\1", sections, data[wire.QUESTION_AT : after], answer.body(), opt))
-                if stream or len(reply) <= limit:
-                    return reply
+                return b"".join((data[:2], flags, b"\0\1", sections, data[wire.QUESTION_AT : after], answer.body(), opt))
         return self._long(data, stream)
 
     def _long(self, data: bytes, stream: bool) -> bytes | Abroad | None:
@@ -68,7 +71,7 @@ class Responder:
         if isinstance(query, wire.Refusal):
             head = wire.head_of(query.head, code=query.code, authoritative=False, recursion=self._recursion)
             return head + (b"\0\1" if query.question else b"\0\0") + bytes(6) + query.question
-        limit = 65535 if stream else min(query.limit, max(self._udp_bytes, wire.PLAIN_UDP_BYTES))
+        limit = wire.STREAM_BYTES if stream else min(query.limit, max(self._udp_bytes, wire.PLAIN_UDP_BYTES))
         if query.version:
             return self.reply(query, wire.Answer(wire.BADVERS), limit, authoritative=False)
         if query.klass != wire.IN:
@@ -94,11 +97,11 @@ class Responder:
         if query.edns >= 0:
             opt = wire.opt(self._udp_bytes, dnssec_ok=query.dnssec_ok, extended=answer.code >> 4)
         room = limit - wire.QUESTION_AT - len(query.question) - len(opt)
-        body = answer.body()
-        counts = answer.counts_with_opt if opt else answer.counts
         truncated = False
-        if len(body) > room:
-            kept, fits = _fitting([*answer.answers, *answer.authority], room)
+        if len(answer.whole) <= room:
+            body, counts = answer.body(), answer.counts_with_opt if opt else answer.counts
+        else:
+            kept, fits = _fitting(itertools.chain(answer.turned(), answer.authority), room)
             truncated = not fits
             extra, _ = _fitting(answer.additional, room - sum(map(len, kept))) if fits else ([], True)
             counts = struct.pack("!HHH", min(len(kept), len(answer.answers)), max(0, len(kept) - len(answer.answers)), len(extra) + bool(opt))
@@ -107,7 +110,7 @@ class Responder:
         return b"".join((head, b"\0\1", counts, query.question, body, opt))
 
 
-def _fitting(records: Sequence[bytes], room: int) -> tuple[list[bytes], bool]:
+def _fitting(records: Iterable[bytes], room: int) -> tuple[list[bytes], bool]:
     """The first records that fit, and whether all do."""
     kept: list[bytes] = []
     for one in records:

@@ -20,6 +20,9 @@ import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 
+from twinstack.net.cidr import parse_address
+from twinstack.net.family import FAMILIES
+
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
 BADVERS = 16
 IN = 1
@@ -27,8 +30,10 @@ NAME_BYTES, LABEL_BYTES = 255, 63
 QUESTION_AT = 12  # where the question begins; the owner of most records of an answer points to it
 OWNER_IS_QUESTION = b"\xc0\x0c"
 PLAIN_UDP_BYTES = 512  # without EDNS
+STREAM_BYTES = 65535
 _OPT_HEAD = b"\0\0\x29"
-_ONE_QUESTION = b"\0\1\0\0\0\0"
+_ADDRESS_TYPES = frozenset(family.facts.dns_type for family in FAMILIES)
+_NAME_TYPES = frozenset(("CNAME", "NS", "PTR"))
 
 
 class Query(NamedTuple):
@@ -75,10 +80,14 @@ class Answer:
 
     def body(self) -> bytes:
         """All sections."""
+        return self.whole if self.turn < 0 else b"".join((*self.turned(), self.tail))
+
+    def turned(self) -> Sequence[bytes]:
+        """The records of the answer, another one first than the last time."""
         if self.turn < 0:
-            return self.whole
+            return self.answers
         self.turn = turn = (self.turn + 1) % len(self.answers)
-        return b"".join((*self.answers[turn:], *self.answers[:turn], self.tail))
+        return (*self.answers[turn:], *self.answers[:turn])
 
 
 def read(data: bytes) -> Query | Refusal | None:
@@ -186,6 +195,18 @@ def type_text(number: int) -> str:
 
 
 def data_of(type_text: str, text: str) -> bytes:
-    """A record's data from its text, names in it uncompressed (RFC 3597 4)."""
-    data = dns.rdata.from_text(dns.rdataclass.IN, type_text, text).to_wire()
-    return data or b""
+    """A record's data from its text, names in it uncompressed (RFC 3597 4); ValueError when it cannot be one.
+
+    What Services have is written here, as it is written ten thousand times for a large one; all else by dnspython.
+    """
+    try:
+        if type_text in _ADDRESS_TYPES:
+            return parse_address(text).packed
+        if type_text in _NAME_TYPES:
+            return name_of(text)
+        if type_text == "SRV":
+            priority, weight, port, target = text.split(" ")
+            return struct.pack("!HHH", int(priority), int(weight), int(port)) + name_of(target)
+        return dns.rdata.from_text(dns.rdataclass.IN, type_text, text).to_wire() or b""
+    except (struct.error, dns.exception.DNSException) as error:
+        raise ValueError(f"{type_text} {text!r}: {error}") from error

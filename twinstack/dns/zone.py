@@ -125,6 +125,10 @@ class Zone:
                 return None
             address = self._guessed(name)
             return self._negative(apex, wire.NXDOMAIN) if address is None else self._of_address(apex, address, type_)
+        key = type_.to_bytes(2, "big") + b"\0\1"
+        kept = node.answers.get(key)
+        if kept is not None:
+            return kept
         found = self._records(node, name, wire.OWNER_IS_QUESTION, type_)
         if not found:
             if alias := self._alias(node):
@@ -132,7 +136,7 @@ class Zone:
             return None if apex is None else self._negative(apex, wire.NOERROR)
         answer = wire.Answer(wire.NOERROR, found, (), self._additional(node, type_), turns=type_ in _ADDRESS_TYPES)
         if type_ not in _CHANGING:
-            node.answers[type_.to_bytes(2, "big") + b"\0\1"] = answer
+            node.answers[key] = answer
         return answer
 
     def apex_of(self, name: bytes) -> bytes | None:
@@ -150,7 +154,11 @@ class Zone:
             for one in some:
                 number = wire.type_of(one.type)
                 if type_ in (number, _ANY):
-                    found[wire.record(owner, number, self._ttl if one.ttl < 0 else one.ttl, wire.data_of(one.type, one.data))] = None
+                    try:
+                        data = wire.data_of(one.type, one.data)
+                    except ValueError:  # it leads to a name that is too long, which was told when it was put
+                        continue
+                    found[wire.record(owner, number, self._ttl if one.ttl < 0 else one.ttl, data)] = None
         if name in self._apexes and type_ in (_SOA, _ANY):
             found[self._soa(name, owner)] = None
         return list(found)
@@ -184,10 +192,13 @@ class Zone:
         targets = {one.data.split(" ")[-1]: None for some in node.records.values() for one in some if one.type == text}
         found = []
         for target in targets:
-            name = wire.name_of(target)
-            below = self.nodes.get(name)
-            for address_type in _ADDRESS_TYPES if below is not None else ():
-                found += self._records(below, name, name, address_type) if below is not None else []
+            try:
+                name = wire.name_of(target)
+            except ValueError:
+                continue
+            if (below := self.nodes.get(name)) is not None:
+                for address_type in _ADDRESS_TYPES:
+                    found += self._records(below, name, name, address_type)
         return found
 
     def _negative(self, apex: bytes, code: int) -> wire.Answer:
