@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinstack.api.errors import FieldProblem
-from twinstack.api.kinds import ServiceSpec
+from twinstack.api.kinds import Service, ServiceSpec
 from twinstack.api.objects import view_of
 from twinstack.net.family import FAMILIES, Family
 from twinstack.rules.families import Resolution, problems_with_primary, resolve
+from twinstack.rules.service_validation import problems_with_service
 from twinstack.rules.services import carry_over, reconcile
 
 F4, F6 = FAMILIES
@@ -29,6 +30,7 @@ POLICIES = {"-": None, "S": "SingleStack", "P": "PreferDualStack", "R": "Require
 FAMILY_LISTS = {"-": [], "4": ["IPv4"], "6": ["IPv6"], "46": ["IPv4", "IPv6"], "64": ["IPv6", "IPv4"]}
 ADDRESSES = {"a4": "10.96.0.10", "b4": "10.96.0.11", "a6": "fd00:10:96::10", "b6": "fd00:10:96::11"}
 HEADFUL = ("ClusterIP", "NodePort", "LoadBalancer")
+DEFAULTS = {"sessionAffinity": "None"}
 
 CREATES_V4 = """
 -     -S  S4     S4     F0     p2     p2
@@ -303,6 +305,27 @@ def test_the_doors_between_kinds_of_services(before, after, wanted):
 
 
 ADDRESS_WORDS = ("-", "a4", "a6", "a4,a6", "a6,a4", "a4,b4", "a6,b6", "None", "a4,a6,b4", "zzz", "a4,None")
+
+
+def test_every_cell_of_a_name_without_addresses():
+    """ExternalName has no families, whatever the cluster has: each of the three that is named is told, and nothing else."""
+    count = 0
+    for cluster, addresses, policy, families in product(CLUSTERS.values(), ("-", "a4", "a6", "a4,a6", "a6,a4", "None"), POLICIES, FAMILY_LISTS):
+        spec = spec_of(addresses, policy, families, type_="ExternalName") | {"externalName": "example.com", "ports": []}
+        assert create(dict(spec), cluster) == policy + families.removeprefix("-"), "the law itself asks nothing of it"
+        reconcile(spec, None)
+        told = {problem.path for problem in problems_with_service(view_of(Service, {"metadata": {"name": "a"}, "spec": DEFAULTS | spec}))}
+        wanted = {path for path, asked in (("spec.clusterIPs", addresses), ("spec.ipFamilies", families), ("spec.ipFamilyPolicy", policy)) if asked != "-"}
+        assert told == wanted, (addresses, policy, families)
+        count += 1
+    assert count == 4 * 6 * 4 * 5
+
+
+def test_the_tables_of_a_create_cover_every_type_policy_family_list_and_cluster():
+    """Types (headless with and without a selector are two) x policies x family lists x clusters, all of them in the tables above."""
+    headful = len(HEADFUL) * len([cell for cell in [*cells(CREATES_V4), *cells(CREATES_DUAL)] if cell[0] == "-"]) * 2
+    headless_with_a_selector, headless_without, names = 80, len(list(cells(OWN_AFFAIR))) * len(CLUSTERS), 4 * 4 * 5
+    assert headful + headless_with_a_selector + headless_without + names == (len(HEADFUL) + 3) * len(POLICIES) * len(FAMILY_LISTS) * len(CLUSTERS)
 
 
 def test_the_law_does_not_favour_a_twin():

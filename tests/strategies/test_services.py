@@ -524,3 +524,22 @@ async def test_a_cluster_with_windows_nodes_tells_what_they_do_not_serve(new_ser
     await server.delete("nodes", "w")
     await server.service("later", ipFamilies=["IPv6"])
     assert server.warnings == []
+
+
+async def test_an_address_does_not_become_none_whatever_the_real_server_does_then(new_server):
+    """Kubernetes 1.36.2 was seen to end the connection without an answer on some of these; the field rules say what is wrong."""
+    count = 0
+    for ranges, policy, selector in product(("v4", "v6", "v4v6", "v6v4"), ("SingleStack", "PreferDualStack", "RequireDualStack"), (None, {"a": "b"})):
+        if policy == "RequireDualStack" and len(ranges) == 2:
+            continue
+        server = await new_server(ranges)
+        made = await server.service(ipFamilyPolicy=policy, selector=selector)
+        both = len(made["spec"]["clusterIPs"]) == 2
+        wanted = [("spec.ipFamilyPolicy" if both else "spec.clusterIPs[0]", "FieldValueInvalid")]
+        for families in ({}, {"ipFamilies": None}):
+            assert await server.causes(server.patch("services", "web", {"spec": {"clusterIP": "None", "clusterIPs": ["None"], **families}})) == wanted
+        assert await server.causes(server.put("services", {**made, "spec": {**made["spec"], "clusterIP": "None"}})) == wanted
+        assert server.get("services", "web") == made
+        assert server.leaks() == []
+        count += 1
+    assert count == 4 * 3 * 2 - 4
