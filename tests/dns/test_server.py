@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import time
 
@@ -161,6 +162,30 @@ async def test_the_next_resolver_is_asked_when_one_is_silent_and_it_is_the_first
             assert sum(metrics.forward_failures.values()) == 1
         async with serving(asking, ("::1",), upstreams=[dead], seconds=0.05) as (port, _, _):
             assert (await ask("::1", port, "www.cluster.local.")).rcode() == dns.rcode.SERVFAIL
+
+
+@pytest.mark.slow
+async def test_a_resolver_that_sends_nonsense_or_answers_something_else_is_not_believed(asking, serving):
+    loop = asyncio.get_running_loop()
+    chance = random.Random(7)
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as liar:
+        liar.bind(("::1", 0))
+        liar.setblocking(False)
+
+        def lie() -> None:
+            data, client = liar.recvfrom(4096)
+            liar.sendto(chance.randbytes(chance.randint(0, 80)), client)
+            liar.sendto(data[:2] + b"\x81\x80" + chance.randbytes(40), client)
+            query = dns.message.from_wire(data)
+            other = dns.message.make_response(dns.message.make_query("elsewhere.", "A", id=query.id))
+            liar.sendto(other.to_wire(), client)
+
+        loop.add_reader(liar, lie)
+        async with serving(asking, ("::1",), upstreams=[(parse_address("::1"), liar.getsockname()[1])], seconds=0.05) as (port, metrics, _):
+            for i in range(10):
+                assert (await ask("::1", port, f"n{i}.cluster.local.")).rcode() == dns.rcode.SERVFAIL
+            assert sum(metrics.forward_failures.values()) == 10
+        loop.remove_reader(liar)
 
 
 @pytest.mark.parametrize("code", [dns.rcode.REFUSED, dns.rcode.SERVFAIL, dns.rcode.NXDOMAIN])

@@ -10,6 +10,7 @@ SOA in them says (RFC 2308), but no longer than the setting.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ from twinstack.dns.metrics import Metrics
 from twinstack.dns.responder import Abroad, Responder
 from twinstack.net.cidr import host_port
 from twinstack.net.family import Address
+
+log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 1000
 MOST_KEPT = 10_000
@@ -132,7 +135,9 @@ class Forwarder:
             self._metrics.forwarded[text] = self._metrics.forwarded.get(text, 0) + 1
             try:
                 reply, _ = await dns.asyncquery.udp_with_fallback(message, str(address), self._seconds, port, ignore_unexpected=True, ignore_errors=True)
-            except (TimeoutError, dns.exception.DNSException, OSError, EOFError):
+            except Exception as error:  # whatever a resolver sends, and whatever that does to a parser: the server lives on
+                if not isinstance(error, (TimeoutError, dns.exception.DNSException, OSError, EOFError)):
+                    log.exception("An upstream resolver's answer could not be read", extra={"upstream": text})
                 self._metrics.forward_failures[text] = self._metrics.forward_failures.get(text, 0) + 1
                 continue
             code = int(reply.rcode())

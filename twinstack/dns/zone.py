@@ -76,12 +76,14 @@ class Zone:
                 wanted[wire.name_of(text)] = tuple(some)
             except ValueError:
                 wrong.append(text)
-        before = self._sources.pop(source, {})
-        if wanted:
-            self._sources[source] = wanted
-        if before != wanted:
-            self.serial = (self.serial + 1) & 0xFFFFFFFF
-            self._soas.clear()
+        before = self._sources.get(source, {})
+        if before == wanted:  # most changes of slices are no changes of names
+            return wrong
+        self._sources[source] = wanted
+        if not wanted:
+            del self._sources[source]
+        self.serial = (self.serial + 1) & 0xFFFFFFFF
+        self._soas.clear()
         for name in before:
             if name not in wanted:
                 self._take(name, source)
