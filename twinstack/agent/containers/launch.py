@@ -80,6 +80,11 @@ def _tree(source: str) -> int:
     return int(descriptor)
 
 
+def _is_console(name: str) -> bool:
+    """Whether a device is one of the host's many consoles, which no container has anything to do with."""
+    return name.startswith("vcs") or (name.startswith("tty") and name[3:4] in tuple("0123456789S"))
+
+
 class _Mounts:
     """The mount namespace of one container, as it is being arranged."""
 
@@ -132,7 +137,7 @@ class _Mounts:
     def _shadow(self, directory: str) -> None:
         """Put a tmpfs over a directory, with all that stands there bound back in."""
         old = os.open(directory, os.O_PATH | os.O_CLOEXEC)
-        names = os.listdir(directory)
+        names = [name for name in os.listdir(directory) if directory != "/dev" or not _is_console(name)]
         mode = stat.S_IMODE(os.fstat(old).st_mode)
         place = directory
         if directory == "/":
