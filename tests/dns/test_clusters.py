@@ -148,6 +148,9 @@ def test_pods_find_services_by_name_in_every_family_of_the_cluster(cluster: Clus
 
     known = cluster.get("service", "kube-dns", "kube-system")["spec"]
     assert known["clusterIPs"] == servers and known["ipFamilies"] == [family.value for family in families]
+    uid = cluster.get("service", "kube-dns", "kube-system")["metadata"]["uid"]
+    assert cluster.twinstack("restart", "dns").returncode == 0
+    assert cluster.get("service", "kube-dns", "kube-system")["metadata"]["uid"] == uid, "a restart leaves it"
     cluster.kubectl("delete", "service", "kube-dns", "-n", "kube-system")
     assert cluster.twinstack("restart", "dns").returncode == 0
     assert cluster.get("service", "kube-dns", "kube-system")["spec"]["clusterIPs"] == servers, "a restart puts it back"

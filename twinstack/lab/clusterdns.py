@@ -79,12 +79,15 @@ async def publish(topology: Topology, places: Places) -> None:
 
     async with Client(kubeconfig.load(places.kubeconfig("admin")), user_agent="twinstack") as client:
         for resource, document in objects(topology):
+            key = key_of(document)
             try:
+                # Asked first: to create a Service that exists is refused because its own address is taken.
+                await client.get(resource, key)
+            except errors.NotFound:
                 await client.create(resource, document)
-            except errors.AlreadyExists:
-                await client.patch(
-                    resource, key_of(document), {key: value for key, value in document.items() if key not in ("apiVersion", "kind", "addressType")}
-                )
+            else:
+                fields = {name: value for name, value in document.items() if name not in ("apiVersion", "kind", "addressType")}
+                await client.patch(resource, key, fields)
 
 
 async def serve(topology: Topology, places: Places, ready: Callable[[], None]) -> None:
