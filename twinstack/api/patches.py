@@ -36,6 +36,7 @@ from twinstack.api.schema import ANYTHING, Schema
 MAX_OPERATIONS: Final = 10_000
 MAX_COPIED: Final = 300_000  # values that the copies of one JSON patch may make; about what a request body may hold
 
+_REJECTED: Final = "the server rejected our request due to an error in our request: "
 _DIRECTIVE: Final = "$patch"
 _RETAIN: Final = "$retainKeys"
 _DELETE_FROM: Final = "$deleteFromPrimitiveList/"
@@ -85,13 +86,13 @@ def json_patch(document: Document, patch: Any) -> Document:
                 elif operation["op"] == "test":
                     _test(result, operation)
                     continue
+                elif operation["op"] == "replace" and _is_set(result, operation):
+                    continue
                 result = apply(result)
-            except jsonpatch.InvalidJsonPatch as error:
-                raise errors.BadRequest(f"operation {index} of the JSON patch: {error}") from error
             except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, LookupError, TypeError, ValueError, AttributeError) as error:
                 # The library lets the errors of Python's own containers through, where a pointer leads into a text or a number.
                 words = str(error) or "it does not fit the object"
-                raise errors.Invalid(f"the server rejected our request due to an error in our request: operation {index} of the JSON patch: {words}") from error
+                raise errors.Invalid(f"{_REJECTED}operation {index} of the JSON patch: {words}") from error
     if not isinstance(result, dict):
         raise errors.Invalid("the JSON patch leaves no object")
     return result
@@ -109,22 +110,31 @@ def _operations(patch: Any) -> list[tuple[Mapping[str, Any], Callable[[Any], Any
         name = given.get("op")
         cls = jsonpatch.JsonPatch.operations.get(name) if isinstance(name, str) else None
         if cls is None:
-            raise errors.BadRequest(f"operation {index} of the JSON patch: op must be one of add, copy, move, remove, replace, test")
+            raise errors.Invalid(f"{_REJECTED}operation {index} of the JSON patch: op must be one of add, copy, move, remove, replace, test")
         needed = ("path", "from") if name in ("copy", "move") else ("path",)
         for field in needed:
             if not isinstance(given.get(field), str):
-                raise errors.BadRequest(f"operation {index} of the JSON patch: {field} must be a JSON pointer")
+                raise errors.Invalid(f"{_REJECTED}operation {index} of the JSON patch: {field} must be a JSON pointer")
         if given.get("from") == "" and "from" in needed:
-            raise errors.BadRequest(f"operation {index} of the JSON patch: the whole object cannot be copied or moved into itself")
+            raise errors.Invalid(f"{_REJECTED}operation {index} of the JSON patch: the whole object cannot be copied or moved into itself")
         if name in ("add", "replace", "test") and "value" not in given:
-            raise errors.BadRequest(f"operation {index} of the JSON patch: value is missing")
+            raise errors.Invalid(f"{_REJECTED}operation {index} of the JSON patch: value is missing")
         try:
             with _depth_is_theirs():
                 operation = cls(copy_of(given))
         except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException) as error:
-            raise errors.BadRequest(f"operation {index} of the JSON patch: {error}") from error
+            raise errors.Invalid(f"{_REJECTED}operation {index} of the JSON patch: {error}") from error
         result.append((given, operation.apply))
     return result
+
+
+def _is_set(document: Any, operation: Mapping[str, Any]) -> bool:
+    """Replace a field of an object, whether it was there or not, as Kubernetes does; False when it is no such place."""
+    place, field = jsonpointer.JsonPointer(operation["path"]).to_last(document)
+    if field is None or not isinstance(place, dict):
+        return False
+    place[field] = copy_of(operation["value"])
+    return True
 
 
 def _test(document: Any, operation: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Label and field selectors: from text or object to a predicate.
 
-Label syntax: ``a=b``, ``a==b``, ``a!=b``, ``a in (b,c)``, ``a notin (b,c)``, ``a``, ``!a``, joined by commas
+Label syntax: ``a=b``, ``a==b``, ``a!=b``, ``a in (b,c)``, ``a notin (b,c)``, ``a``, ``!a``, ``a>1``, ``a<1``, joined by commas
 (all must hold). Field syntax: ``path=value``, ``path!=value``, joined by commas.
 """
 
@@ -15,11 +15,12 @@ from twinstack.api.kinds import LabelSelector
 
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z")
 _PREFIX = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
-_TOKEN = re.compile(r"\s*(?:(notin|in)\b(?=\s*\()|(==|!=|=|!|\(|\)|,)|([^\s,()=!]+))")
+_TOKEN = re.compile(r"\s*(?:(notin|in)\b(?=\s*\()|(==|!=|=|!|<|>|\(|\)|,)|([^\s,()=!<>]+))")
+_WHOLE = re.compile(r"[-+]?[0-9]{1,18}\Z")
 
 
 class Requirement(NamedTuple):
-    """One condition on a label: operator is In, NotIn, Exists or DoesNotExist."""
+    """One condition on a label: operator is In, NotIn, Exists, DoesNotExist, Gt or Lt; the last two compare whole numbers."""
 
     key: str
     operator: str
@@ -30,6 +31,10 @@ class Requirement(NamedTuple):
             return labels.get(self.key) in self.values
         if self.operator == "NotIn":
             return labels.get(self.key) not in self.values
+        if self.operator in ("Gt", "Lt"):
+            held = labels.get(self.key, "")
+            bound = int(next(iter(self.values)))
+            return bool(_WHOLE.match(held)) and (int(held) > bound if self.operator == "Gt" else int(held) < bound)
         return (self.key in labels) == (self.operator == "Exists")
 
 
@@ -85,6 +90,11 @@ def parse_labels(text: str) -> Selector:
             operator = "NotIn" if at(i + 1) == "!=" else "In"
             requirements.append(Requirement(_check_key(at(i)), operator, frozenset((_check_value(value),))))
             i += 3 if value else 2
+        elif at(i + 1) in ("<", ">"):
+            if not _WHOLE.match(at(i + 2)):
+                raise BadRequest(f"unable to parse selector {text!r}: a whole number must follow {at(i + 1)!r}")
+            requirements.append(Requirement(_check_key(at(i)), "Gt" if at(i + 1) == ">" else "Lt", frozenset((at(i + 2),))))
+            i += 3
         elif at(i + 1) in ("in", "notin"):
             if at(i + 2) != "(" or ")" not in tokens[i + 3 :]:
                 raise BadRequest(f"unable to parse selector {text!r}: values in parentheses are missing")

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _NOTHING: Mapping[str, str] = {}
 _VERSION = b'"resourceVersion":"'
+FIRST = 2
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -173,7 +174,8 @@ class Collection:
 
     def loaded(self, revision: Revision) -> None:
         self.order = sorted(self.items)
-        self.broadcast.floor = revision
+        # The first revisions of a new store are before anything that a client could know: whoever asks for them asks for what is long gone.
+        self.broadcast.floor = max(revision, FIRST)
 
     # ---- out
 

@@ -64,7 +64,8 @@ class Deletions:
         deleting = metadata.get("deletionTimestamp")
         if not deleting:
             metadata["deletionTimestamp"] = timestamp(now + timedelta(seconds=grace))
-            metadata["deletionGracePeriodSeconds"] = grace
+            if resource != NAMESPACES:  # whose going is not a matter of time
+                metadata["deletionGracePeriodSeconds"] = grace
             if strategy.counts_generation:
                 metadata["generation"] = metadata.get("generation", 0) + 1
         elif grace < metadata.get("deletionGracePeriodSeconds", 0):

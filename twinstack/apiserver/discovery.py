@@ -183,6 +183,7 @@ def _aggregated_entry(resource: Resource) -> Mapping[str, Any]:
 
 
 def _response_kind(resource: Resource, sub: Subresource | None = None) -> Mapping[str, str]:
+    """What the door answers with. The group and version are told only where they are not those of the door itself."""
     if sub and sub.kind:
-        return {"group": sub.group or resource.group, "version": sub.version or resource.version, "kind": sub.kind}
-    return {"group": resource.group, "version": resource.version, "kind": resource.kind}
+        return {"group": sub.group, "version": sub.version, "kind": sub.kind}
+    return {"group": "", "version": "", "kind": resource.kind}

@@ -17,7 +17,7 @@ from twinstack.apiserver.cache import Cache, Stored
 from twinstack.apiserver.calls import Answer, Call, Reaction, Streamed
 from twinstack.apiserver.changes import Changes, Outcome, timestamp
 from twinstack.apiserver.deletions import Deletions
-from twinstack.apiserver.lists import filter_of, page_of
+from twinstack.apiserver.lists import check_revision, filter_of, page_of, too_large
 from twinstack.apiserver.openapi import OpenAPI, SchemaMissing
 from twinstack.apiserver.options import Options, options_of
 from twinstack.apiserver.ownership import Doors
@@ -77,6 +77,10 @@ class Handlers:
     # ---- reading
 
     async def _get(self, request: Request, call: Call) -> Reaction:
+        if call.query:
+            asked = check_revision(request.query) or 0
+            if asked > self.cache.revision:
+                raise too_large(asked, self.cache.revision)
         stored = self._stored(request)
         form = _form_of(call)
         if request.sub == "log":
@@ -296,10 +300,14 @@ def _form_of(call: Call) -> tables.Form:
 
 
 def list_bytes(resource: Resource, metadata: Document, items: Sequence[Stored]) -> bytes:
-    """A List document: its items' bytes joined."""
+    """A List document: its items' bytes joined. As Kubernetes has it, the items do not say again what they are."""
     kind, version = f"{resource.kind}List".encode(), resource.api_version.encode()
     head = b'{"kind":"%b","apiVersion":"%b","metadata":%b,"items":[' % (kind, version, objects.encode(metadata))
-    return b"".join((head, b",".join([one.data for one in items]), b"]}"))
+    if not items:
+        return head + b"]}"
+    # Every stored document begins with its kind and version, at the same length.
+    said = items[0].data.index(b'"metadata":')
+    return b"".join((head, b"{", b",{".join([one.data[said:] for one in items]), b"]}"))
 
 
 def _quoted(text: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -21,6 +21,10 @@ from twinstack.api.selectors import parse_fields, parse_labels
 from twinstack.apiserver.cache import Cache, Collection, Filter, Stored
 from twinstack.apiserver.requests import Query, Request
 from twinstack.store.base import Compacted, Revision
+
+EXACT: Final = "Exact"
+NOT_OLDER: Final = "NotOlderThan"
+_MATCH: Final = "resourceVersionMatch"
 
 
 class Page(NamedTuple):
@@ -76,22 +80,19 @@ def page_of(cache: Cache, collection: Collection, filter_: Filter, query: Query)
     """The page asked for: BadRequest, Invalid, Expired or Timeout when it cannot be had."""
     limit = max(0, query.number("limit") or 0)
     token = query.text("continue")
+    check_options(query)
     asked, match = check_revision(query), query.text("resourceVersionMatch")
     after: Key | None = None
     revision = cache.revision
     if token:
-        if match or asked:
-            raise BadRequest("resourceVersion and resourceVersionMatch may not be given together with continue")
+        if asked:
+            raise BadRequest("resourceVersion may not be given together with continue")
         revision, after = _read_token(token)
-    elif match:
-        if match not in ("Exact", "NotOlderThan"):
-            raise _invalid_match(match, "must be Exact or NotOlderThan")
-        if asked is None:
-            raise _invalid_match(match, "must not be given without resourceVersion")
-        if match == "Exact":
-            if asked == 0:
-                raise _invalid_match(match, "must not be Exact for resourceVersion 0")
-            revision = asked
+    elif asked and (match == "Exact" or (limit and not match)):
+        # A page of what is at least as new would be of no state that a next page could be of.
+        revision = asked
+    elif asked == 0 and not match:
+        limit = 0  # any state will do, and the one in memory is told whole
     if max(asked or 0, revision) > cache.revision:
         raise too_large(max(asked or 0, revision), cache.revision)
     if revision < cache.revision:
@@ -143,8 +144,32 @@ def _past(collection: Collection, filter_: Filter, revision: Revision, after: Ke
             yield past
 
 
-def _invalid_match(match: str, detail: str) -> Invalid:
-    return invalid("ListOptions", "", [FieldProblem("resourceVersionMatch", ProblemType.FORBIDDEN, match, detail)], group="meta.k8s.io")
+def check_options(query: Query, *, watch: bool = False) -> None:
+    """Invalid, with everything that is wrong, when the parameters of a list or a watch do not go together."""
+    match, sends = query.text("resourceVersionMatch"), query.has("sendInitialEvents")
+    problems: list[FieldProblem] = []
+
+    def forbid(field: str, detail: str) -> None:
+        problems.append(FieldProblem(field, ProblemType.FORBIDDEN, query.text(field), detail))
+
+    if watch and sends and match != NOT_OLDER:
+        forbid(_MATCH, f"must be {NOT_OLDER} when sendInitialEvents is given")
+    if not watch and sends:
+        forbid("sendInitialEvents", "is for watches only")
+    if match:
+        if watch and not sends:
+            forbid(_MATCH, "must not be given for a watch without sendInitialEvents")
+        if not watch and not query.text("resourceVersion"):
+            forbid(_MATCH, "must not be given without resourceVersion")
+        if query.text("continue"):
+            forbid(_MATCH, "must not be given together with continue")
+        known = (NOT_OLDER,) if watch else (EXACT, NOT_OLDER)
+        if match not in known:
+            problems.append(FieldProblem(_MATCH, ProblemType.NOT_SUPPORTED, match, f"supported values: {', '.join(known)}"))
+        if not watch and match == EXACT and query.text("resourceVersion") == "0":
+            forbid(_MATCH, "must not be Exact for resourceVersion 0")
+    if problems:
+        raise invalid("ListOptions", "", problems, group="meta.k8s.io")
 
 
 def _write_token(revision: Revision, key: Key) -> str:

@@ -23,7 +23,7 @@ _EMPTY: Final[Mapping[str, Document]] = {
     "Deployment": {"spec": {"selector": None, "template": _POD, "strategy": {}}},
     "ReplicaSet": {"spec": {"selector": None, "template": _POD}, "status": {"replicas": 0}},
     "Service": {"status": {"loadBalancer": {}}},
-    "Node": {"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": 0}}, "nodeInfo": {}}},
+    "Node": {"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": 0}}}},
     "EndpointSlice": {"addressType": "", "endpoints": None, "ports": None},
     "Event": {"involvedObject": {}, "source": {}, "reportingComponent": "", "reportingInstance": ""},
     "NetworkPolicy": {"spec": {"podSelector": {}}},
@@ -66,6 +66,8 @@ class Doors:
         empty: dict[str, Any] = {"metadata": {}}
         empty.update({name: {} for name in ("spec", "status") if name in schema.fields})
         empty.update({name: {**empty.get(name, {}), **value} if isinstance(value, dict) else value for name, value in _EMPTY.get(resource.kind, {}).items()})
+        if resource.kind == "Node":  # every text of it is there from the beginning
+            empty["status"]["nodeInfo"] = {name: "" for name, field in own.at("status").at("nodeInfo").fields.items() if field.type == "string"}
         return Door(schema, fields.of_paths(closed), empty)
 
 

@@ -19,12 +19,11 @@ from datetime import datetime
 from typing import Final
 
 from twinstack.api import errors, objects
-from twinstack.api.errors import FieldProblem, ProblemType
 from twinstack.api.objects import Document
 from twinstack.apiserver import tables
 from twinstack.apiserver.cache import Cache, Change, Collection, Filter, Stored
 from twinstack.apiserver.calls import Stream, Streamed, frame
-from twinstack.apiserver.lists import check_revision, filter_of, too_large
+from twinstack.apiserver.lists import check_options, check_revision, filter_of, too_large
 from twinstack.apiserver.requests import Request
 from twinstack.store.base import Compacted, Revision
 from twinstack.store.broadcast import Batch
@@ -202,13 +201,10 @@ def watch(cache: Cache, request: Request, *, form: tables.Form, now: Callable[[]
     query = request.query
     collection = cache.collections[request.resource]
     filter_ = filter_of(request, collection)
-    asked, match = check_revision(query), query.text("resourceVersionMatch")
+    check_options(query, watch=True)
+    asked = check_revision(query)
     bookmarks = query.flag("allowWatchBookmarks")
     send_initial = query.flag("sendInitialEvents") if query.has("sendInitialEvents") else None
-    if send_initial is not None and match != "NotOlderThan":
-        raise _invalid("resourceVersionMatch", match, "must be NotOlderThan when sendInitialEvents is given")
-    if match and send_initial is None:
-        raise _invalid("resourceVersionMatch", match, "must not be given for a watch without sendInitialEvents")
     include_object = query.text("includeObject")
     if form in ("table", "people"):
         tables.table(request.resource, [], now=now(), include_object=include_object)  # refuses a bad includeObject before the stream begins
@@ -229,7 +225,3 @@ def watch(cache: Cache, request: Request, *, form: tables.Form, now: Callable[[]
         seconds=float(query.number("timeoutSeconds") or 0) or MIN_SECONDS * random.uniform(1, 2),
     )
     return Streamed("application/json", watching.run)
-
-
-def _invalid(field: str, value: str, detail: str) -> errors.Invalid:
-    return errors.invalid("ListOptions", "", [FieldProblem(field, ProblemType.FORBIDDEN, value, detail)], group="meta.k8s.io")

@@ -144,7 +144,10 @@ class Client:
         resource_version: str = "",
     ) -> Document:
         """The List document: one page of it when *limit* is given."""
-        return await self._document("GET", resource.path(namespace), query=_query(label_selector, field_selector, limit, continue_, resource_version))
+        listed = await self._document("GET", resource.path(namespace), query=_query(label_selector, field_selector, limit, continue_, resource_version))
+        # The items of a list do not say what they are; as documents of their own they must.
+        listed["items"] = [{"kind": resource.kind, "apiVersion": resource.api_version, **one} for one in listed.get("items") or ()]
+        return listed
 
     async def list_raw(
         self, resource: Resource, namespace: str = "", *, label_selector: str = "", field_selector: str = "", resource_version: str = ""
@@ -152,7 +155,10 @@ class Client:
         """The whole list, its items still bytes."""
         answer = await self.raw("GET", resource.path(namespace), query=_query(label_selector, field_selector, 0, "", resource_version))
         with translate(_TABLE):
-            return _LISTED.decode(answer.body)
+            listed = _LISTED.decode(answer.body)
+        said = b'{"kind":"%b","apiVersion":"%b",' % (resource.kind.encode(), resource.api_version.encode())
+        listed.items = [msgspec.Raw(said + raw[1:]) if (raw := bytes(one))[:8] != b'{"kind":' else one for one in listed.items or ()]
+        return listed
 
     async def create(self, resource: Resource, document: Document, *, namespace: str = "", subresource: str = "", name: str = "") -> Document:
         """Make an object; *name* is that of the parent when a subresource is posted to."""
