@@ -155,9 +155,9 @@ _ROLES: Final[Mapping[str, tuple[_Rule, ...]]] = {
     ),
 }  # fmt: skip
 
-# ClusterRole → the labels that its aggregation looks for
+# ClusterRole → what it gathers, in the order in which the controller finds it: so nobody has anything to write
 _AGGREGATED: Final[Mapping[str, tuple[str, ...]]] = {
-    "admin": ("system:aggregate-to-admin", "system:aggregate-to-edit", "system:aggregate-to-view"),
+    "admin": ("system:aggregate-to-edit", "system:aggregate-to-view", "system:aggregate-to-admin"),
     "edit": ("system:aggregate-to-edit", "system:aggregate-to-view"),
     "view": ("system:aggregate-to-view",),
 }

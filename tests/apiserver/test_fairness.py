@@ -1,0 +1,142 @@
+"""How much at once, and who first."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from twinstack.api.errors import TooManyRequests
+from twinstack.apiserver.fairness import BATCH, LONGEST_LINE, SHARE, Seats, Turns
+from twinstack.apiserver.serving import minimum_tls
+from twinstack.apiserver.settings import SettingsError
+
+
+def test_one_user_leaves_a_place_for_another() -> None:
+    seats = Seats(8)
+    for _ in range(6):
+        seats.take("noisy")
+    with pytest.raises(TooManyRequests) as refused:
+        seats.take("noisy")
+    assert refused.value.retry_after_seconds == 1
+    seats.take("quiet")
+    seats.take("quiet")
+    with pytest.raises(TooManyRequests):
+        seats.take("third")
+    seats.leave("noisy")
+    seats.take("third")
+    assert seats.taken == 8
+
+
+def test_no_limit_is_no_limit() -> None:
+    seats = Seats(0)
+    for _ in range(1000):
+        seats.take("a")
+    assert seats.taken == 1000
+
+
+async def test_a_user_alone_never_waits() -> None:
+    turns = Turns(lambda: 0.001)
+    assert [turns.admit("a") for _ in range(10 * SHARE)] == [None] * (10 * SHARE)
+
+
+async def test_whoever_asks_for_much_waits_in_a_line_of_its_own_and_others_do_not() -> None:
+    turns = Turns(lambda: 0.001)
+    assert turns.admit("quiet") is None
+    places = [turns.admit("noisy") for _ in range(SHARE + 50)]
+    assert places[:SHARE] == [None] * SHARE
+    waiting = [place for place in places if place is not None]
+    assert len(waiting) == 50
+    assert turns.admit("quiet") is None
+    await asyncio.sleep(0)
+    assert sum(place.done() for place in waiting) == BATCH, "a few at a time, and in between the loop looks at everybody else"
+    async with asyncio.timeout(1):
+        await asyncio.gather(*waiting)
+
+
+async def test_lines_are_served_in_rotation() -> None:
+    turns, order, last = Turns(lambda: 0.001), [], []
+    for user in ("a", "b"):
+        for _ in range(SHARE):
+            turns.admit(user)
+    for user, count in (("a", 20), ("b", 4)):
+        for _ in range(count):
+            place = turns.admit(user)
+            assert place is not None
+            place.add_done_callback(lambda _, user=user: order.append(user))
+            last.append(place)
+    async with asyncio.timeout(1):
+        await asyncio.gather(*last)
+    assert order[:8] == ["a", "b"] * 4, "b is through after eight, though a was there first with twenty"
+
+
+async def test_a_line_does_not_grow_for_ever_and_who_leaves_it_is_skipped() -> None:
+    turns = Turns(lambda: 0.001)
+    turns.admit("quiet")
+    places = [turns.admit("noisy") for _ in range(SHARE + LONGEST_LINE)]
+    with pytest.raises(TooManyRequests):
+        turns.admit("noisy")
+    for place in places[SHARE:]:
+        assert place is not None
+        place.cancel()
+    last = None
+    for _ in range(200):
+        await asyncio.sleep(0)
+    last = turns.admit("noisy")
+    if last is not None:
+        async with asyncio.timeout(1):
+            await last
+
+
+async def test_too_many_at_once_are_told_to_come_again(serve: Any) -> None:
+    api = await serve(max_mutating_requests_inflight=4)
+    made = [api.post("/api/v1/namespaces/default/configmaps", {"metadata": {"name": f"c{i}"}}) for i in range(40)]
+    answers = await asyncio.gather(*made)
+    codes = {answer.code for answer in answers}
+    assert codes == {201, 429}
+    refused = next(answer for answer in answers if answer.code == 429)
+    assert refused.headers["Retry-After"] == "1" and refused.reason == "TooManyRequests"
+    assert (await api.post("/api/v1/namespaces/default/configmaps", {"metadata": {"name": "later"}})).code == 201
+
+
+@pytest.mark.slow
+async def test_a_quiet_user_is_answered_soon_while_another_floods_the_server(serve: Any, tmp_path: Path) -> None:
+    tokens = tmp_path / "two.csv"
+    tokens.write_text("a-token-for-tests,noisy,1\nquiet-token,quiet,2\n")
+    api = await serve(token_auth_file=str(tokens))
+    path, over = "/api/v1/namespaces/default/configmaps", asyncio.Event()
+
+    async def flood() -> int:
+        count = 0
+        while not over.is_set():
+            count += (await api.get(path)).code in (200, 429)
+        return count
+
+    loop = asyncio.get_running_loop()
+    async with asyncio.TaskGroup() as tasks:
+        floods = [tasks.create_task(flood()) for _ in range(60)]
+        await asyncio.sleep(0.2)
+        waits = []
+        for _ in range(20):
+            start = loop.time()
+            assert (await api.ask("GET", path, headers={"Authorization": "Bearer quiet-token"})).code == 200
+            waits.append(loop.time() - start)
+        over.set()
+    assert sum(task.result() for task in floods) > 100, "the flood was one"
+    assert sorted(waits)[10] < 0.5
+
+
+async def test_the_oldest_tls_is_what_the_flag_says(serve: Any) -> None:
+    api = await serve(tls_min_version="VersionTLS13")
+    host, _, port = api.url.removeprefix("https://").partition(":")
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await asyncio.open_connection(host, int(port), ssl=old)
+    assert (await api.get("/readyz")).code == 200
+    with pytest.raises(SettingsError, match="VersionTLS12 or VersionTLS13"):
+        minimum_tls("VersionTLS10")
