@@ -84,6 +84,10 @@ class Server:
         resource = BY_PLURAL[plural]
         await self.deletions.delete(resource, Key(namespace if resource.namespaced else "", name))
 
+    @staticmethod
+    def resource(plural: str) -> Resource:
+        return BY_PLURAL[plural]
+
     def get(self, plural: str, name: str, *, namespace: str = "default") -> Document | None:
         resource = BY_PLURAL[plural]
         return self.cache.get(resource, Key(namespace if resource.namespaced else "", name))

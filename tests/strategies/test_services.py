@@ -543,3 +543,11 @@ async def test_an_address_does_not_become_none_whatever_the_real_server_does_the
         assert server.leaks() == []
         count += 1
     assert count == 4 * 3 * 2 - 4
+
+
+async def test_a_node_port_that_a_name_spells_out_is_not_its_own(new_server):
+    server = await new_server()
+    await server.service("name", type="ExternalName", externalName="example.com", ports=[{"port": 80, "nodePort": 30001}])
+    await server.service("holder", type="NodePort", ports=[{"port": 80, "nodePort": 30001}])
+    assert await server.causes(server.patch("services", "name", {"spec": {"type": "NodePort"}})) == [("spec.ports[0].nodePort", "FieldValueInvalid")]
+    assert server.leaks() == []

@@ -26,6 +26,7 @@ from twinstack.net.errors import AddressError
 from twinstack.net.family import FAMILIES, Address, ByFamily, Family, Network
 from twinstack.net.pool import Intervals, Pool
 from twinstack.rules import address_records, cidrs
+from twinstack.rules.families import NONE
 from twinstack.rules.problems import wrong
 from twinstack.rules.services import held_ports
 from twinstack.rules.windows import WindowsNode, facts_of
@@ -200,6 +201,10 @@ class Context:
         for resource in (SERVICE_CIDRS, IP_ADDRESSES, SERVICES, NODES):
             for document in reader.each(resource):
                 self.observe(resource, None, document)
+                if resource is SERVICES:  # its addresses are its own, recorded or not: the repair writes what is missing
+                    for text in address_records.addresses_of(view_of(address_records.Holder, document)):
+                        if text != NONE:
+                            self.addresses.observe_address(text, exists=True)
 
     def observe(self, resource: Resource, before: Document | None, after: Document | None) -> None:
         """Learn a committed change; None before a creation and after a deletion."""
@@ -238,8 +243,9 @@ class Context:
     def _observe_addresses_given_back(self, before: Document, after: Document | None) -> None:
         """An address whose record was deleted before its Service gave it back is free now; the others are when their records go."""
         kept = ((after or {}).get("spec") or {}).get("clusterIPs") or ()
-        had = (before.get("spec") or {}).get("clusterIPs") or ()
-        if self._reader is None or kept == had:
+        spec = before.get("spec") or {}
+        had = spec.get("clusterIPs") or ()
+        if self._reader is None or kept == had or spec.get("type") == "ExternalName":
             return
         for text in had:
             try:

@@ -58,7 +58,7 @@ RecordOf = Callable[[str], IPAddress | None]
 
 def findings_about_service(key: Key, holder: Holder, *, record_of: RecordOf, holder_of: HolderOf, hands_out: Callable[[Address], bool]) -> Iterator[Finding]:
     """What is to be repaired about a Service's addresses; *hands_out* says whether any ServiceCIDR holds an address."""
-    for text in holder.spec.clusterIPs:
+    for text in addresses_of(holder):
         if text not in ("", NONE):
             yield from _of_address(key, holder, text, record_of, holder_of, hands_out)
 
@@ -117,9 +117,14 @@ def findings_about_record(record: IPAddress, *, holder_of: HolderOf, now: dateti
     yield Finding(name, record, "IPAddressWrongReference", message, remove=True)
 
 
+def addresses_of(service: Holder) -> list[str]:
+    """The texts of a Service's addresses; what an ExternalName spells out is none of its own (spec/api.md 12, 14)."""
+    return [] if service.spec.type == "ExternalName" else service.spec.clusterIPs
+
+
 def lists(service: Holder | None, address: Address) -> bool:
     """Whether the Service has this address, however it spells it."""
-    for text in service.spec.clusterIPs if service else ():
+    for text in addresses_of(service) if service else ():
         try:
             if text not in ("", NONE) and parse_address(text) == address:
                 return True

@@ -61,7 +61,8 @@ def plan_update(after: dict[str, Any], before: dict[str, Any], pool: NodePorts, 
 
     InternalError when none is left, or when two ports of one protocol ask for the same number.
     """
-    held = node_ports(before)
+    # A port that an ExternalName spells out was never taken: it may be another's.
+    held = node_ports(before) if before.get("type") in ("NodePort", "LoadBalancer") else set()
     taken: set[int] = set()
     seen: set[tuple[str, int]] = set()
     for i, port in enumerate(after.get("ports") or ()):
