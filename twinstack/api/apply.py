@@ -116,7 +116,7 @@ def same_but_times(one: Sequence[Entry], other: Sequence[Entry]) -> bool:
 def created(document: Document, writer: Writer, door: Door) -> list[Entry]:
     """The entries of a new object: all that its writer gave or had filled in."""
     owned = fields.without(typed.compare(door.empty, document, door.schema).changed, door.closed)
-    return [_entry(writer, UPDATE, fields.in_order(owned))] if owned else []
+    return [_entry(writer, UPDATE, owned)] if owned else []
 
 
 def updated(before: Document, after: Document, given: Any, writer: Writer, door: Door) -> list[Entry]:
@@ -153,7 +153,7 @@ def _written(before: Document, after: Document, present: Sequence[Entry], writer
         elif owned:
             result.append(_owning(entry, owned))
     if changed:
-        result.append(_owning(own, fields.in_order(mine)))
+        result.append(_owning(own, mine))
     return _sorted(_capped(result))
 
 

@@ -108,7 +108,7 @@ class Collection:
         metadata = document["metadata"]
         raw = self._encode(document)
         served = b""
-        if self._reads:
+        if self._reads and not self.strategy.is_shown(document):
             read = objects.decode(raw)
             self.strategy.on_read(read)
             served = self._encode(read)

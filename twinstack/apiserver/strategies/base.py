@@ -95,6 +95,10 @@ class Strategy:
         """What to tell the client besides, in Warning headers."""
         return []
 
+    def is_shown(self, document: Document) -> bool:
+        """Whether :meth:`on_read` would change nothing; it need not know."""
+        return False
+
     def on_read(self, document: Document) -> None:
         """Read-time defaulting, of answers and of the old object of an update."""
 

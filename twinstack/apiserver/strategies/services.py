@@ -35,6 +35,9 @@ class Services(Typed):
     def name_problem(self, name: str) -> str | None:
         return label_problem(name)
 
+    def is_shown(self, document: Document) -> bool:
+        return services.is_shown(document)
+
     def on_read(self, document: Document) -> None:
         if not services.is_shown(document):
             services.show(document, cluster=self._context.families)
