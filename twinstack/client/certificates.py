@@ -8,8 +8,6 @@ caller's business, except where ``ssl`` itself reads only files: then a private 
 from __future__ import annotations
 
 import ipaddress
-import os
-import ssl
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -19,24 +17,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from twinstack.client.tls import CertificateError as CertificateError
+from twinstack.client.tls import Pair as Pair
+from twinstack.client.tls import client_context as client_context
+from twinstack.client.tls import server_context as server_context
 from twinstack.net.cidr import parse_address
-from twinstack.net.errors import Error
 from twinstack.net.family import Address
 
 BACKDATED = timedelta(hours=1)
 LIFETIME = timedelta(days=365)
 AUTHORITY_LIFETIME = timedelta(days=3650)
-
-
-class CertificateError(Error):
-    """A certificate or key cannot be read, or the two do not belong together."""
-
-
-class Pair(NamedTuple):
-    """A certificate and its key, both PEM."""
-
-    certificate: bytes
-    key: bytes
 
 
 class Authority(NamedTuple):
@@ -86,41 +76,6 @@ def self_signed(common_name: str, *, dns_names: Iterable[str] = (), addresses: I
     name = _name(common_name)
     builder = _leaf(name, name, key, dns_names, addresses, server=True, client=False)
     return Pair(_pem(builder.sign(key, hashes.SHA256())), _key_pem(key))
-
-
-def server_context(pair: Pair, *, client_authorities: bytes = b"", minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2) -> ssl.SSLContext:
-    """TLS for a server; with client authorities (PEM), a client may show a certificate, and it must then be theirs.
-
-    ``CERT_OPTIONAL`` makes OpenSSL end the handshake on a foreign certificate, where kube-apiserver answers 401.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = minimum
-    _load_pair(context, pair)
-    if client_authorities:
-        _load_authorities(context, client_authorities)
-        context.verify_mode = ssl.CERT_OPTIONAL
-    return context
-
-
-def client_context(*, authorities: bytes = b"", pair: Pair | None = None, verify: bool = True) -> ssl.SSLContext:
-    """TLS for a client: verifies by these authorities (PEM), else by the system's; shows *pair* when asked.
-
-    ``verify=False`` trusts anyone (``insecure-skip-tls-verify``).
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    elif authorities:
-        _load_authorities(context, authorities)
-        # A self-signed server certificate is its own trust anchor although it is no authority.
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    else:
-        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    if pair is not None:
-        _load_pair(context, pair)
-    return context
 
 
 def identity_of(certificate: bytes) -> tuple[str, tuple[str, ...]]:
@@ -220,23 +175,3 @@ def _load_certificate(certificate: bytes) -> x509.Certificate:
         return x509.load_der_x509_certificate(certificate)
     except ValueError as error:
         raise CertificateError(f"the certificate cannot be read: {error}") from error
-
-
-def _load_pair(context: ssl.SSLContext, pair: Pair) -> None:
-    # ssl loads certificates and keys from files only; a memory file has a name under /proc and leaves nothing behind.
-    descriptor = os.memfd_create("twinstack-pair", os.MFD_CLOEXEC)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(pair.key.rstrip() + b"\n" + pair.certificate)
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    except (ssl.SSLError, OSError) as error:
-        raise CertificateError(f"the certificate and its key cannot be used: {error}") from error
-    finally:
-        os.close(descriptor)
-
-
-def _load_authorities(context: ssl.SSLContext, authorities: bytes) -> None:
-    try:
-        context.load_verify_locations(cadata=authorities.decode("ascii"))
-    except (ssl.SSLError, ValueError) as error:
-        raise CertificateError(f"the authorities' certificates cannot be read: {error}") from error

@@ -26,8 +26,8 @@ from twinstack.api import errors, kinds
 from twinstack.api.objects import Document, Key, decode, decode_view, encode, key_of
 from twinstack.api.resources import BY_KIND, BY_VIEW, Resource
 from twinstack.api.world import Absent, Action, Bind, Create, Delete, DeleteCollection, Patch, Replace
-from twinstack.client import certificates
 from twinstack.client.kubeconfig import Connection, KubeconfigError
+from twinstack.client.tls import client_context
 from twinstack.net.errors import translate
 
 V = TypeVar("V", bound=kinds.Object)
@@ -111,7 +111,7 @@ class Client:
     async def __aenter__(self) -> Self:
         tls: ssl.SSLContext | bool = True
         if self._base.startswith("https:"):
-            tls = certificates.client_context(authorities=self.config.authorities, pair=self.config.pair, verify=self.config.verify)
+            tls = client_context(authorities=self.config.authorities, pair=self.config.pair, verify=self.config.verify)
         self._session = aiohttp.ClientSession(
             # Each watch holds a connection, so their number is not limited here.
             connector=aiohttp.TCPConnector(ssl=tls, limit=0, socket_factory=_socket, keepalive_timeout=55),

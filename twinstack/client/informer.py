@@ -88,8 +88,19 @@ class Bucket(Generic[V]):
 class Informer(Generic[V]):
     """One kind, or that part of it which the selectors choose, kept in memory while :meth:`run` runs."""
 
-    def __init__(self, client: Client, view: type[V], *, namespace: str = "", label_selector: str = "", field_selector: str = "") -> None:
+    def __init__(
+        self,
+        client: Client,
+        view: type[V],
+        *,
+        namespace: str = "",
+        label_selector: str = "",
+        field_selector: str = "",
+        lean: Callable[[V], V] | None = None,
+    ) -> None:
+        """*lean* makes of each object that is read what is kept of it, for programs that keep very many and look at little."""
         self.view, self.resource = view, resource_of(view)
+        self._lean = lean
         self.revision = 0
         self._client = client
         self._namespace, self._label_selector, self._field_selector = namespace, label_selector, field_selector
@@ -261,7 +272,8 @@ class Informer(Generic[V]):
 
     def _decoded(self, raw: Any) -> V | None:
         try:
-            return decode_view(self.view, raw)
+            one = decode_view(self.view, raw)
+            return self._lean(one) if self._lean else one
         except msgspec.MsgspecError as error:
             log.error("An object does not fit its view and is left out", extra={"resource": self.resource.qualified, "error": str(error)})
             return None

@@ -23,7 +23,7 @@ import msgspec
 import yaml
 from yaml.representer import SafeRepresenter
 
-from twinstack.client.certificates import Pair
+from twinstack.client.tls import Pair
 from twinstack.net.cidr import host_port
 from twinstack.net.errors import Error
 

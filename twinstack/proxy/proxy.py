@@ -39,6 +39,7 @@ from twinstack.proxy import healthcheck, limits
 from twinstack.proxy.catalog import Catalog
 from twinstack.proxy.healthcheck import FamilyHealth
 from twinstack.proxy.healthports import HealthPorts
+from twinstack.proxy.lean import Lean
 from twinstack.proxy.metrics import Metrics
 from twinstack.proxy.ruleset import TABLE, Shape
 from twinstack.proxy.services import HEADLESS, PROXY_NAME, ZONE, Place, canonical, cluster_ip, ignored, node_addresses
@@ -124,8 +125,9 @@ class Proxy:
         self._registry = new_registry(process=False)
         self._metrics = Metrics(self._registry)
         self._recorder = Recorder(client.perform, component="kube-proxy", host=self.name)
-        self._services = Informer(client, kinds.Service, label_selector=f"!{PROXY_NAME}", field_selector="spec.clusterIP!=None")
-        self._slices = Informer(client, kinds.EndpointSlice, label_selector=f"!{HEADLESS}")
+        lean = Lean()
+        self._services = Informer(client, kinds.Service, label_selector=f"!{PROXY_NAME}", field_selector="spec.clusterIP!=None", lean=lean.service)
+        self._slices = Informer(client, kinds.EndpointSlice, label_selector=f"!{HEADLESS}", lean=lean.slice)
         self._nodes = Informer(client, kinds.Node, field_selector=f"metadata.name={self.name}")
         self._cidrs = Informer(client, kinds.ServiceCIDR)
         self._health_ports = HealthPorts(

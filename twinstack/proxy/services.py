@@ -30,6 +30,7 @@ from twinstack.net.family import FAMILIES, Family, Network
 SERVICE_NAME = "kubernetes.io/service-name"
 PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 HEADLESS = "service.kubernetes.io/headless"
+DATED = "endpoints.kubernetes.io/last-change-trigger-time"
 ZONE = "topology.kubernetes.io/zone"
 FLOWING = ("UDP", "SCTP")  # whose flows outlive their endpoint unnoticed
 DEFAULT_AFFINITY_SECONDS = 10800
@@ -78,9 +79,10 @@ def canonical(text: str, family: Family) -> str | None:
     """The canonical text of an address of the family; None for the other family's and for what is no address."""
     number = family.facts.socket_family
     try:
-        return socket.inet_ntop(number, socket.inet_pton(number, text))
+        found = socket.inet_ntop(number, socket.inet_pton(number, text))
     except (OSError, ValueError):
         return None
+    return text if found == text else found  # thousands of addresses, each once
 
 
 def is_ours(service: kinds.Service) -> bool:

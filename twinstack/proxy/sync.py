@@ -29,9 +29,8 @@ from twinstack.proxy.catalog import Catalog
 from twinstack.proxy.healthcheck import FamilyHealth
 from twinstack.proxy.metrics import Metrics
 from twinstack.proxy.ruleset import AFFINITY, TABLE, Options, Shape, service_of
-from twinstack.proxy.services import FlowFronts, Place, ServicePort, flow_fronts, gone_answers, service_ports
+from twinstack.proxy.services import DATED, FlowFronts, Place, ServicePort, flow_fronts, gone_answers, service_ports
 
-TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
 FULL_SYNC_SECONDS = 3600.0
 FIRST_RETRY_SECONDS = 1.0
 _AT_A_TIME = 200  # Services between two looks at the event loop
@@ -269,7 +268,7 @@ class FamilySync:
         """How long the changes of endpoints took that the controller dated, since we look."""
         for key in keys:
             for one in self._catalog.slices(key):
-                text = (one.metadata.annotations or {}).get(TRIGGERED)
+                text = (one.metadata.annotations or {}).get(DATED)
                 if text and one.addressType == self._label and (moment := _moment(text)) is not None and moment >= self._began:
                     self._metrics.programming.labels(self._label).observe(max(0.0, self._now() - moment))
 
