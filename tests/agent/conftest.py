@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import io
+import json
 import os
 import secrets
 import signal
+import tarfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -84,6 +88,67 @@ def launch(tmp_path: Path) -> Callable[..., Launch]:
     return build
 
 
+# ---- Images
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Callable[..., Path]:
+    """Builds a Docker archive of layers, each a list of (tar member, content), and an image's configuration."""
+
+    def build(layers: list[list[tuple[tarfile.TarInfo, bytes]]], config: dict | None = None, *, name: str = "twinstack.local/test:1") -> Path:
+        files: dict[str, bytes] = {}
+        diff_ids = []
+        for number, members in enumerate(layers):
+            data = io.BytesIO()
+            with tarfile.open(fileobj=data, mode="w") as tar:
+                for member, content in members:
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+            files[f"{number}/layer.tar"] = data.getvalue()
+            diff_ids.append(f"sha256:{hashlib.sha256(data.getvalue()).hexdigest()}")
+        described = {"architecture": "amd64", "os": "linux", "config": config or {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
+        manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": list(files)}]
+        files |= {"config.json": json.dumps(described).encode(), "manifest.json": json.dumps(manifest).encode()}
+        path = tmp_path / f"{secrets.token_hex(4)}.tar"
+        with tarfile.open(path, "w") as tar:
+            for file, content in files.items():
+                member = tarfile.TarInfo(file)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+        return path
+
+    return build
+
+
+@pytest.fixture
+def busybox(archive: Callable[..., Path]) -> Callable[..., Path]:
+    """Builds an image of Debian's busybox-static, with a user 1000 named app, and what is given of a configuration."""
+
+    def build(config: dict | None = None, *, name: str = "twinstack.local/busybox:1") -> Path:
+        program = Path("/bin/busybox").read_bytes()
+        members = []
+        for folder in ("bin", "etc", "tmp", "home", "home/app"):
+            member = tarfile.TarInfo(folder)
+            member.type, member.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
+            members.append((member, b""))
+        for file, content, mode in (
+            ("bin/busybox", program, 0o755),
+            ("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:app:/home/app:/bin/sh\n", 0o644),
+            ("etc/group", b"root:x:0:\napp:x:1001:\nextra:x:1005:app\n", 0o644),
+            ("etc/flavour", b"from the image\n", 0o644),
+        ):
+            member = tarfile.TarInfo(file)
+            member.mode = mode
+            members.append((member, content))
+        for applet in ("sh", "cat", "echo", "sleep", "id", "env", "pwd", "hostname", "ls", "httpd", "wget", "touch", "mknod", "grep", "true", "kill", "ps"):
+            member = tarfile.TarInfo(f"bin/{applet}")
+            member.type, member.linkname = tarfile.SYMTYPE, "busybox"
+            members.append((member, b""))
+        return archive([members], {"Env": ["PATH=/bin", "FLAVOUR=vanilla"], "Cmd": ["/bin/sh"], **(config or {})}, name=name)
+
+    return build
+
+
 # ---- A whole node
 
 
@@ -110,6 +175,7 @@ class World:
             "cni_conf_dir": self.folder / "cni",
             "cni_bin_dirs": (self.folder / "bin",),
             "cni_data_dir": self.folder / "ipam",
+            "image_dir": self.folder / "images",
             "write_cni_config": True,
             "address": "::",
             "client_ca_file": self.folder / "kubelet.ca",

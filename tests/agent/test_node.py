@@ -211,7 +211,7 @@ def test_init_containers_restarts_and_refusals(world):
         )
         await w.create("crash", container={"command": ["sh", "-c", "exit 3"]})
         await w.create("missing", init="", container={"command": ["/no/such/program"]})
-        await w.create("image", container={"image": "nginx"})
+        await w.create("image", container={"image": "nginx", "imagePullPolicy": "Never"})
         await w.create("hostport", container={"ports": [{"containerPort": 1, "hostPort": 1}]})
         pod = await w.until_pod("init", lambda status: status.get("phase") == "Failed")
         assert pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 4

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from twinstack.agent.containers.images import Images
 from twinstack.agent.environment import ConfigError, Facts, Sources, command_of, environment_of, expand, field_value, service_variables
 from twinstack.agent.hostfiles import Resolver, host_network_hosts_text, hosts_text, parse_resolver, resolver_of
-from twinstack.agent.making import ImageRefused, check_image, identity_of, problems_with
+from twinstack.agent.making import ImageRefused, find_image, identity_of, problems_with
 from twinstack.agent.node import NodeAddressError, host_ips_of, node_addresses
 from twinstack.agent.routes import wanted_routes
 from twinstack.agent.settings import SettingsError, parse_labels, parse_node_ips, parse_taints
@@ -206,12 +207,22 @@ def test_pods_of_other_nodes_are_routed_through_the_node_of_their_family():
     assert host_ips_of(nodes[1]) == ("2001:db8::2", "192.0.2.2")
 
 
-def test_an_image_decides_whether_a_container_can_run():
+def test_an_image_decides_whether_a_container_can_run(tmp_path):
+    images = Images(tmp_path)
     for image in ("twinstack.dev/host", "twinstack.dev/host:v1", "twinstack.dev/host:v1@sha256:abc"):
-        check_image(container({"image": image}))
-    for image in ("nginx", "twinstack.dev/hosts", "registry:5000/twinstack.dev/host", ""):
-        with pytest.raises(ImageRefused, match="only twinstack"):
-            check_image(container({"image": image}))
+        assert find_image(container({"image": image}), images) is None
+    for image, policy, reason in (
+        ("nginx", "Never", "ErrImageNeverPull"),
+        ("nginx:1", "IfNotPresent", "ErrImagePull"),
+        ("nginx", "Always", "ErrImagePull"),
+        ("twinstack.dev/hosts", "Never", "ErrImageNeverPull"),
+        ("registry:5000/twinstack.dev/host", "Never", "ErrImageNeverPull"),
+        ("", "Never", "InvalidImageName"),
+        ("No Image", "Never", "InvalidImageName"),
+    ):
+        with pytest.raises(ImageRefused) as caught:
+            find_image(container({"image": image, "imagePullPolicy": policy}), images)
+        assert caught.value.reason == reason
 
 
 def test_what_a_node_cannot_give_is_refused_by_name():

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from twinstack.agent import overlay
 from twinstack.agent.containers.base import Record, Runtime
+from twinstack.agent.containers.images import Images
 from twinstack.agent.containers.process import ProcessRuntime
 from twinstack.agent.limits import Limiter
 from twinstack.agent.making import Maker
@@ -29,6 +30,7 @@ from twinstack.agent.routes import Router
 from twinstack.agent.sandboxes import Sandboxes
 from twinstack.agent.server import Server, serving_pair
 from twinstack.agent.settings import Settings, preferred_family
+from twinstack.agent.static import StaticPods
 from twinstack.agent.workers import PODS, Worker, end_orphan
 from twinstack.api import errors
 from twinstack.api.kinds import Container, Node, Pod, Service
@@ -43,6 +45,7 @@ from twinstack.loops.events import Recorder
 from twinstack.loops.metrics import new_registry
 from twinstack.loops.supervisor import supervise
 from twinstack.net.family import FAMILIES, Family
+from twinstack.rules.node_access import MIRROR
 
 log = logging.getLogger(__name__)
 MOST_WRITES = 16
@@ -87,6 +90,7 @@ class Agent:
             self.services,
             self.limiter,
             name,
+            images=Images(settings.image_dir),
             allocatable=lambda: self.registration.allocatable,
             refresh_seconds=settings.sync_seconds,
         )
@@ -95,6 +99,8 @@ class Agent:
         self.router = Router(self.neighbours.list, name, self._tunnel if settings.network == overlay.VXLAN else None)
         self._client = client
         self._workers: dict[str, Worker] = {}
+        self.static = StaticPods(settings.static_pods, name, client, seconds=settings.file_check_seconds)
+        self._static_tasks: dict[Key, asyncio.Task[None]] = {}
         self._writes = asyncio.Semaphore(MOST_WRITES)
         self._running = Gauge("kubelet_running_pods", "Pods that this node keeps.", registry=registry)
         self._ends = Counter("kubelet_container_exits_total", "Containers that have ended.", registry=registry)
@@ -119,7 +125,10 @@ class Agent:
     async def patch_status(self, key: Key, patch: Document) -> None:
         """Write a pod's status, and know the answer at once."""
         async with self._writes:
-            self.pods.take(await self._client.patch(PODS, key, patch, subresource="status", kind="strategic"))
+            if self.static.uid(key) == patch["metadata"]["uid"]:
+                self.pods.take(await self.static.patch_status(key, patch))
+            else:
+                self.pods.take(await self._client.patch(PODS, key, patch, subresource="status", kind="strategic"))
 
     async def delete(self, key: Key, uid: str) -> None:
         """Let a pod's object go."""
@@ -130,7 +139,7 @@ class Agent:
 
     def _worker(self, namespace: str, pod: str) -> Worker:
         found = self.pods.get(Key(namespace, pod))
-        worker = self._workers.get(found.metadata.uid) if found is not None else None
+        worker = self._workers.get(found.annotations.get(MIRROR, found.metadata.uid)) if found is not None else None
         if worker is None:
             raise errors.NotFound(f'pod "{pod}" in namespace "{namespace}" is not on this node')
         return worker
@@ -183,11 +192,14 @@ class Agent:
 
     async def keep_pods(self) -> None:
         """Give each of the node's pods a worker, and end what is left of pods that are no more."""
-        await asyncio.gather(self.pods.synced(), self.services.synced())
+        await asyncio.gather(self.pods.synced(), self.services.synced(), self.static.were_read.wait())
         self.limiter.adopt(self.sandboxes.known())
         async with asyncio.TaskGroup() as tasks:
 
             def changed(before: Pod | None, after: Pod | None) -> None:
+                if MIRROR in (after or before or Pod()).annotations:
+                    tasks.create_task(supervise("mirror", partial(self._mirror_changed, before, after)))
+                    return
                 replaced = before is not None and (after is None or after.metadata.uid != before.metadata.uid)
                 if before is not None and replaced and (old := self._workers.get(before.metadata.uid)) is not None:
                     old.remove()
@@ -197,9 +209,7 @@ class Agent:
                 if uid in self._workers:
                     self._workers[uid].update(after)
                 elif before is None or replaced:
-                    worker = self._workers[uid] = Worker(after, self)
-                    self._running.set(len(self._workers))
-                    tasks.create_task(self._keep(worker), name=f"pod {after.metadata.namespace}/{after.metadata.name}")
+                    tasks.create_task(self._keep(self._new_worker(after)), name=f"pod {after.metadata.namespace}/{after.metadata.name}")
 
             unsubscribe = self.pods.subscribe(changed)
             try:
@@ -209,6 +219,36 @@ class Agent:
                 await asyncio.Event().wait()
             finally:
                 unsubscribe()
+
+    def _new_worker(self, pod: Pod) -> Worker:
+        worker = self._workers[pod.metadata.uid] = Worker(pod, self)
+        self._running.set(len(self._workers))
+        return worker
+
+    async def keep_static_pods(self) -> None:
+        """Give each static pod a worker; one that takes another's place waits for its end."""
+        async with asyncio.TaskGroup() as tasks:
+
+            async def keep(worker: Worker, before: asyncio.Task[None] | None) -> None:
+                if before is not None:
+                    await asyncio.wait([before])
+                await self._keep(worker)
+                if mirror := self.pods.get(Key(worker.pod.metadata.namespace, worker.pod.metadata.name)):
+                    await supervise("mirror", partial(self._mirror_changed, None, mirror))
+
+            def begin(pod: Pod) -> None:
+                key = Key(pod.metadata.namespace, pod.metadata.name)
+                self._static_tasks[key] = tasks.create_task(keep(self._new_worker(pod), self._static_tasks.get(key)), name=f"static pod {key.name}")
+
+            await self.static.run(begin, lambda uid: self._workers[uid].remove() if uid in self._workers else None)
+            await asyncio.Event().wait()
+
+    async def _mirror_changed(self, before: Pod | None, after: Pod | None) -> None:
+        """A mirror that is not right goes; one that has gone is made again with the next writing of the status."""
+        await self.static.were_read.wait()
+        one = after or before or Pod()
+        if (after is None or not await self.static.judge(after)) and (uid := self.static.uid(Key(one.metadata.namespace, one.metadata.name))) in self._workers:
+            self._workers[str(uid)].tell_again()
 
     async def _keep(self, worker: Worker) -> None:
         uid, key = worker.pod.metadata.uid, f"{worker.pod.metadata.namespace}/{worker.pod.metadata.name}"
@@ -291,6 +331,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
                     ("lease", agent.registration.keep_lease),
                     ("routes", agent.router.run),
                     ("pods", agent.keep_pods),
+                    ("static pods", agent.keep_static_pods),
                 ):
                     tasks.create_task(supervise(title, work), name=title)
                 await agent.registration.registered()

@@ -17,8 +17,10 @@ from typing import Any
 import msgspec
 
 from twinstack.agent import amounts, environment, volumes
-from twinstack.agent.containers import shared
+from twinstack.agent.containers import oci, shared
+from twinstack.agent.containers.archives import ImageError
 from twinstack.agent.containers.base import Launch, Mount
+from twinstack.agent.containers.images import Image, Images
 from twinstack.agent.environment import ConfigError, Facts, Sources
 from twinstack.agent.limits import Limiter
 from twinstack.agent.pods import everything, is_sidecar
@@ -42,13 +44,31 @@ USAGE_SECONDS = 10.0  # how often the size of an emptyDir with a sizeLimit is lo
 class ImageRefused(ConfigError):
     """The container's image cannot be run on this node."""
 
+    def __init__(self, message: str, reason: str = "ErrImagePull") -> None:
+        super().__init__(message)
+        self.reason = reason
 
-def check_image(container: Container) -> None:
-    """ImageRefused unless the container runs from the host's file system."""
+
+def find_image(container: Container, images: Images) -> Image | None:
+    """The image that the container runs from, None for the host's file system; ImageRefused when it is not here, or cannot be run."""
     name = container.image.partition("@")[0]
     head, _, tag = name.rpartition(":")
-    if (head if head and "/" not in tag else name) != HOST_IMAGE:
-        raise ImageRefused(f'image "{container.image}" cannot be run: only {HOST_IMAGE} is, which runs command and args from the host\'s file system')
+    if (head if head and "/" not in tag else name) == HOST_IMAGE:
+        return None
+    try:
+        found = images.find(container.image)
+    except ImageError as error:
+        raise ImageRefused(str(error), "InvalidImageName") from error
+    what = f'image "{container.image}"'
+    if container.imagePullPolicy == "Always":
+        raise ImageRefused(f"{what} cannot be pulled: this kubelet asks no registry; load it (twinstack image load) and say imagePullPolicy: IfNotPresent")
+    if found is None:
+        reason = "ErrImageNeverPull" if container.imagePullPolicy == "Never" else "ErrImagePull"
+        where = f"only {HOST_IMAGE} is, which runs command and args from the host's file system, and what was loaded (twinstack image load)"
+        raise ImageRefused(f"{what} is not on this node, and this kubelet asks no registry: {where}", reason)
+    if problem := oci.runtime_problem():
+        raise ImageRefused(f"{what} cannot be run: {problem}", "CreateContainerError")
+    return found
 
 
 def problems_with(pod: Pod) -> Iterator[str]:
@@ -72,7 +92,7 @@ def pids_of(pod: Pod) -> str:
     return "host" if pod.spec.hostPID else "pod" if pod.spec.shareProcessNamespace else ""
 
 
-def identity_of(pod: Pod, container: Container) -> tuple[int | None, int | None, tuple[int, ...]]:
+def identity_of(pod: Pod, container: Container, image: Image | None = None) -> tuple[int | None, int | None, tuple[int, ...]]:
     """User, group and supplementary groups; ConfigError when runAsNonRoot cannot be kept."""
     shared: Mapping[str, Any] = pod.spec.securityContext or {}
     own: Mapping[str, Any] = container.securityContext or {}
@@ -81,8 +101,10 @@ def identity_of(pod: Pod, container: Container) -> tuple[int | None, int | None,
         return own[field] if own.get(field) is not None else shared.get(field)
 
     uid, gid = value("runAsUser"), value("runAsGroup")
-    if value("runAsNonRoot") and not uid:
-        raise ConfigError("container has runAsNonRoot and would run as root: name a runAsUser, for the host as image has none")
+    if value("runAsNonRoot") and not (uid if uid is not None or image is None else oci.user_of(image, None, None, ()).uid):
+        raise ConfigError(
+            "container has runAsNonRoot and would run as root: name a runAsUser, for " + ("the host as" if image is None else "its") + " image has none"
+        )
     groups = [*(shared.get("supplementalGroups") or ()), *([shared["fsGroup"]] if shared.get("fsGroup") is not None else [])]
     return uid, gid, tuple(groups)
 
@@ -98,19 +120,20 @@ class Maker:
         limiter: Limiter,
         node_name: str,
         *,
+        images: Images,
         allocatable: Callable[[], Mapping[str, str]] = dict,
         refresh_seconds: float = 60.0,
     ) -> None:
         self._client, self._sandboxes, self._services, self._node_name = client, sandboxes, services, node_name
         self._allocatable, self._refresh_seconds = allocatable, refresh_seconds
-        self._limiter = limiter
+        self._limiter, self._images = limiter, images
         self._tokens = Tokens(client)
         self._reading: dict[tuple[str, str, str], asyncio.Task[ConfigMap | Secret | None]] = {}
         self._last: dict[tuple[str, str, str], ConfigMap | Secret] = {}  # what was read before serves while the API does not answer
 
     async def launch(self, pod: Pod, container: Container, attempt: int, sandbox: Sandbox, host_ips: tuple[str, ...]) -> Launch:
         """Everything that this container is started with; ConfigError when it cannot be."""
-        check_image(container)
+        image = find_image(container, self._images)
         for problem in problems_with(pod):
             raise ConfigError(problem)
         facts = self._facts(sandbox, host_ips)
@@ -127,22 +150,24 @@ class Maker:
         log.parent.mkdir(parents=True, exist_ok=True)
         if message := container.terminationMessagePath:
             mounts.append(Mount(self._sandboxes.prepare_message(pod.metadata.uid, container.name, attempt), message))
-        uid, gid, groups = identity_of(pod, container)
+        uid, gid, groups = identity_of(pod, container, image)
         identifier = secrets.token_hex(16)
         pids = pids_of(pod)
         if pids:
             variables = {**variables, shared.MARK: identifier}
-        return Launch(
+        launch = Launch(
             id=identifier,
             pod=pod.metadata.uid,
             labels={"namespace": pod.metadata.namespace, "pod": pod.metadata.name, "container": container.name, "attempt": str(attempt)},
-            argv=environment.command_of(container, variables),
+            argv=environment.command_of(container, variables) if image is None else (),
             env=variables,
             hostname=sandbox.hostname,
             log=str(log),
             cwd=container.workingDir or "/",
-            mounts=[mount for i, mount in enumerate(mounts) if i >= 3 or (mount.target not in replaced and os.path.exists(mount.target))],
-            init=self._init(pod),
+            mounts=[
+                mount for i, mount in enumerate(mounts) if i >= 3 or (mount.target not in replaced and (image is not None or os.path.exists(mount.target)))
+            ],
+            init=self._init(pod, TINI if image is None else oci.TINI),
             uid=uid,
             gid=gid,
             groups=groups,
@@ -152,6 +177,9 @@ class Maker:
             pids=pids,
             host_ipc=pod.spec.hostIPC,
         )
+        if image is None:
+            return launch
+        return oci.prepared(launch, image, container, self._images, self._sandboxes.path(pod.metadata.uid, oci.FOLDER, identifier))
 
     async def refresh(self, pod: Pod, sandbox: Sandbox, host_ips: tuple[str, ...]) -> None:
         """Bring the volumes that the API fills up to date; what cannot be is logged, and keeps what it has."""
@@ -198,13 +226,13 @@ class Maker:
         return volumes.Given(dict(zip(names, found, strict=True)), dict(zip(tokens, texts, strict=True)))
 
     @staticmethod
-    def _init(pod: Pod) -> str:
+    def _init(pod: Pod, tini: str) -> str:
         asked = pod.annotations.get(INIT_ANNOTATION, "")
         if asked not in ("", "tini"):
             raise ConfigError(f"annotation {INIT_ANNOTATION} is {asked!r}; it can be tini")
-        if asked and not os.path.exists(TINI):
-            raise ConfigError(f"annotation {INIT_ANNOTATION} asks for tini, which is not installed at {TINI}")
-        return TINI if asked else ""
+        if asked and not os.path.exists(tini):
+            raise ConfigError(f"annotation {INIT_ANNOTATION} asks for tini, which is not installed at {tini}")
+        return tini if asked else ""
 
     def _service_variables(self, pod: Pod) -> dict[str, str]:
         chosen: dict[str, kinds.Service] = {}

@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     node_ips: tuple[Address, ...] = ()
     root_dir: Path = Path("/var/lib/kubelet")
     netns_dir: Path = Path("/run/netns")
+    image_dir: Path = Path("/var/lib/twinstack/images")
     cni_conf_dir: Path = Path("/etc/cni/net.d")
     cni_bin_dirs: tuple[Path, ...] = (Path("/opt/cni/bin"),)
     cni_data_dir: Path | None = None  # ipam.dataDir of the configuration that --write-cni-config writes

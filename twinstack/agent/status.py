@@ -117,7 +117,7 @@ def container_status(pod: Pod, container: Container, one: Seen, *, now: float, i
         "ready": one.serving if not init or is_sidecar(container) else one.succeeded,
         "restartCount": max(0, one.attempt),
         "image": container.image,
-        "imageID": "",
+        "imageID": record.labels.get("image", "") if record is not None else "",
         "started": one.running and one.started,
     }
     if record is not None:

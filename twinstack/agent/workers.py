@@ -124,6 +124,11 @@ class Worker:
                 self._written = None
         self._wake.set()
 
+    def tell_again(self) -> None:
+        """Write the status once more, whatever was written before."""
+        self._written = None
+        self._told.set()
+
     def remove(self) -> None:
         """The pod's object is gone."""
         self.gone = True
@@ -259,7 +264,7 @@ class Worker:
         try:
             launch = await node.maker.launch(pod, container, attempt, sandbox, node.host_ips())
         except (ConfigError, errors.APIError, KernelError, OSError, msgspec.MsgspecError) as error:
-            reason = "ErrImageNeverPull" if isinstance(error, ImageRefused) else "CreateContainerConfigError"
+            reason = error.reason if isinstance(error, ImageRefused) else "CreateContainerConfigError"
             if (before.waiting, before.message) != (reason, str(error)):
                 node.event(pod, "Warning", "Failed", f"Error: {error}", container)
             retry = RETRY_SECONDS if isinstance(error, errors.ServiceUnavailable) else CONFIG_RETRY_SECONDS

@@ -83,6 +83,7 @@ class Container(View, frozen=True):
     command: list[str] | None = None
     args: list[str] | None = None
     workingDir: str = ""
+    imagePullPolicy: str = ""
     ports: list[ContainerPort] | None = None
     env: list[EnvVar] | None = None
     envFrom: list[dict[str, Any]] | None = None

@@ -26,6 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.option("--hostname-override", default=None, help="The name of this node.  [default: the host's name]")
 @click.option("--root-dir", default=None, help="Where pods' files are kept.  [default: /var/lib/kubelet]")
 @click.option("--netns-dir", default=None, help="Where pods' network namespaces are bound.  [default: /run/netns]")
+@click.option("--image-dir", default=None, help="Where images are that were loaded.  [default: /var/lib/twinstack/images]")
 @click.option("--cni-conf-dir", default=None, help="Where the network configuration is.  [default: /etc/cni/net.d]")
 @click.option("--cni-bin-dir", default=None, help="Where network plugins are; several are separated by commas.  [default: /opt/cni/bin]")
 @click.option("--write-cni-config", is_flag=True, default=None, help="Write a network configuration for twinstack-cni from the node's pod CIDRs.")
@@ -67,7 +68,7 @@ def command(config_file: str, verbosity: int, logging_format: str, pod_cidr: str
     run_program(run(Settings(**values)), verbosity=verbosity, logging_format=logging_format)
 
 
-_PATHS = {"kubeconfig", "routes_kubeconfig", "root_dir", "netns_dir", "cni_conf_dir", "client_ca_file", "tls_cert_file", "tls_key_file"}
+_PATHS = {"kubeconfig", "routes_kubeconfig", "root_dir", "netns_dir", "image_dir", "cni_conf_dir", "client_ca_file", "tls_cert_file", "tls_key_file"}
 
 
 def _from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:

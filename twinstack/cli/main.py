@@ -33,6 +33,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "dns": ("twinstack.cli.dns", "command", "Answer for the cluster's names, in both families."),
     },
     "Besides": {
+        "image": ("twinstack.cli.image", "image", "Load, list and remove images for containers."),
         "cni": ("twinstack.cli.cni", "cni", "Install the network plugin for any runtime."),
         "completion": ("twinstack.cli.completion", "completion", "Print a shell's completion script."),
         "version": ("twinstack.cli.version", "version", "Print the version."),

@@ -80,6 +80,11 @@ class Places(NamedTuple):
         return f"{self.state}/apiserver"
 
     @property
+    def images(self) -> str:
+        """The images that all nodes share."""
+        return f"{self.state}/images"
+
+    @property
     def cni_bin(self) -> str:
         return f"{self.runtime}/cni/bin"
 

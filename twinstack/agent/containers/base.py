@@ -46,6 +46,11 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     cgroups: Sequence[str] = ()  # the files by which it joins its control groups
     pids: str = ""  # in whose PID namespace it is: empty for its own, pod, host
     host_ipc: bool = False
+    # of a container from an image: its bundle and the image's root; what it may do, also in commands that are run in it later
+    bundle: str = ""
+    rootfs: str = ""
+    capabilities: Sequence[int] | None = None  # None: all that the node's agent has
+    no_new_privileges: bool = False
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,7 +29,7 @@ CLONE_NEWNET = 0x40000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_UNBINDABLE, _MS_PRIVATE, _MS_SLAVE = 0x20, 0x1000, 0x4000, 0x20000, 0x40000, 0x80000
 _MNT_DETACH = 2
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 24, 36, 38
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT = 428, 429  # the same on every architecture
 _AT_FDCWD, _AT_RECURSIVE, _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = -100, 0x8000, 1, 4
 _STAGE = "/tmp"
@@ -255,6 +255,67 @@ def become_container(
         _tell(report, error)
 
 
+def become_image(
+    spec: Mapping[str, Any], *, namespaces: Sequence[tuple[int, int]], stdin: int, stdout: int, stderr: int, report: int, files_limit: tuple[int, int]
+) -> NoReturn:
+    """Turn this forked process into crun, which makes the container of a bundle (see ``containers.oci``) and ends."""
+    try:
+        import resource
+
+        bundle = spec["bundle"]
+        os.setsid()
+        _join(spec)
+        for descriptor, flag in namespaces:
+            setns(descriptor, flag)
+        unshare(CLONE_NEWNS)
+        mount(None, "/", None, _MS_REC | _MS_SLAVE)
+        _hide_unified()
+        options = ",".join(
+            f"{key}={path}" for key, path in (("lowerdir", spec["rootfs"].replace(":", "\\:")), ("upperdir", f"{bundle}/upper"), ("workdir", f"{bundle}/work"))
+        )
+        mount("overlay", f"{bundle}/rootfs", "overlay", 0, options)
+        _standard_streams(stdin if stdin >= 0 else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), stdout, stderr)
+        resource.setrlimit(resource.RLIMIT_NOFILE, files_limit)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+            signal.signal(number, signal.SIG_DFL)
+        argv = ["crun", f"--root={bundle}/crun", "--cgroup-manager=disabled", f"--log={bundle}/log", "--log-format=json"]
+        argv += ["run", "--detach", f"--bundle={bundle}", f"--pid-file={bundle}/pid", spec["id"]]
+        try:
+            os.execvp(argv[0], argv)
+        except OSError as error:
+            raise Step("execute crun", error.errno or 0) from error
+    except BaseException as error:
+        _tell(report, error)
+
+
+def _hide_unified() -> None:
+    """Take the unified tree of control groups out of sight where there are trees of version 1, too: crun refuses to work beside both."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        mounted = [(line.split(" ")[4], line.partition(" - ")[2].split(" ")[0]) for line in file]
+    if any(kind == "cgroup" for _, kind in mounted):
+        for place, kind in mounted:
+            if kind == "cgroup2" and _libc.umount2(os.fsencode(place), _MNT_DETACH) != 0:
+                mount("tmpfs", place, "tmpfs", _MS_NOSUID)  # whose mount it is may not be taken away
+
+
+def limit(spec: Mapping[str, Any]) -> None:
+    """Give up, for good, the capabilities that the container has not."""
+    if spec.get("capabilities") is not None:
+        kept = set(spec["capabilities"])
+        for number in range(64):
+            if number not in kept and _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
+                if ctypes.get_errno() == errno.EINVAL:  # beyond the last that this kernel knows
+                    break
+                raise Step("give up capabilities", ctypes.get_errno())
+    if spec.get("no_new_privileges"):
+        _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what descendants leave behind (PR_SET_CHILD_SUBREAPER)."""
+    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+
+
 def become_command(
     argv: Sequence[str], spec: Mapping[str, Any], *, container: int, stdin: int, stdout: int, stderr: int, tty: bool, report: int, files_limit: tuple[int, int]
 ) -> NoReturn:
@@ -266,6 +327,7 @@ def become_command(
         if tty:
             spec = _take_terminal(spec)
         setns(container, CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC)
+        limit(spec)
         _execute(argv, spec, files_limit=files_limit)
     except BaseException as error:
         _tell(report, error)

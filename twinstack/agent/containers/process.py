@@ -12,6 +12,7 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -22,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from twinstack.agent.containers import spawner
+from twinstack.agent.containers import oci, spawner
 from twinstack.agent.containers.base import ContainerError, Launch, Output, Record, Streams
 from twinstack.kernel import namespaces, processes
 
@@ -103,6 +104,8 @@ class ProcessRuntime:
     def _start_spawner(self, address: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(address)
+        if ended := oci.end_leftovers(self._root / "pods"):
+            log.warning("Containers of a spawner that is gone are ended", extra={"containers": ended})
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, open(self._root / "spawner.log", "ab") as output:
             listener.bind(address)
             os.chmod(address, 0o600)
@@ -221,8 +224,13 @@ class ProcessRuntime:
 
     async def start(self, launch: Launch, *, netns: str | None) -> Record:
         """Start a container; ContainerError says which step the kernel refused."""
-        with _opened(netns) as descriptors:
-            answer = await self._ask({"op": "start", **msgspec.to_builtins(launch)}, descriptors)
+        try:
+            with _opened(netns) as descriptors:
+                answer = await self._ask({"op": "start", **msgspec.to_builtins(launch)}, descriptors)
+        except ContainerError:
+            if launch.bundle:
+                shutil.rmtree(launch.bundle, ignore_errors=True)
+            raise
         record = _record(answer["container"])
         known = self._records.get(record.id)
         if known is None or known.running:
@@ -339,6 +347,8 @@ class ProcessRuntime:
         if record is not None and not record.lost:
             await self._ask({"op": "remove", "id": identifier})
         self._records.pop(identifier, None)
+        if record is not None and (bundle := record.labels.get(oci.BUNDLE)):
+            await asyncio.to_thread(shutil.rmtree, bundle, ignore_errors=True)
 
     async def forget(self, pod: str) -> None:
         """Let go of the namespaces that the containers of a pod shared."""

@@ -37,6 +37,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -89,6 +90,16 @@ def receive(connection: socket.socket) -> tuple[Message, list[int]] | None:
     return message, descriptors
 
 
+def _said(bundle: str) -> str:
+    """The last thing that crun has written into its log."""
+    try:
+        with open(f"{bundle}/log", encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
+        return str(json.loads(lines[-1])["msg"]) if lines else ""
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
 def _error_told(told: bytes) -> Message:
     number, _, text = told.decode(errors="replace").partition(" ")
     return {"errno": int(number), "message": text}
@@ -110,6 +121,8 @@ class _Container:
         self.input = -1  # where what its stdin reads is written: a pipe, or the terminal's master end
         self.readers: dict[str, list[int]] = {"stdout": [], "stderr": []}  # pipes of those who are attached
         self.ready = False
+        self.being_made = bool(spec.get("bundle"))  # the process is crun's, and the container will be another
+        self.reported = False
 
     @property
     def running(self) -> bool:
@@ -169,6 +182,9 @@ class Spawner:
         self._outbox: deque[tuple[Message, tuple[int, ...]]] = deque()  # descriptors are ours to close
         self._containers: dict[str, _Container] = {}
         self._by_pid: dict[int, _Container] = {}
+        self._strangers: dict[int, int] = {}  # children that ended before anybody told us whose they are
+        self._own_pidfd = os.pidfd_open(os.getpid())
+        launch.adopt_orphans()
         self._commands: dict[int, str] = {}  # pid → the agent's name of it
         self._shared = Shared()
         self._poll = select.epoll()
@@ -331,11 +347,12 @@ class Spawner:
         streams = _Streams(stdin=bool(spec.get("stdin")), tty=bool(spec.get("tty")))
         report, report_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            with self._shared.children_of(spec["pod"], spec.get("pids") or ""):
+            become = launch.become_image if spec.get("bundle") else launch.become_container
+            with nullcontext() if spec.get("bundle") else self._shared.children_of(spec["pod"], spec.get("pids") or ""):
                 pid = os.fork()
                 if pid == 0:
                     stdin, stdout, stderr = streams.theirs
-                    launch.become_container(
+                    become(
                         spec, namespaces=namespaces, stdin=stdin, stdout=stdout, stderr=stderr, report=report_end, files_limit=self._files_limit
                     )  # fmt: skip
         except BaseException:
@@ -360,6 +377,11 @@ class Spawner:
         told = self._report(report)
         if told is None:
             return
+        container.reported = True
+        if container.spec.get("bundle") and not told:
+            if container.being_made and not container.running:
+                self._failed(container, f"crun ended with status {container.exit_code} and said nothing")
+            return  # crun tells by its end
         seq = container.spec.pop("seq", None)
         if not told:
             container.ready = True
@@ -507,6 +529,11 @@ class Spawner:
             return
         container = self._by_pid.pop(pid, None)
         if container is None:
+            if any(one.being_made for one in self._by_pid.values()):
+                self._strangers[pid] = code  # a container whose crun has not ended yet, maybe
+            return
+        if container.being_made and code == 0:
+            self._made(container)
             return
         container.finished_at = time.time()
         container.exit_code, container.signal = exit_code, number
@@ -515,10 +542,37 @@ class Spawner:
             end_rest(container.spec, pid)
         if self._containers.get(container.spec["id"]) is not container:
             return  # its start has failed, and was told
+        if container.being_made:
+            message = _said(container.spec["bundle"])
+            if message or container.reported:
+                self._failed(container, message or f"crun ended with status {exit_code} and said nothing")
+            return
         self._drain(container)
         self._close_input(container)
         if container.ready:
             self._say({"event": "exited", "container": container.record()})
+
+    def _made(self, container: _Container) -> None:
+        """crun has made the container and ended; the container's own process has become our child."""
+        with open(f"{container.spec['bundle']}/pid", encoding="ascii") as file:
+            pid = int(file.read())
+        os.close(container.pidfd)
+        container.pid, container.being_made, container.ready, container.started_at = pid, False, True, time.time()
+        code = self._strangers.pop(pid, None)
+        container.pidfd = os.dup(self._own_pidfd) if code is not None else os.pidfd_open(pid)
+        self._by_pid[pid] = container
+        self._say({"seq": container.spec.pop("seq", None), "container": container.record()})
+        if code is not None:
+            self._ended(pid, code)
+        if not any(one.being_made for one in self._by_pid.values()):
+            self._strangers.clear()
+
+    def _failed(self, container: _Container, message: str) -> None:
+        """crun could not make the container."""
+        del self._containers[container.spec["id"]]
+        self._drain(container)
+        self._close_input(container)
+        self._say({"seq": container.spec.pop("seq", None), "error": {"errno": errno.EINVAL, "message": message}})
 
     def _release(self, container: _Container) -> None:
         for fd in list(container.pipes):

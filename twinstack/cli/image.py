@@ -1,0 +1,103 @@
+"""``twinstack image``: the images that a cluster's nodes run containers from."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from twinstack.cli.cluster import color_option, colors, name_option, output_option, places_of, show
+
+_directory = click.option("--image-dir", default="", help="The directory of a kubelet outside of a cluster of `up`, as its flag --image-dir says.")
+
+
+@click.group("image")
+def image() -> None:
+    """Images for containers: OCI and Docker archives, loaded from files and kept unpacked beside the cluster."""
+
+
+def _images(name: str, directory: str) -> Any:
+    from twinstack.agent.containers.images import Images
+    from twinstack.lab import record
+    from twinstack.lab.errors import LabError
+
+    if directory:
+        return Images(Path(directory))
+    places = places_of(name)
+    if record.read_record(places) is None:
+        raise LabError(f"there is no cluster {name!r} on this machine; `twinstack up --name={name}` boots one")
+    return Images(Path(places.images))
+
+
+@image.command()
+@name_option
+@_directory
+@click.option("--tag", default="", help="The image's name, where its archive has none, or another one is wanted.")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True), metavar="ARCHIVE...")
+def load(name: str, image_dir: str, tag: str, paths: tuple[str, ...]) -> None:
+    """Load archives (docker save, OCI archives) or OCI layout directories.
+
+    \b
+    Example:
+      docker save busybox:1 -o busybox.tar && twinstack image load busybox.tar
+    """
+    images = _images(name, image_dir)
+    for path in paths:
+        for one in images.load(Path(path), name=tag):
+            click.echo(f"{one.id.removeprefix('sha256:')[:12]}  {', '.join(one.names)}")
+
+
+@image.command("list")
+@name_option
+@_directory
+@color_option
+@output_option
+def list_(name: str, image_dir: str, color: bool | None, output: str) -> None:
+    """List the images that are here."""
+    found = _images(name, image_dir).all()
+    if output != "text":
+        return show([{"id": one.id, "names": list(one.names), "bytes": one.size, "loaded": one.created} for one in found], output)
+    rows = [(one.id.removeprefix("sha256:")[:12], f"{one.size / 1e6:.1f} MB", ", ".join(one.names) or "<no name>") for one in found]
+    for row in [("IMAGE", "SIZE", "NAMES"), *rows]:
+        click.echo(f"{row[0]:<12}  {row[1]:>10}  {row[2]}", color=colors(color))
+
+
+@image.command()
+@name_option
+@_directory
+@click.argument("references", nargs=-1, required=True, metavar="IMAGE...")
+def remove(name: str, image_dir: str, references: tuple[str, ...]) -> None:
+    """Remove names of images, and each image with its last name; one that a container uses stays."""
+    images = _images(name, image_dir)
+    for reference in references:
+        images.remove(reference)
+        click.echo(f"removed {reference}")
+
+
+@image.command()
+@name_option
+@_directory
+@click.argument("reference", metavar="IMAGE")
+def pull(name: str, image_dir: str, reference: str) -> None:
+    """Fetch an image from a registry with skopeo, and load it."""
+    import shutil
+
+    from twinstack.agent.containers.archives import ImageError
+    from twinstack.agent.containers.images import normalized
+    from twinstack.kernel.executing import execute
+
+    images, full = _images(name, image_dir), normalized(reference)
+    program = shutil.which("skopeo")
+    if program is None:
+        raise ImageError(f"{reference} cannot be pulled: skopeo is not installed (apt-get install skopeo); or load an archive (twinstack image load)")
+    with tempfile.TemporaryDirectory() as place:
+        path = os.path.join(place, "image.tar")
+        done = execute([program, "copy", "--quiet", f"docker://{full}", f"oci-archive:{path}"], env=dict(os.environ), timeout_seconds=600)
+        if done.returncode != 0:
+            lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise ImageError(f"{reference} cannot be pulled: {lines[-1]}")
+        for one in images.load(Path(path), name=full):
+            click.echo(f"{one.id.removeprefix('sha256:')[:12]}  {', '.join(one.names)}")
