@@ -1,4 +1,4 @@
-"""Write docs/reference anew from the code: every command and flag, every resource.
+"""Write docs/reference anew from the code, every command and flag, every resource; and the tables of docs/law.md.
 
 python tools/reference.py           write
 python tools/reference.py --check   exit 1 when what stands differs
@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from law import filled
 
 from twinstack.api.resources import RESOURCES
 from twinstack.cli.main import COMMANDS, group
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
+LAW = "../law.md"
 
 
 def commands() -> str:
@@ -62,7 +64,12 @@ def resources() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"commands.md": commands, "resources.md": resources}
+def law() -> str:
+    """The page as it stands, its tables made anew."""
+    return filled((FOLDER / LAW).read_text())
+
+
+PAGES = {"commands.md": commands, "resources.md": resources, LAW: law}
 
 
 def main() -> int:
