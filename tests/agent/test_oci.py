@@ -85,7 +85,9 @@ def test_pods_run_from_an_image_with_its_files_user_and_words(world, busybox) ->
         await w.give_pod_cidrs()
         Images(w.folder / "images").load(busybox({"User": "app", "WorkingDir": "/home/app", "Cmd": ["sh", "-c", "id; pwd; env; cat /etc/flavour"]}))
         await w.create("defaults", init="", restartPolicy="Never", container=container(env=[{"name": "MINE", "value": "1"}]))
-        script = "hostname; cat /etc/hosts; ls -d /usr /root 2>&1; echo $$$$; touch /here && echo written; grep -c . /proc/net/dev; grep CapBnd /proc/self/status"
+        script = (
+            "hostname; cat /etc/hosts; ls -d /usr /root 2>&1; echo $$$$; touch /here && echo written; grep -c . /proc/net/dev; grep CapBnd /proc/self/status"
+        )
         await w.create("over", init="", restartPolicy="Never", container=container(script, securityContext={"runAsUser": 0, "capabilities": {"drop": ["ALL"]}}))
         script = "touch /x || echo refused; echo kept > /data/f; cat /data/f; ls /dev | grep -c sda; echo done"
         await w.create(
