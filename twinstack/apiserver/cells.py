@@ -126,6 +126,7 @@ def service_cluster_ip(document: Document, now: datetime) -> Any:
 
 
 def service_cluster_ips(document: Document, now: datetime) -> Any:
+    """All cluster IPs, primary first."""
     spec = _spec(document)
     return _joined(spec.get("clusterIPs") or ([spec["clusterIP"]] if spec.get("clusterIP") else ()))
 
@@ -273,6 +274,7 @@ def node_internal_ips(document: Document, now: datetime) -> Any:
 
 
 def node_pod_cidrs(document: Document, now: datetime) -> Any:
+    """All pod CIDRs, primary first."""
     spec = _spec(document)
     return _joined(spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else ()))
 
