@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ from twinstack.apiserver.strategies.base import Reader
 from twinstack.apiserver.strategies.table import strategies
 from twinstack.apiserver.streams import Kubelet
 from twinstack.apiserver.tokens import tokens_of
-from twinstack.apiserver.visits import LONG_RUNNING, Visit
+from twinstack.apiserver.visits import INTERACTIVE, LONG_RUNNING, Visit
 from twinstack.loops.health import Check, answer
 from twinstack.net.cidr import host_port
 from twinstack.rules.cidrs import parse_port_range, parse_service_ranges
@@ -132,7 +133,10 @@ class Application:
                 visit.verdict = self.authorizer.check(user, asked_of_path(call.method, call.path))
             return self._besides(call)
         request = visit.request = requests.parse(call.method, call.path, call.query)
-        visit.verdict = self.authorizer.check(user, *asked_by(request))
+        asked, selected = asked_by(request)
+        visit.verdict = self.authorizer.check(user, asked, selected)
+        if request.verb == "get" and request.sub in INTERACTIVE:
+            self.authorizer.check(user, asked._replace(verb="create"))  # a WebSocket begins with GET, and does what POST does
         if request.sub in STREAMS and request.verb == "get":  # whoever opens a stream does more than look; upstream asks for both since 1.35
             self.authorizer.check(user, *asked_by(request._replace(verb="create")))
         if request.verb != "watch" and request.sub not in LONG_RUNNING:
@@ -210,7 +214,8 @@ class Hand:
     async def create(self, resource: Resource, document: Document) -> Document:
         document.setdefault("kind", resource.kind)
         document.setdefault("apiVersion", resource.api_version)
-        outcome = await self._handlers.changes.create(resource, document, document.setdefault("metadata", {}).get("namespace", ""))
+        namespace = document.setdefault("metadata", {}).get("namespace", "")
+        outcome = await self._handlers.changes.create(resource, document, namespace, manager="kube-apiserver")
         result: Document = objects.decode(outcome.data)
         return result
 
@@ -260,7 +265,11 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
     advertised = serving.advertise_address(settings, parse_service_ranges(settings.service_cluster_ip_range).primary)
     sockets = serving.open_sockets(settings)
     settings = msgspec.structs.replace(settings, advertise_address=advertised, secure_port=settings.secure_port or sockets[0].getsockname()[1])
+    local: socket.socket | None = None
     try:
+        if settings.unix_socket:
+            local = serving.open_unix_socket(Path(settings.unix_socket))
+            sockets.append(local)
         store = open_store(settings)
         try:
             app = Application(settings, store)
@@ -281,6 +290,8 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
     finally:
         for one in sockets:
             one.close()
+        if local is not None:
+            Path(settings.unix_socket).unlink(missing_ok=True)
 
 
 async def _serve(app: Application, settings: Settings, ready: Callable[[], None]) -> None:

@@ -13,6 +13,8 @@ from twinstack.rules.rbac import Verdict
 
 # Subresources whose requests last as long as the client likes; they take no place among the requests in flight.
 LONG_RUNNING: Final = frozenset(("attach", "exec", "log", "portforward", "proxy"))
+# Of these, the ones that do something in a pod.
+INTERACTIVE: Final = frozenset(("attach", "exec", "portforward"))
 
 
 class Visit:
