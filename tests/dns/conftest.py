@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
@@ -20,7 +22,7 @@ from twinstack.dns.responder import Abroad, Responder
 from twinstack.dns.server import Server
 from twinstack.dns.zone import Zone
 from twinstack.net.cidr import parse_address
-from twinstack.net.family import Address, Family
+from twinstack.net.family import FAMILIES, Address, Family
 
 FIRST = {Family.IPV4: "10.96.0.0", Family.IPV6: "fd00:10:96::"}
 
@@ -59,6 +61,28 @@ class Paper:
 
     def endpoint(self, family: Family, number: int, *, ready: bool | None = True, **more: Any) -> dict[str, Any]:
         return {"addresses": [str(self.address(family, number))], "conditions": {"ready": ready}, **more}
+
+
+def unused_port() -> int:
+    """A port that is free on this machine in both families, by UDP and TCP; not one of those that connections get."""
+    while True:
+        port = random.randint(10_000, 32_000)
+        try:
+            with contextlib.ExitStack() as stack:
+                for family in FAMILIES:
+                    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                        one = stack.enter_context(socket.socket(family.facts.socket_family, kind))
+                        for level, option, value in family.facts.socket_options:
+                            one.setsockopt(level, option, value)
+                        one.bind((family.facts.unspecified, port))
+        except OSError:
+            continue
+        return port
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    return unused_port
 
 
 class Book:
@@ -115,8 +139,8 @@ def serving() -> Callable[..., contextlib.AbstractAsyncContextManager[tuple[int,
         async with asyncio.TaskGroup() as tasks:
             server = Server(book.responder, forwarder, metrics, tasks)
             try:
-                ((_, port),) = await server.start(addresses[:1], 0)
-                await server.start(addresses[1:], port)
+                port = unused_port()
+                await server.start(addresses, port)
                 yield port, metrics, registry
             finally:
                 server.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,11 +34,6 @@ D = "cluster.local."
 SECONDS = 10
 
 
-def free_port() -> int:
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as one:
-        return int(one.getsockname()[1])
-
-
 class Lookup:
     """A client of the API server and of the DNS server."""
 
@@ -61,7 +56,7 @@ class Lookup:
 
 
 @asynccontextmanager
-async def running(tmp_path: Any, **flags: Any) -> AsyncIterator[Lookup]:
+async def running(tmp_path: Any, free_port: Callable[[], int], **flags: Any) -> AsyncIterator[Lookup]:
     """An API server and the DNS server in this event loop."""
     (tmp_path / "tokens").write_text('secret,admin,1,"system:masters"\n')
     listener = socket.create_server(("127.0.0.1", 0))
@@ -122,8 +117,8 @@ def slice_of(name: str, family: str, *addresses: str, ready: bool = True) -> Doc
     }
 
 
-async def test_names_follow_services_slices_and_namespaces(tmp_path: Any) -> None:
-    async with running(tmp_path, reverse_cidrs="10.96.0.0/16,fd00:10:96::/112") as lookup:
+async def test_names_follow_services_slices_and_namespaces(tmp_path: Any, free_port: Callable[[], int]) -> None:
+    async with running(tmp_path, free_port, reverse_cidrs="10.96.0.0/16,fd00:10:96::/112") as lookup:
         assert await lookup.ask(f"kubernetes.default.svc.{D}", "A") == ["10.96.0.1"]
         assert await lookup.ask(f"kubernetes.default.svc.{D}", "AAAA") == ["NOERROR"]
         made = await lookup.put(service("web", ipFamilyPolicy="RequireDualStack", ipFamilies=["IPv6", "IPv4"]))
@@ -156,8 +151,8 @@ async def test_names_follow_services_slices_and_namespaces(tmp_path: Any) -> Non
         assert await lookup.ask(f"10-1-2-3.fresh.pod.{D}", "A", "127.0.0.1") == ["10.1.2.3"]
 
 
-async def test_a_dead_family_is_hidden_and_comes_back(tmp_path: Any) -> None:
-    async with running(tmp_path, hide_dead_families=True) as lookup:
+async def test_a_dead_family_is_hidden_and_comes_back(tmp_path: Any, free_port: Callable[[], int]) -> None:
+    async with running(tmp_path, free_port, hide_dead_families=True) as lookup:
         made = await lookup.put(service("web", ipFamilyPolicy="RequireDualStack"))
         four, six = made["spec"]["clusterIPs"]
         await lookup.until(f"web.default.svc.{D}", "AAAA", [six])
@@ -168,8 +163,8 @@ async def test_a_dead_family_is_hidden_and_comes_back(tmp_path: Any) -> None:
         assert await lookup.ask(f"web.default.svc.{D}", "A") == [four]
 
 
-async def test_names_of_pods_are_those_of_pods_that_run_where_they_are_verified(tmp_path: Any) -> None:
-    async with running(tmp_path, pods="verified") as lookup:
+async def test_names_of_pods_are_those_of_pods_that_run_where_they_are_verified(tmp_path: Any, free_port: Callable[[], int]) -> None:
+    async with running(tmp_path, free_port, pods="verified") as lookup:
         assert await lookup.ask(f"10-244-0-5.default.pod.{D}", "A") == ["NXDOMAIN"]
         await lookup.put(
             {
@@ -185,8 +180,8 @@ async def test_names_of_pods_are_those_of_pods_that_run_where_they_are_verified(
         assert await lookup.ask(f"fd00--5.default.pod.{D}", "AAAA") == ["fd00::5"]
 
 
-async def test_health_readiness_and_figures_are_served(tmp_path: Any) -> None:
-    async with running(tmp_path) as lookup, aiohttp.ClientSession() as http:
+async def test_health_readiness_and_figures_are_served(tmp_path: Any, free_port: Callable[[], int]) -> None:
+    async with running(tmp_path, free_port) as lookup, aiohttp.ClientSession() as http:
         await lookup.ask(f"kubernetes.default.svc.{D}", "A")
         for host in ("127.0.0.1", "[::1]"):
             for path in ("health", "ready"):
@@ -197,7 +192,7 @@ async def test_health_readiness_and_figures_are_served(tmp_path: Any) -> None:
     assert 'coredns_dns_requests_total{family="2"' in text and "coredns_kubernetes_last_programmed_timestamp_seconds 1" in text
 
 
-async def test_while_the_api_server_is_away_our_names_fail_and_others_are_answered(tmp_path: Any) -> None:
+async def test_while_the_api_server_is_away_our_names_fail_and_others_are_answered(tmp_path: Any, free_port: Callable[[], int]) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     cluster = {"server": f"https://127.0.0.1:{free_port()}", "insecure-skip-tls-verify": True}
     kubeconfig.write_text(

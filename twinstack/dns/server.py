@@ -32,6 +32,7 @@ BUFFER_BYTES = 4 << 20
 IDLE_SECONDS = 10.0
 MOST_CONNECTIONS = 512
 ANCILLARY_BYTES = 128
+FREE_PORT_TRIES = 32
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,8 @@ class Server:
         for address in map(parse_address, addresses):
             family = Family.of(address)
             try:
-                datagrams = self._bound(family, socket.SOCK_DGRAM, address, port)
+                datagrams, streams = self._pair(family, address, port)
                 bound = int(datagrams.getsockname()[1])
-                streams = self._bound(family, socket.SOCK_STREAM, address, bound)
                 if address.is_unspecified:
                     level, option = family.facts.packet_info
                     datagrams.setsockopt(level, option, 1)
@@ -72,6 +72,18 @@ class Server:
             self._servers.append(server)
             found.append((address, bound))
         return found
+
+    def _pair(self, family: Family, address: Address, port: int) -> tuple[socket.socket, socket.socket]:
+        """A socket of each kind on one port; one that is free for both where none is named."""
+        for left in reversed(range(1 if port else FREE_PORT_TRIES)):
+            datagrams = self._bound(family, socket.SOCK_DGRAM, address, port)
+            try:
+                return datagrams, self._bound(family, socket.SOCK_STREAM, address, int(datagrams.getsockname()[1]))
+            except OSError:
+                datagrams.close()
+                if not left:
+                    raise
+        raise AssertionError("not reached")
 
     def _bound(self, family: Family, kind: int, address: Address, port: int) -> socket.socket:
         one = self._stack.enter_context(socket.socket(family.facts.socket_family, kind | socket.SOCK_NONBLOCK))

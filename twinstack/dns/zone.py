@@ -61,7 +61,8 @@ class Zone:
         self._apexes = {apex: apex, **{name: name for name in (wire.name_of(zone) for zone in reverse)}}
         self._pods = wire.name_of(f"pod.{domain}.")
         self._server, self._contact = wire.name_of(f"ns.dns.{domain}."), wire.name_of(f"hostmaster.{domain}.")
-        self._soas: dict[bytes, bytes] = {}
+        self._soas: dict[bytes, bytes] = {}  # of this serial, as are these:
+        self._negatives: dict[tuple[bytes, int], wire.Answer] = {}
         self.put(("zone",), [Record(wire.text_of(name), "NS", f"ns.dns.{domain}.") for name in self._apexes])
 
     # ---- what there is
@@ -84,6 +85,7 @@ class Zone:
             del self._sources[source]
         self.serial = (self.serial + 1) & 0xFFFFFFFF
         self._soas.clear()
+        self._negatives.clear()
         for name in before:
             if name not in wanted:
                 self._take(name, source)
@@ -204,7 +206,10 @@ class Zone:
         return found
 
     def _negative(self, apex: bytes, code: int) -> wire.Answer:
-        return wire.Answer(code, (), (self._soa(apex, apex),))
+        answer = self._negatives.get((apex, code))
+        if answer is None:
+            answer = self._negatives[apex, code] = wire.Answer(code, (), (self._soa(apex, apex),))
+        return answer
 
     def _soa(self, apex: bytes, owner: bytes) -> bytes:
         data = self._soas.get(apex)
