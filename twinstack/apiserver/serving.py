@@ -101,6 +101,36 @@ def open_sockets(settings: Settings) -> list[socket.socket]:
     return sockets + opened
 
 
+def open_unix_socket(path: Path) -> socket.socket:
+    """Listen at a path that only this server's own user may open; SettingsError when that cannot be had.
+
+    A socket that a server left behind when it ended suddenly is replaced, one that somebody listens on is not.
+    """
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                try:
+                    probe.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink(missing_ok=True)
+                else:
+                    raise SettingsError(f"--unix-socket={path}: a server listens there already; another path would do")
+        before = os.umask(0o177)
+        try:
+            one.bind(str(path))
+        finally:
+            os.umask(before)
+        one.listen(1024)
+    except OSError as error:
+        one.close()
+        raise SettingsError(f"--unix-socket={path} cannot be listened on: {error.strerror or error}; a new file in a folder of yours would do") from error
+    except BaseException:
+        one.close()
+        raise
+    return one
+
+
 def tls_context(settings: Settings, ranges: Iterable[Network]) -> ssl.SSLContext:
     """TLS with the given certificate, or with one of our own making; SettingsError when a file will not do."""
     pair = _given_pair(settings) or _own_pair(settings, ranges)

@@ -49,5 +49,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     apiserver_count: int = 1
     endpoint_reconciler_type: str = "lease"  # or none
     event_ttl_seconds: float = 3600.0
+    unix_socket: str = ""  # also listen there, for whoever runs this server
     sockets: tuple[socket.socket, ...] = ()
     store: str = "sqlite"  # or memory, in tests

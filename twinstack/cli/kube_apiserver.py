@@ -31,6 +31,7 @@ class Duration(click.ParamType[float]):
 @click.option("--bind-address", default=Family.IPV4.facts.unspecified, show_default=True, help="Listen here; unspecified: on all addresses of every family.")
 @click.option("--secure-port", type=int, default=6443, show_default=True, help="Serve HTTPS on this port.")
 @click.option("--advertise-address", default="", help="Where members of the cluster reach this server; found out when left out.")
+@click.option("--unix-socket", default="", help="Listen there too, without TLS: whoever may open the file, this server's own user, is system:admin.")
 @click.option("--token-auth-file", default="", help='Known bearer tokens: a CSV file with token,user,uid,"group1,group2" a line.')
 @click.option("--client-ca-file", default="", help="Accept client certificates of this authority: common name is the user, organizations the groups.")
 @click.option("--tls-cert-file", default="", help="The server's certificate (PEM); a self-signed one is made when left out.")
