@@ -27,17 +27,42 @@ def test_flags_become_settings():
     assert (settings.status_seconds, settings.port, settings.max_pods) == (90, 1234, 110)
 
 
+def test_flags_of_what_a_node_may_use():
+    values = _from_flags(
+        {
+            "sync_frequency": "30s", "pod_max_pids": -1, "eviction_hard": "memory.available<1Gi,nodefs.available<5%", "kube_reserved": "cpu=100m,memory=1Gi",
+            "system_reserved": "", "pod_manifest_path": "/m", "file_check_frequency": "1s", "cloud_provider": "external", "provider_id": "x://y",
+        }
+    )  # fmt: skip
+    settings = Settings(**values)
+    assert (settings.sync_seconds, settings.pod_pids, settings.static_pods, settings.file_check_seconds) == (30, None, Path("/m"), 1)
+    assert settings.eviction_hard == (("memory.available", "1Gi"), ("nodefs.available", "5%"))
+    assert (settings.kube_reserved, settings.system_reserved) == ((("cpu", "100m"), ("memory", "1Gi")), ())
+    assert (settings.cloud_provider, settings.provider_id) == ("external", "x://y")
+    for wrong in (
+        {"eviction_hard": "memory.available=1Gi"},
+        {"eviction_hard": "memory<1Gi"},
+        {"eviction_hard": "pid.available<x%"},
+        {"kube_reserved": "cpu=much"},
+    ):
+        with pytest.raises(Error):
+            _from_flags(wrong)
+
+
 def test_a_configuration_file_is_read_and_what_is_not_known_is_named(tmp_path):
     file = tmp_path / "kubelet.yaml"
     file.write_text(
         "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nclusterDNS: [fd00::a]\nclusterDomain: c.local\nmaxPods: 7\n"
         "nodeStatusUpdateFrequency: 5s\nauthentication: {x509: {clientCAFile: /ca}}\nregisterWithTaints: [{key: k, effect: NoExecute}]\ncgroupDriver: systemd\n"
+        "syncFrequency: 2m\nstaticPodPath: /s\npodPidsLimit: 100\nevictionHard: {memory.available: 5%}\nkubeReserved: {cpu: 1}\ncgroupRoot: /mine\n"
     )
     values, unknown = _from_file(str(file))
     settings = Settings(**values)
     assert (settings.cluster_domain, settings.max_pods, settings.status_seconds, settings.client_ca_file) == ("c.local", 7, 5, Path("/ca"))
     assert settings.taints == (Taint("k", "", "NoExecute"),)
     assert unknown == ["cgroupDriver"]
+    assert (settings.sync_seconds, settings.static_pods, settings.pod_pids, settings.control_group) == (120, Path("/s"), 100, "mine")
+    assert (settings.eviction_hard, settings.kube_reserved) == ((("memory.available", "5%"),), (("cpu", "1"),))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +76,10 @@ def test_a_configuration_file_is_read_and_what_is_not_known_is_named(tmp_path):
         "nodeStatusUpdateFrequency: soon",
         "authentication: {x509: 7}",
         "registerWithTaints: [{}]",
+        "evictionHard: {memory: 1Gi}",
+        "evictionHard: 7",
+        "kubeReserved: {cpu: lots}",
+        "podPidsLimit: few",
     ],
 )
 def test_a_bad_file_is_refused(tmp_path, text):

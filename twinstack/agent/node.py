@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from twinstack import __version__
-from twinstack.agent.settings import Settings, preferred_family
+from twinstack.agent.settings import EXTERNAL, Settings, SettingsError, Taint, preferred_family
 from twinstack.api.kinds import Node, condition_of
-from twinstack.api.objects import Document
+from twinstack.api.objects import Document, document_of
 from twinstack.dataplane import host
 from twinstack.net.cidr import parse_address
 from twinstack.net.errors import AddressError, Error
 from twinstack.net.family import Address, Family
+from twinstack.rules.quantities import canonical, parse_quantity
 
 KUBELET_VERSION = "v1.36.2+twinstack"
 HEARTBEAT_SECONDS = 300.0
-_PRESSURES = (
-    ("MemoryPressure", "KubeletHasSufficientMemory", "the node has sufficient memory available"),
-    ("DiskPressure", "KubeletHasNoDiskPressure", "the node has no disk pressure"),
-    ("PIDPressure", "KubeletHasSufficientPID", "the node has sufficient PIDs available"),
-)
+_PRESSURES = {
+    "MemoryPressure": (("KubeletHasSufficientMemory", "enough memory is left"), ("KubeletHasInsufficientMemory", "memory is short")),
+    "DiskPressure": (("KubeletHasNoDiskPressure", "enough disk is left"), ("KubeletHasDiskPressure", "disk is short")),
+    "PIDPressure": (("KubeletHasSufficientPID", "enough process numbers are left"), ("KubeletHasInsufficientPID", "process numbers are short")),
+}
+PROVIDED_NODE_IP = "alpha.kubernetes.io/provided-node-ip"
+UNINITIALIZED = "node.cloudprovider.kubernetes.io/uninitialized"
 
 
 class NodeAddressError(Error):
@@ -116,13 +119,32 @@ def node_document(settings: Settings, name: str, host_machine: Machine) -> Docum
         **dict(settings.labels),
     }
     document: Document = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}, "spec": {}}
-    if settings.taints:
-        document["spec"]["taints"] = [{"key": one.key, **({"value": one.value} if one.value else {}), "effect": one.effect} for one in settings.taints]
+    taints = [*settings.taints, *([Taint(UNINITIALIZED, "true", "NoSchedule")] if settings.cloud_provider == EXTERNAL else [])]
+    if taints:
+        document["spec"]["taints"] = [{"key": one.key, **({"value": one.value} if one.value else {}), "effect": one.effect} for one in taints]
+    if settings.provider_id:
+        document["spec"]["providerID"] = settings.provider_id
+    if (provided := provided_node_ip(settings)) is not None:
+        document["metadata"]["annotations"] = {PROVIDED_NODE_IP: provided}
     return document
 
 
 def allocatable(settings: Settings, host_machine: Machine) -> dict[str, str]:
-    """What the pods of this node may use together."""
+    """What the pods of this node may use together: what it has, but for what is reserved and what must be left."""
+    amounts = capacity(settings, host_machine)
+    reserved = [*settings.kube_reserved, *settings.system_reserved]
+    reserved += [("memory", value) for signal, value in settings.eviction_hard if signal == "memory.available" and not value.endswith("%")]
+    for name, value in reserved:
+        if name in amounts:
+            left = parse_quantity(amounts[name]) - parse_quantity(value)
+            if left < 0:
+                raise SettingsError(f"more {name} is reserved than this node has")
+            amounts[name] = f"{int(left) // 1024}Ki" if name == "memory" else canonical(f"{left.numerator * 1000 // left.denominator}m")
+    return amounts
+
+
+def capacity(settings: Settings, host_machine: Machine) -> dict[str, str]:
+    """What this node has."""
     return {
         "cpu": str(host_machine.cpus),
         "memory": f"{host_machine.memory_kib}Ki",
@@ -132,20 +154,29 @@ def allocatable(settings: Settings, host_machine: Machine) -> dict[str, str]:
 
 
 def node_status(
-    settings: Settings, name: str, host_machine: Machine, addresses: Sequence[Address], *, port: int, problem: str | None, before: Node | None, now: str
+    settings: Settings,
+    name: str,
+    host_machine: Machine,
+    addresses: Sequence[Address],
+    *,
+    port: int,
+    problem: str | None,
+    before: Node | None,
+    now: str,
+    pressures: Collection[str] = (),
 ) -> Document:
     """The status; ``problem`` says why pods cannot be run, and conditions that stand keep their moment of transition."""
-    amounts = allocatable(settings, host_machine)
     ready = (
         ("Ready", "True", "KubeletReady", "kubelet is posting ready status")
         if problem is None
         else ("Ready", "False", "KubeletNotReady", f"container runtime network not ready: {problem}")
     )
-    conditions = [*((type_, "False", reason, f"kubelet: {text}") for type_, reason, text in _PRESSURES), ready]
+    pressed = [(type_, str(type_ in pressures), *texts[type_ in pressures]) for type_, texts in _PRESSURES.items()]
+    conditions = [*pressed, ready]
     return {
-        "addresses": [*({"type": "InternalIP", "address": str(address)} for address in addresses), {"type": "Hostname", "address": name}],
-        "capacity": amounts,
-        "allocatable": amounts,
+        "addresses": told_addresses(settings, name, addresses, before),
+        "capacity": capacity(settings, host_machine),
+        "allocatable": allocatable(settings, host_machine),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
         "nodeInfo": {
             "machineID": host_machine.machine_id,
@@ -161,6 +192,24 @@ def node_status(
         },
         "conditions": [_condition(*one, before=before, now=now) for one in conditions],
     }
+
+
+def told_addresses(settings: Settings, name: str, addresses: Sequence[Address], before: Node | None) -> list[Document]:
+    """``status.addresses``; an external cloud provider's word stays, once it has been given."""
+    if keeps_addresses(settings, before):
+        return [document_of(one) for one in before.status.addresses or ()] if before is not None else []
+    return [*({"type": "InternalIP", "address": str(address)} for address in addresses), {"type": "Hostname", "address": name}]
+
+
+def keeps_addresses(settings: Settings, before: Node | None) -> bool:
+    """Whether the node's addresses are somebody else's to tell."""
+    return settings.cloud_provider == EXTERNAL and before is not None and bool(before.status.addresses)
+
+
+def provided_node_ip(settings: Settings) -> str | None:
+    """The annotation by which an external cloud provider learns of --node-ip; None for none."""
+    explicit = [str(address) for address in settings.node_ips if not address.is_unspecified]
+    return ",".join(explicit) if explicit and settings.cloud_provider == EXTERNAL else None
 
 
 def _condition(type_: str, status: str, reason: str, message: str, *, before: Node | None, now: str) -> Document:

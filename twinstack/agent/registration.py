@@ -9,13 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from twinstack.agent import overlay
+from twinstack.agent import overlay, pressure
 from twinstack.agent.network import Network
-from twinstack.agent.node import HEARTBEAT_SECONDS, Machine, NodeAddressError, allocatable, node_addresses, node_document, node_status, without_heartbeats
-from twinstack.agent.settings import Settings
+from twinstack.agent.node import (
+    HEARTBEAT_SECONDS,
+    PROVIDED_NODE_IP,
+    Machine,
+    NodeAddressError,
+    allocatable,
+    keeps_addresses,
+    node_addresses,
+    node_document,
+    node_status,
+    provided_node_ip,
+    without_heartbeats,
+)
+from twinstack.agent.settings import EXTERNAL, Settings
 from twinstack.api import errors
 from twinstack.api.kinds import Lease, Node
 from twinstack.api.objects import Document, Key
@@ -44,6 +56,7 @@ class Registration:
         self._changed, self._registered = asyncio.Event(), asyncio.Event()
         self._problem = "the node's status has not been written yet"
         self._uid = ""
+        self._pressed: dict[str, datetime] = {}  # when a pressure was seen last
         self._written: Document | None = None
         self._written_at = datetime.min.replace(tzinfo=UTC)
 
@@ -61,6 +74,8 @@ class Registration:
 
     def find_addresses(self) -> None:
         """Find the node's addresses; NodeAddressError when --node-ip names one that is not here."""
+        if self._settings.cloud_provider == EXTERNAL and not self._settings.node_ips:
+            return  # the cloud controller manager will tell them
         with Netlink() as kernel:
             self.addresses = node_addresses(self._settings.node_ips, self._name, kernel.addresses(), kernel.routes(protocol=None))
 
@@ -129,7 +144,18 @@ class Registration:
             problem=self._network.problem(),
             before=known,
             now=text_of_time(now),
+            pressures=self._pressures(now),
         )
+
+    def _pressures(self, now: datetime) -> set[str]:
+        """What the node is short of, or was until lately."""
+        seen = pressure.pressures(self._settings.eviction_hard, pressure.read(self._settings.root_dir))
+        for condition in seen:
+            if condition not in self._pressed:
+                log.warning("The node is short of something", extra={"node": self._name, "condition": condition})
+        self._pressed |= dict.fromkeys(seen, now)
+        self._pressed = {condition: last for condition, last in self._pressed.items() if now - last < timedelta(seconds=pressure.HOLD_SECONDS)}
+        return set(self._pressed)
 
     def _was_overwritten(self, known: Node | None) -> bool:
         """Whether somebody, such as the node life cycle controller, has said otherwise meanwhile."""
@@ -151,21 +177,26 @@ class Registration:
                 self._written, self._written_at = status, datetime.now(UTC)
         self._uid = answer["metadata"].get("uid", "")
         self._nodes.take(answer)
-        await self._label(answer["metadata"].get("labels") or {})
+        await self._label(answer["metadata"].get("labels") or {}, answer["metadata"].get("annotations") or {})
 
     async def _adopt(self, known: Node) -> None:
-        await self._label(known.labels)
+        await self._label(known.labels, known.annotations)
 
-    async def _label(self, labels: dict[str, str]) -> None:
-        """Set our labels on a node that was there before; the others stay."""
+    async def _label(self, labels: Mapping[str, str], annotations: Mapping[str, str]) -> None:
+        """Set our labels and our annotation on a node that was there before; the others stay."""
         wanted = node_document(self._settings, self._name, self._machine)["metadata"]["labels"]
         missing = {key: value for key, value in wanted.items() if labels.get(key) != value}
-        if missing:
-            self._nodes.take(await self._client.patch(NODES, self._key, {"metadata": {"labels": missing}}))
+        provided = provided_node_ip(self._settings)
+        told = {PROVIDED_NODE_IP: provided} if annotations.get(PROVIDED_NODE_IP) != provided else {}
+        if missing or told:
+            self._nodes.take(await self._client.patch(NODES, self._key, {"metadata": {"labels": missing, "annotations": told}}))
 
     async def _write(self, status: Document) -> None:
         # a list keyed by type cannot hold two InternalIPs in a merge, so the addresses are replaced whole (spec of kubelet, patch trap)
-        patch = {"status": {**status, "addresses": [{"$patch": "replace"}, *status["addresses"]]}}
+        sent = {**status, "addresses": [{"$patch": "replace"}, *status["addresses"]]}
+        if keeps_addresses(self._settings, self._nodes.get(self._key)):
+            del sent["addresses"]
+        patch = {"status": sent}
         self._nodes.take(await self._client.patch(NODES, self._key, patch, subresource="status", kind="strategic"))
 
     # ---- lease

@@ -7,14 +7,18 @@ this family first), or one of each family, the first of which is the node's prim
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
+from twinstack.agent import pressure
 from twinstack.net.cidr import parse_address
 from twinstack.net.errors import AddressError, Error
 from twinstack.net.family import Address, Family
+from twinstack.rules.quantities import QuantityError, parse_quantity
+
+EXTERNAL = "external"  # of --cloud-provider
 
 
 class SettingsError(Error):
@@ -65,6 +69,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sync_seconds: float = 60.0  # how often what the API fills a volume with is looked at
     cgroup_root: str = ""  # the name of the control group that pods' groups are made in; empty: one by the root directory
     pod_pids: int | None = None  # how many processes a pod may have
+    eviction_hard: tuple[tuple[str, str], ...] = pressure.DEFAULTS  # what must be left of memory, disk and process numbers
+    kube_reserved: tuple[tuple[str, str], ...] = ()  # amounts that pods may not have, by resource
+    system_reserved: tuple[tuple[str, str], ...] = ()
+    cloud_provider: str = ""  # or external: a cloud controller manager tells the node's addresses
+    provider_id: str = ""
+    static_pods: Path | None = None  # a file or directory of manifests of pods that need no API server
+    file_check_seconds: float = 20.0  # how often it is looked at
 
     @property
     def control_group(self) -> str:
@@ -108,6 +119,29 @@ def parse_labels(text: str) -> tuple[tuple[str, str], ...]:
             raise SettingsError(f"--node-labels has {part!r}, which is not key=value")
         pairs.append((key, value))
     return tuple(pairs)
+
+
+def parse_amounts(flag: str, text: str) -> tuple[tuple[str, str], ...]:
+    """``cpu=100m,memory=1Gi`` of --kube-reserved and --system-reserved."""
+    return check_amounts(flag, {name: value for name, _, value in (part.partition("=") for part in text.split(",") if part)})
+
+
+def check_amounts(where: str, given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Amounts by resource; SettingsError names one that means nothing."""
+    for name, value in given.items():
+        try:
+            parse_quantity(value)
+        except QuantityError as error:
+            raise SettingsError(f"{where} has {name}: {error}") from error
+    return tuple((name, str(value)) for name, value in given.items())
+
+
+def parse_eviction(text: str) -> tuple[tuple[str, str], ...]:
+    """``memory.available<100Mi,…`` of --eviction-hard."""
+    pairs = [part.partition("<") for part in text.split(",") if part]
+    if wrong := [signal for signal, less, _ in pairs if not less]:
+        raise SettingsError(f"--eviction-hard has {wrong[0]!r}, which is not signal<amount")
+    return pressure.parse_thresholds({signal: value for signal, _, value in pairs})
 
 
 def parse_taints(text: str) -> tuple[Taint, ...]:

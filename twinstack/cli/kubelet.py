@@ -52,6 +52,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.option("--register-node", type=bool, is_flag=False, flag_value=True, default=None, help="Register the node.  [default: true]")
 @click.option("--max-pods", type=click.IntRange(0), default=None, help="How many pods this node runs at most, for the scheduler.  [default: 110]")
 @click.option("--node-status-update-frequency", default=None, help="How often the node's status is looked at.  [default: 10s]")
+@click.option("--sync-frequency", default=None, help="How often what the API fills volumes with is looked at.  [default: 1m]")
+@click.option("--cgroup-root", default=None, help="The control group that pods' groups are made in.  [default: one named for the root directory]")
+@click.option("--pod-max-pids", type=int, default=None, help="How many processes a pod may have; -1 for any number.  [default: -1]")
+@click.option("--eviction-hard", default=None, help="What must be left: signal<amount,…  [default: upstream's]")
+@click.option("--kube-reserved", default=None, help="What pods may not have: cpu=…,memory=…")
+@click.option("--system-reserved", default=None, help="What pods may not have besides: cpu=…,memory=…")
+@click.option("--cloud-provider", type=click.Choice(["", "external"]), default=None, help="external: a cloud controller manager tells the node's addresses.")
+@click.option("--provider-id", default=None, help="What the cloud calls this node.")
+@click.option("--pod-manifest-path", default=None, help="A file or directory of manifests of pods that need no API server.")
+@click.option("--file-check-frequency", default=None, help="How often it is looked at.  [default: 20s]")
 @click.option("--pod-cidr", default=None, help="Ignored, with a warning: pod CIDRs come from the Node object.")
 @logging_options
 def command(config_file: str, verbosity: int, logging_format: str, pod_cidr: str | None, **flags: Any) -> None:
@@ -73,7 +83,7 @@ _PATHS = {"kubeconfig", "routes_kubeconfig", "root_dir", "netns_dir", "image_dir
 
 def _from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that flags name."""
-    from twinstack.agent.settings import parse_labels, parse_node_ips, parse_taints
+    from twinstack.agent.settings import parse_amounts, parse_eviction, parse_labels, parse_node_ips, parse_taints
 
     values: dict[str, Any] = {}
     for name, value in flags.items():
@@ -98,6 +108,18 @@ def _from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
                 values["taints"] = parse_taints(value)
             case "node_status_update_frequency":
                 values["status_seconds"] = parse_duration(value)
+            case "sync_frequency":
+                values["sync_seconds"] = parse_duration(value)
+            case "file_check_frequency":
+                values["file_check_seconds"] = parse_duration(value)
+            case "pod_manifest_path":
+                values["static_pods"] = Path(value) if value else None
+            case "pod_max_pids":
+                values["pod_pids"] = value if value > 0 else None
+            case "eviction_hard":
+                values["eviction_hard"] = parse_eviction(value)
+            case "kube_reserved" | "system_reserved":
+                values[name] = parse_amounts(f"--{name.replace('_', '-')}", value)
             case _ if name in _PATHS:
                 values[name] = Path(value)
             case _:
@@ -112,6 +134,18 @@ def _addresses(where: str, texts: list[str]) -> tuple[Any, ...]:
         return tuple(parse_address(text.strip()) for text in texts if text.strip())
     except AddressError as error:
         raise SettingsError(f"{where}: {error}") from error
+
+
+def _thresholds(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    from twinstack.agent.pressure import parse_thresholds
+
+    return parse_thresholds({str(signal): str(value) for signal, value in given.items()})
+
+
+def _amounts(where: str, given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    from twinstack.agent.settings import check_amounts
+
+    return check_amounts(where, {str(name): str(value) for name, value in given.items()})
 
 
 # field of KubeletConfiguration → setting and what makes it of the field's value
@@ -129,6 +163,15 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "tlsCertFile": ("tls_cert_file", Path),
     "tlsPrivateKeyFile": ("tls_key_file", Path),
     "registerNode": ("register_node", bool),
+    "syncFrequency": ("sync_seconds", parse_duration),
+    "fileCheckFrequency": ("file_check_seconds", parse_duration),
+    "staticPodPath": ("static_pods", lambda value: Path(value) if value else None),
+    "cgroupRoot": ("cgroup_root", str),
+    "podPidsLimit": ("pod_pids", lambda value: int(value) if int(value) > 0 else None),
+    "providerID": ("provider_id", str),
+    "evictionHard": ("eviction_hard", lambda value: _thresholds(value or {})),
+    "kubeReserved": ("kube_reserved", lambda value: _amounts("kubeReserved", value or {})),
+    "systemReserved": ("system_reserved", lambda value: _amounts("systemReserved", value or {})),
 }
 _IGNORED = {"apiVersion", "kind"}
 
