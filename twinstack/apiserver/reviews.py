@@ -83,7 +83,8 @@ class Reviews:
                 detail = f"must be the namespace of the request, {request.namespace}"
                 problems.append(FieldProblem("spec.resourceAttributes.namespace", ProblemType.INVALID, spec.resourceAttributes.namespace, detail))
         if problems:
-            raise errors.invalid(kind, "", problems, group=request.resource.group)
+            # As Kubernetes has it, the details name the group alone.
+            raise errors.Invalid(f"{kind} is invalid: {', '.join(map(str, problems))}", problems=problems, group=request.resource.group)
         asked, selected = _asked(spec)
         verdict = self._authorizer.decide(user, asked, selected)
         return {"allowed": verdict.allowed, **({"reason": verdict.why} if verdict.why else {})}
