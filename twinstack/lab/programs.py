@@ -264,6 +264,7 @@ async def _kubelet(topology: Topology, places: Places, node: Node, ready: Ready)
         write_cni_config=True,
         network_name=topology.context,
         cgroup_root=places.control_group(node.name),
+        eviction_hard=(),  # the disk of whoever tries a cluster may be nearly full
         network=topology.network,
         vxlan_underlay=topology.vxlan_underlay,
         address=Family.of(topology.address_of(node)).facts.unspecified,
