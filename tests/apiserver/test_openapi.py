@@ -37,8 +37,22 @@ def test_every_kind_and_what_passes_through_its_side_doors_has_a_schema(openapi:
     for resource in SERVED:
         assert {"apiVersion", "kind", "metadata"} <= set(openapi.schema_of(resource).fields)
         for sub in resource.subresources:
-            assert openapi.schema_of(resource, sub.name).fields
+            if not sub.stream:
+                assert openapi.schema_of(resource, sub.name).fields
     assert openapi.schema_of(BY_KIND["apps/v1", "Deployment"], "scale").name.endswith("autoscaling.v1.Scale")
+
+
+@pytest.mark.parametrize(("path", "inside"), [("/openapi/v2", ""), ("/openapi/v3/api/v1", "content")])
+def test_a_stream_is_told_by_its_parameters(openapi: OpenAPI, path: str, inside: str) -> None:
+    told = document(openapi, path)["paths"]["/api/v1/namespaces/{namespace}/pods/{name}/exec"]
+    for method in ("get", "post"):
+        operation = told[method]
+        assert operation["operationId"] == f"connectCoreV1{method.capitalize()}NamespacedPodExec"
+        assert operation["x-kubernetes-action"] == "connect"
+        assert operation["x-kubernetes-group-version-kind"]["kind"] == "PodExecOptions"
+        assert {one["name"] for one in operation["parameters"]} == {"command", "container", "stderr", "stdin", "stdout", "tty"}
+        assert (inside in operation["responses"]["200"]) is bool(inside)
+        assert "requestBody" not in operation
 
 
 def test_a_kind_that_is_not_known_is_told(openapi: OpenAPI) -> None:

@@ -16,13 +16,17 @@ _ASKED = ("create",)
 
 
 class Subresource(NamedTuple):
-    """A door beside the main one; *kind* is what passes through it, empty for the resource's own."""
+    """A door beside the main one; *kind* is what passes through it, empty for the resource's own.
+
+    Through a *stream* nothing passes but what both sides say; its kind names the query's parameters.
+    """
 
     name: str
     verbs: tuple[str, ...]
     kind: str = ""
     group: str = ""
     version: str = ""
+    stream: bool = False
 
 
 class Resource(NamedTuple):
@@ -79,7 +83,7 @@ _scale = Subresource("scale", _STATUS, "Scale", "autoscaling", "v1")
 
 
 def _stream(name: str, kind: str) -> Subresource:
-    return Subresource(name, ("create", "get"), kind)
+    return Subresource(name, ("create", "get"), kind, stream=True)
 
 
 RESOURCES: tuple[Resource, ...] = (

@@ -106,7 +106,7 @@ class OpenAPI:
         wanted = set()
         for resource in self._resources:
             wanted |= {(resource.group, resource.version, resource.kind), (resource.group, resource.version, f"{resource.kind}List")}
-            wanted |= {(sub.group or resource.group, sub.version or resource.version, sub.kind) for sub in resource.subresources if sub.kind}
+            wanted |= {(sub.group or resource.group, sub.version or resource.version, sub.kind) for sub in resource.subresources if sub.kind and not sub.stream}
         names: dict[tuple[str, str, str], str] = {}
         marks = msgspec.json.Decoder(_Marks)
         mark = _GVK.encode()

@@ -54,6 +54,11 @@ _VERBS: Final[Mapping[str, tuple[str, str, Mapping[str, str]]]] = {
     "patch": ("patch", "patch", {**_WRITE, "force": "boolean"}),
     "delete": ("delete", "delete", _DELETE),
 }
+_STREAMS: Final[Mapping[str, Mapping[str, str]]] = {
+    "exec": {"command": "string", "container": "string", "stderr": "boolean", "stdin": "boolean", "stdout": "boolean", "tty": "boolean"},
+    "attach": {"container": "string", "stderr": "boolean", "stdin": "boolean", "stdout": "boolean", "tty": "boolean"},
+    "portforward": {"ports": "integer"},
+}
 _COLLECTION: Final = ("list", "create", "deletecollection")
 _ITEM: Final = ("get", "update", "patch", "delete")
 
@@ -83,7 +88,7 @@ class _Maker(NamedTuple):
         item: dict[str, Any] = {}
         for verb in verbs:
             method, action, query = _VERBS[verb]
-            item[method] = self._operation(verb, action, query, sub, scope)
+            item[method] = self._stream(method, sub) if sub is not None and sub.stream else self._operation(verb, action, query, sub, scope)
         parameters = [self._parameter(name, "path", "string") for name in in_path]
         if parameters:
             item["parameters"] = parameters
@@ -123,6 +128,24 @@ class _Maker(NamedTuple):
             operation["parameters"] = parameters
         operation["x-kubernetes-action"] = action
         operation["x-kubernetes-group-version-kind"] = {"group": group, "kind": kind, "version": version}
+        return operation
+
+    def _stream(self, method: str, sub: Subresource) -> Mapping[str, Any]:
+        """The operation of a stream, which takes parameters and answers with whatever is said."""
+        resource = self.resource
+        place = (resource.group.partition(".")[0] or "core").capitalize() + resource.version.upper()
+        answer: dict[str, Any] = {"description": "OK"}
+        answer |= {"content": {"*/*": {"schema": {"type": "string"}}}} if self.dialect is V3 else {"schema": {"type": "string"}}
+        operation: dict[str, Any] = {
+            "tags": [place[:1].lower() + place[1:]],
+            "operationId": f"connect{place}{method.capitalize()}Namespaced{resource.kind}{sub.name.capitalize()}",
+            "parameters": [self._parameter(name, "query", type_) for name, type_ in _STREAMS[sub.name].items()],
+            "responses": {"200": answer},
+            "x-kubernetes-action": "connect",
+            "x-kubernetes-group-version-kind": {"group": resource.group, "kind": sub.kind, "version": resource.version},
+        }
+        if self.dialect is V2:
+            operation |= {"consumes": ["*/*"], "produces": ["*/*"]}
         return operation
 
     def _body(self, verb: str, group: str, version: str, kind: str) -> Mapping[str, Any] | None:
