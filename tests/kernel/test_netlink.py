@@ -80,11 +80,11 @@ def test_a_wired_pod_is_what_iproute2_shows(wired: tuple[str, str]) -> None:
         assert (address["local"], address["prefixlen"], address["scope"]) == (str(GATEWAYS[family]), family.bits, "link")
 
 
-def test_a_wired_pod_answers_at_once_in_both_families(wired: tuple[str, str]) -> None:
+def test_a_wired_pod_answers_in_both_families(wired: tuple[str, str]) -> None:
     node, _ = wired
     for family in FAMILIES:
         with namespaces.socket_in(node, family.facts.socket_family, socket.SOCK_STREAM) as client:
-            client.settimeout(0.5)
+            client.settimeout(5)  # on a busy machine the first packet may meet a link whose state the kernel has not told yet
             with pytest.raises(ConnectionRefusedError):  # which the pod itself says
                 client.connect((str(PODS[family]), 9))
 
