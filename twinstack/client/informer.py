@@ -175,6 +175,7 @@ class Informer(Generic[V]):
             return False
         try:
             after = view_of(self.view, document)
+            after = self._lean(after) if self._lean else after
         except msgspec.ValidationError as error:
             log.error("An object does not fit its view", extra={"resource": self.resource.qualified, "key": key, "error": str(error)})
             return False

@@ -47,7 +47,8 @@ class Assembly:
         self._sets: dict[str, Set | Map] = {}
         self._uses: Counter[str] = Counter()
         self._set_uses: Counter[str] = Counter()
-        # what stood before the changes since the last steps
+        # what stood before the changes since the last steps; nothing is kept of it while nobody knows what stands
+        self._blind = False
         self._was: dict[tuple[str, Key], Value | _Absent] = {}
         self._was_chain: dict[str, Chain | None] = {}
         self._was_set: dict[str, Set | Map | None] = {}
@@ -80,6 +81,8 @@ class Assembly:
 
     def steps(self) -> Steps:
         """The steps from what stood when this was last called (or :meth:`settle`) to what is wanted now."""
+        if self._blind:
+            return self.whole()
         out: dict[str, list[Key]] = {}
         put: dict[str, list[tuple[Key, Value]]] = {}
         sets_in = [self._sets[name] for name, was in self._was_set.items() if was is None and name in self._sets]
@@ -110,8 +113,14 @@ class Assembly:
         self.settle()
         return whole(self.table())
 
+    def unsettle(self) -> None:
+        """Nobody knows what stands: the next steps are a whole write, and until then changes cost less."""
+        self.settle()
+        self._blind = True
+
     def settle(self) -> None:
         """Take what is wanted now as what stands."""
+        self._blind = False
         self._was.clear()
         self._was_chain.clear()
         self._was_set.clear()
@@ -129,8 +138,20 @@ class Assembly:
                 self._chains[chain.name] = chain
             self._uses[chain.name] += 1
         for element in part.elements:
-            if element not in kept:
-                self._claim(owner, *element)
+            if element in kept:
+                continue
+            set_, key, value = element
+            owners = self._owners.get(set_)
+            if owners is None:
+                owners = self._owners[set_] = {}
+                self._elements[set_] = {}
+            if key in owners:
+                self._claim(owner, set_, key, value)
+                continue
+            if not self._blind:
+                self._was.setdefault((set_, key), _ABSENT)
+            self._elements[set_][key] = value
+            owners[key] = owner
 
     def _take_away(self, owner: str, part: Part, after: Part | None) -> None:
         kept = frozenset(after.elements) if after is not None else frozenset()
@@ -151,17 +172,11 @@ class Assembly:
                 del self._sets[one.name]
 
     def _claim(self, owner: str, set_: str, key: Key, value: Value) -> None:
-        held = self._elements.setdefault(set_, {})
-        owners = self._owners.setdefault(set_, {})
-        holder = owners.get(key)
-        if holder is None:
-            self._was.setdefault((set_, key), _ABSENT)
-            held[key] = value
-            owners[key] = owner
-            return
+        """Claim what somebody has already."""
+        holder = self._owners[set_][key]
         if holder == owner:
             return  # a part that names a key twice means the first
-        rivals = self._rivals.setdefault((set_, key), {holder: held[key]})
+        rivals = self._rivals.setdefault((set_, key), {holder: self._elements[set_][key]})
         rivals[owner] = value
         self._settle_rivals(set_, key, rivals)
 
@@ -173,11 +188,14 @@ class Assembly:
             if len(rivals) == 1:
                 del self._rivals[set_, key]
         elif self._owners.get(set_, {}).get(key) == owner:
-            self._was.setdefault((set_, key), self._elements[set_].pop(key))
+            value = self._elements[set_].pop(key)
+            if not self._blind:
+                self._was.setdefault((set_, key), value)
             del self._owners[set_][key]
 
     def _settle_rivals(self, set_: str, key: Key, rivals: Mapping[str, Value]) -> None:
         winner = min(rivals)
-        self._was.setdefault((set_, key), self._elements[set_][key])
+        if not self._blind:
+            self._was.setdefault((set_, key), self._elements[set_][key])
         self._elements[set_][key] = rivals[winner]
         self._owners[set_][key] = winner

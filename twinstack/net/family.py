@@ -73,6 +73,8 @@ class Family(enum.Enum):
     IPV4 = "IPv4"
     IPV6 = "IPv6"
 
+    __hash__ = object.__hash__  # members are singletons, and facts are looked up a million times
+
     @property
     def other(self) -> Family:
         """The twin."""

@@ -86,6 +86,7 @@ class FamilySync:
         self._min_sync_seconds = min_sync_seconds
         self._sync_seconds = sync_seconds
         self._assembly: Assembly = shape.assembly()
+        self._assembly.unsettle()
         self._marked: set[Key] = set()
         self._everything = True  # all Services' parts are to be made anew
         self._node_marked = True  # the node's own part is
@@ -155,6 +156,7 @@ class FamilySync:
         if self._options != self._shape.options:
             self._shape = Shape(self.family, self._options, self._shape.capacity, sticky=self._shape.sticky)
             self._assembly, self._whole, self._everything, self._node_marked = self._shape.assembly(), True, True, True
+            self._assembly.unsettle()
         marked: Iterable[Key] = self._marked
         if self._everything:
             marked = {*self._catalog.keys(), *(Key.parse(service_of(owner)) for owner in self._assembly.owners() if owner)}
@@ -174,6 +176,7 @@ class FamilySync:
         """Make room for what the shape has not: other rules, the same parts, and the whole table written."""
         self._shape = shape
         grown = shape.assembly()
+        grown.unsettle()
         for owner, part in self._assembly.owners().items():
             grown.put(owner, part)
         self._assembly, self._whole = grown, True
