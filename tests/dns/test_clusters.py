@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -148,6 +149,15 @@ def test_pods_find_services_by_name_in_every_family_of_the_cluster(cluster: Clus
 
     known = cluster.get("service", "kube-dns", "kube-system")["spec"]
     assert known["clusterIPs"] == servers and known["ipFamilies"] == [family.value for family in families]
+    control_plane = next(one["pid"] for one in json.loads(cluster.twinstack("status", "-o", "json").stdout)["components"] if one["name"] == "kube-apiserver")
+    os.kill(control_plane, signal.SIGSTOP)
+    try:
+        for server in servers:
+            found = cluster.twinstack("shell", "node1", "--", "dig", "+short", "+time=2", f"@{server}", "-x", both[0])
+            assert found.stdout.strip() == f"both.default.svc.{D}.", "names are found while the API server is away"
+    finally:
+        os.kill(control_plane, signal.SIGCONT)
+
     uid = cluster.get("service", "kube-dns", "kube-system")["metadata"]["uid"]
     assert cluster.twinstack("restart", "dns").returncode == 0
     assert cluster.get("service", "kube-dns", "kube-system")["metadata"]["uid"] == uid, "a restart leaves it"

@@ -63,21 +63,28 @@ def namespace_names(namespace: str, options: Options) -> tuple[str, ...]:
 
 def service_records(service: kinds.Service, slices: Sequence[kinds.EndpointSlice], options: Options) -> tuple[Record, ...]:
     """The records of a Service; *slices* are those that bear its name, of both families and in any order."""
+    return tuple(dict.fromkeys(each_service_record(service, slices, options)))
+
+
+def each_service_record(service: kinds.Service, slices: Sequence[kinds.EndpointSlice], options: Options) -> Iterator[Record]:
+    """The same one by one, some more than once: a large Service has tens of thousands."""
     spec = service.spec
     base = f"{service.metadata.name}.{service.metadata.namespace}.svc.{options.domain}.".lower()
     if spec.type == "ExternalName":
-        return tuple(_external_name(base, spec.externalName))
+        yield from _external_name(base, spec.externalName)
+        return
     if spec.clusterIP == "None":
-        return tuple(dict.fromkeys(_headless(base, service, slices)))
+        yield from _headless(base, service, slices)
+        return
     addresses = [address for text in spec.clusterIPs or [spec.clusterIP] if (address := _address(text)) is not None]
     hidden = _dead_families(addresses, service, slices) if options.hide_dead_families else _DEAD_BOTH
     shown = [address for address in addresses if Family.of(address) not in hidden]
-    records = [*_addresses(base, shown), *(Record(reverse_name(address), "PTR", base) for address in addresses)]
+    yield from _addresses(base, shown)
+    yield from (Record(reverse_name(address), "PTR", base) for address in addresses)
     if addresses:
-        records += [Record(_port_name(port.name, port.protocol, base), "SRV", f"0 100 {port.port} {base}") for port in spec.ports if port.name]
+        yield from (Record(_port_name(port.name, port.protocol, base), "SRV", f"0 100 {port.port} {base}") for port in spec.ports if port.name)
     if (service.metadata.namespace, service.metadata.name) == options.own_service:
-        records += _addresses(f"ns.dns.{options.domain}.", shown)
-    return tuple(records)
+        yield from _addresses(f"ns.dns.{options.domain}.", shown)
 
 
 def pod_records(pod: kinds.Pod, options: Options) -> tuple[Record, ...]:

@@ -1,6 +1,6 @@
 """From watched objects to the zone: what changed is marked, and taken in a little at a time.
 
-Rule of this file: an object's change costs its own records, and queries are answered between any two.
+Rule of this file: an object's change costs its own records, and queries are answered meanwhile.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Iterable
 
 from twinstack.api import kinds
 from twinstack.api.objects import Key
 from twinstack.client.informer import Informer
-from twinstack.dns.records import SERVICE_NAME, Options, namespace_names, pod_records, service_records
+from twinstack.dns.records import SERVICE_NAME, Options, Record, each_service_record, namespace_names, pod_records
 from twinstack.dns.zone import Zone
 
-AT_ONCE_SECONDS = 0.002  # the longest that queries wait for changes to be taken in, but for one object
+AT_ONCE_SECONDS = 0.002  # about the longest that queries wait for changes to be taken in
+RECORDS_AT_ONCE = 128
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +71,7 @@ class Sources:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                while self._marked:
-                    self.settle(time.perf_counter() + AT_ONCE_SECONDS)
-                    await asyncio.sleep(0)
+                await self._take_in()
                 self._programmed()
                 if self._all_synced() and not self._marked:
                     self.complete.set()
@@ -86,26 +85,31 @@ class Sources:
     def _all_synced(self) -> bool:
         return all(informer.is_synced for informer in (self._services, self._slices, self._namespaces, self._pods) if informer is not None)
 
-    def settle(self, until: float) -> None:
-        """Take marked changes in, at least one, until this moment of the performance counter."""
+    async def _take_in(self) -> None:
+        """Take marked changes in. What changes meanwhile is marked again."""
+        until = time.perf_counter() + AT_ONCE_SECONDS
         while self._marked:
             kind, key = next(iter(self._marked))
             del self._marked[kind, key]
-            self._settle(kind, key)
+            records: list[Record] = []
+            for record in self._records(kind, key):
+                records.append(record)
+                if not len(records) % RECORDS_AT_ONCE and time.perf_counter() >= until:
+                    await asyncio.sleep(0)
+                    until = time.perf_counter() + AT_ONCE_SECONDS
+            wrong = self._zone.put((kind, key), dict.fromkeys(records), self._names(kind, key))
+            if wrong:
+                log.warning("Names are too long for DNS and left out", extra={kind: str(key), "names": ", ".join(wrong)})
             if time.perf_counter() >= until:
-                return
+                await asyncio.sleep(0)
+                until = time.perf_counter() + AT_ONCE_SECONDS
 
-    def _settle(self, kind: str, key: Key) -> None:
-        source: Hashable = (kind, key)
-        match kind:
-            case "service":
-                service = self._services.get(key)
-                slices = self._slices.labelled(key.namespace, SERVICE_NAME, key.name) if service is not None else ()
-                wrong = self._zone.put(source, service_records(service, slices, self._options) if service is not None else ())
-            case "namespace":
-                wrong = self._zone.put(source, (), namespace_names(key.name, self._options) if self._namespaces.get(key) is not None else ())
-            case _:
-                pod = self._pods.get(key) if self._pods is not None else None
-                wrong = self._zone.put(source, pod_records(pod, self._options) if pod is not None else ())
-        if wrong:
-            log.warning("Names are too long for DNS and left out", extra={kind: str(key), "names": ", ".join(wrong)})
+    def _records(self, kind: str, key: Key) -> Iterable[Record]:
+        if kind == "service" and (service := self._services.get(key)) is not None:
+            return each_service_record(service, self._slices.labelled(key.namespace, SERVICE_NAME, key.name), self._options)
+        if kind == "pod" and self._pods is not None and (pod := self._pods.get(key)) is not None:
+            return pod_records(pod, self._options)
+        return ()
+
+    def _names(self, kind: str, key: Key) -> Iterable[str]:
+        return namespace_names(key.name, self._options) if kind == "namespace" and self._namespaces.get(key) is not None else ()
