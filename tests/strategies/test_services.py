@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinstack.api.errors import AlreadyExists, APIError, InternalError, Invalid
+from twinstack.net.cidr import parse_address
 from twinstack.store.base import StoreError
 
 A4, B4, A6, B6 = "10.96.0.10", "10.96.0.11", "fd00:10:96::10", "fd00:10:96::11"
@@ -551,3 +552,50 @@ async def test_a_node_port_that_a_name_spells_out_is_not_its_own(new_server):
     await server.service("holder", type="NodePort", ports=[{"port": 80, "nodePort": 30001}])
     assert await server.causes(server.patch("services", "name", {"spec": {"type": "NodePort"}})) == [("spec.ports[0].nodePort", "FieldValueInvalid")]
     assert server.leaks() == []
+
+
+def _overtaken(server, address):
+    """Have another writer of the store record the address just before the next commit."""
+    commit = server.store.commit
+
+    async def late(writes):
+        del server.store.commit
+        record = {"metadata": {"name": address, "uid": "1"}, "spec": {"parentRef": {"resource": "things", "name": "x"}}}
+        await server.store_directly("ipaddresses", record)
+        return await commit(writes)
+
+    server.store.commit = late
+
+
+async def test_an_address_that_another_writer_was_faster_with_is_exchanged_for_a_free_one(new_server):
+    server = await new_server("192.168.0.0/29")
+    for i in range(4):
+        await server.service(f"s{i}")
+    first, second = sorted({f"192.168.0.{i}" for i in range(1, 7)} - set(server.names("ipaddresses")))
+    server.context.addresses.take(parse_address(second))  # so that the first is what is found
+    made = asyncio.ensure_future(server.service("late"))
+    _overtaken(server, first)
+    server.store.settled = _giving_back(server, second)
+    assert (await made)["spec"]["clusterIP"] == second
+    assert server.leaks() == [f"{first} is recorded and not held"]
+
+
+def _giving_back(server, address):
+    async def settled():
+        server.context.addresses.give(parse_address(address))
+
+    return settled
+
+
+@pytest.mark.parametrize("verb", ["create", "patch"])
+async def test_an_address_asked_for_that_another_writer_was_faster_with_is_refused(new_server, verb):
+    server = await new_server("v4v6")
+    await server.service("web")
+    _overtaken(server, "fd00:10:96::9")
+    spec = {"ipFamilyPolicy": "RequireDualStack"}
+    if verb == "create":
+        request = server.service("new", clusterIP="fd00:10:96::9", **spec)
+    else:
+        request = server.patch("services", "web", {"spec": {**spec, "clusterIPs": [server.get("services", "web")["spec"]["clusterIP"], "fd00:10:96::9"]}})
+    assert await server.causes(request) == [("spec.clusterIPs", "FieldValueInvalid")]
+    assert [one for one in server.leaks() if "fd00:10:96::9" not in one] == []

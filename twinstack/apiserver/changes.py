@@ -114,18 +114,21 @@ class Changes:
             metadata["generation"] = 1
         generated = bool(metadata.get("generateName")) and not metadata.get("name")
         owner = "" if applied else manager
-        if not generated:
+        if not generated and not collection.strategy.allocates:
             return await self._create(collection, document, now, owner, dry_run=dry_run)
         original = objects.encode(document)
         for attempt in range(1, ATTEMPTS + 1):
             document = objects.decode(original)
-            document["metadata"]["name"] = self._generated(metadata["generateName"])
+            if generated:
+                document["metadata"]["name"] = self._generated(metadata["generateName"])
             try:
                 return await self._create(collection, document, now, owner, dry_run=dry_run)
             except errors.AlreadyExists:
-                if attempt == ATTEMPTS:
+                if attempt == ATTEMPTS or not generated:
                     raise
-        raise AssertionError("unreachable")
+            except RevisionMismatch:  # somebody else was faster with what was allocated
+                await self.store.settled()
+        raise errors.conflict(resource.plural, metadata.get("name", ""), MODIFIED, group=resource.group)
 
     async def _create(self, collection: Collection, document: Document, now: datetime, manager: str, *, dry_run: bool) -> Outcome:
         resource, strategy = collection.resource, collection.strategy
@@ -329,6 +332,8 @@ class Changes:
             raise
         except KeyExists as error:
             write = next(one for one in writes if one.key == error.key)
+            if write is not writes[0]:
+                raise RevisionMismatch(write.key, 0, -1) from error
             resource = write.note.collection.resource
             raise errors.already_exists(resource.plural, write.note.key.name, group=resource.group) from error
         except StoreError as error:

@@ -64,6 +64,8 @@ class Strategy:
     creates_on_update = False
     # Whether an update without a resourceVersion is allowed.
     unconditional_update = True
+    # Whether a creation takes what another writer of the store may take at the same moment, and is then begun anew.
+    allocates = False
     # Whether the status written through the main resource is dropped (create) or kept as it was (update).
     has_status = False
 

@@ -24,6 +24,7 @@ class Services(Typed):
 
     has_status = True
     creates_on_update = True
+    allocates = True
 
     def __init__(self, resource: Resource, context: Context) -> None:
         super().__init__(resource)
