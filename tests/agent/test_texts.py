@@ -230,7 +230,6 @@ def test_what_a_node_cannot_give_is_refused_by_name():
         return list(problems_with(view_of(Pod, {"spec": spec})))
 
     assert not wrong({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]})
-    assert "gRPC" in wrong({"containers": [{"name": "c", "livenessProbe": {"grpc": {"port": 1}}}]})[0]
     assert "nfs" in wrong({"containers": [], "volumes": [{"name": "v", "nfs": {"server": "x"}}]})[0]
     assert "'much' is not an amount" in wrong({"containers": [{"name": "c", "resources": {"limits": {"memory": "much"}}}]})[0]
     with pytest.raises(ConfigError, match="runAsNonRoot"):

@@ -23,7 +23,7 @@ from twinstack.agent.containers.base import Launch, Mount
 from twinstack.agent.containers.images import Image, Images
 from twinstack.agent.environment import ConfigError, Facts, Sources
 from twinstack.agent.limits import Limiter
-from twinstack.agent.pods import everything, is_sidecar
+from twinstack.agent.pods import is_sidecar
 from twinstack.agent.sandboxes import Sandbox, Sandboxes
 from twinstack.agent.tokens import Tokens
 from twinstack.api import errors, kinds
@@ -75,11 +75,6 @@ def problems_with(pod: Pod) -> Iterator[str]:
     """What the pod asks for and this node cannot give."""
     spec = pod.spec
     yield from amounts.problems_with(pod)
-    for container in everything(pod):
-        where = f'container "{container.name}"'
-        for probe in (container.startupProbe, container.livenessProbe, container.readinessProbe):
-            if probe is not None and probe.grpc is not None:
-                yield f"{where}: gRPC probes are not supported yet; use exec, httpGet or tcpSocket"
     for volume in spec.volumes or ():
         try:
             volumes.kind_of(volume)

@@ -13,11 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import aiohttp
 
+from twinstack.agent import grpc
 from twinstack.agent.containers.base import ContainerError, Runtime
 from twinstack.api.kinds import Container, HTTPGetAction, Probe
 from twinstack.net.cidr import host_port
@@ -83,6 +84,8 @@ class Prober:
             async with asyncio.timeout(timeout):
                 if probe.httpGet is not None:
                     return await self._get(probe.httpGet, container, address)
+                if probe.grpc is not None:
+                    return await self._ask_health(probe.grpc, address)
                 if probe.tcpSocket is not None:
                     return await self._connect(probe.tcpSocket.host or address, port_of(probe.tcpSocket.port, container))
         except TimeoutError:
@@ -109,6 +112,11 @@ class Prober:
         headers = {header.name: header.value for header in action.httpHeaders or ()}
         async with self._session.get(url, headers=headers, allow_redirects=False) as response:
             return Result(200 <= response.status < 400, f"HTTP probe failed with statuscode: {response.status}")
+
+    async def _ask_health(self, action: Mapping[str, Any], address: str) -> Result:
+        status = await grpc.check(address, int(action.get("port") or 0), str(action.get("service") or ""))
+        name = grpc.STATUSES[status] if status < len(grpc.STATUSES) else str(status)
+        return Result(status == grpc.SERVING, "" if status == grpc.SERVING else f'service unhealthy (responded with "{name}")')
 
     async def visit(self, action: HTTPGetAction, container: Container, address: str, seconds: float) -> str:
         """Ask over HTTP, whatever the answer; why there was none."""
