@@ -84,7 +84,7 @@ def addresses(document: dict[str, Any]) -> list[Address]:
     return list(cni.addresses_of(document))
 
 
-PORTS = {"portMappings": [{"hostPort": 5000, "containerPort": 8080, "protocol": "TCP"}]}
+PORTS = {"portMappings": [{"HostPort": 5000, "ContainerPort": 8080, "Protocol": "tcp", "HostIP": ""}]}  # as containerd writes it
 
 
 def test_a_host_port_leads_to_the_pod_in_both_families_and_goes_with_it(node: Any) -> None:

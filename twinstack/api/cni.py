@@ -172,6 +172,7 @@ def _port_mappings(entries: Sequence[Any]) -> tuple[PortMapping, ...]:
         where = f"runtimeConfig.portMappings[{i}]"
         if not isinstance(entry, dict):
             raise CNIError(BAD_CONFIG, f"{where} is not an object")
+        entry = _lowered(entry)
         host_port, port = entry.get("hostPort") or 0, entry.get("containerPort") or 0
         if host_port == 0:
             continue
@@ -233,6 +234,11 @@ def is_interface_name(text: str) -> bool:
     return 0 < len(text.encode(errors="surrogateescape")) <= 15 and text not in (".", "..") and not any(c in "/:\0" or c.isspace() for c in text)
 
 
+def _lowered(entry: Document) -> Document:
+    """An entry of the runtime's with its keys as the specification has them: containerd writes ``HostPort``, which Go reads alike."""
+    return {key[:1].lower() + key[1:]: value for key, value in entry.items()}
+
+
 def _range_sets(sets: Sequence[Any], *, for_others: bool) -> tuple[tuple[Range, ...], ...]:
     parsed = []
     for i, members in enumerate(sets):
@@ -252,6 +258,7 @@ def _range_sets(sets: Sequence[Any], *, for_others: bool) -> tuple[tuple[Range, 
 
 
 def _range(document: Any, where: str, *, for_others: bool) -> Range:
+    document = _lowered(document) if isinstance(document, dict) else document
     if not isinstance(document, dict) or not isinstance(document.get("subnet"), str):
         raise CNIError(BAD_CONFIG, f"{where} has no subnet")
     try:
@@ -364,4 +371,5 @@ def network_config(name: str, pod_cidrs: Iterable[str], *, mtu: int = 0, data_di
     """The network configuration list that a node with these pod CIDRs gives its runtime: one address of each."""
     ipam: Document = {"type": PLUGIN, "ranges": [[{"subnet": cidr}] for cidr in pod_cidrs], **({"dataDir": data_dir} if data_dir else {})}
     plugin: Document = {"type": PLUGIN, **({"mtu": mtu} if mtu else {}), "capabilities": dict.fromkeys(CAPABILITIES, True), "ipam": ipam}
-    return {"cniVersion": NEWEST, "cniVersions": list(VERSIONS), "name": name, "plugins": [plugin]}
+    # a runtime that knows cniVersions (1.1.0) takes the newest that it speaks; an older one reads the first key only
+    return {"cniVersion": "1.0.0", "cniVersions": list(VERSIONS), "name": name, "plugins": [plugin]}
