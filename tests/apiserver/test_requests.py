@@ -163,6 +163,7 @@ SPECS: dict[str, dict[str, Any]] = {
         "subjects": [{"kind": "ServiceAccount", "namespace": "default", "name": "s"}],
         "roleRef": {"kind": "ClusterRole", "name": "a"},
     },
+    "networkpolicies": {"spec": {"podSelector": {"matchLabels": {"a": "b"}}, "ingress": [{"ports": [{"port": 80}]}], "policyTypes": ["Ingress"]}},
     "servicecidrs": {"spec": {"cidrs": ["10.97.0.0/16"]}},
     "ipaddresses": {"spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "a"}}},
 }
