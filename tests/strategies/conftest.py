@@ -85,6 +85,10 @@ class Server:
         await self.deletions.delete(resource, Key(namespace if resource.namespaced else "", name))
 
     @staticmethod
+    def key(name: str) -> Key:
+        return Key("default", name)
+
+    @staticmethod
     def resource(plural: str) -> Resource:
         return BY_PLURAL[plural]
 

@@ -120,7 +120,7 @@ class Changes:
         for attempt in range(1, ATTEMPTS + 1):
             document = objects.decode(original)
             if generated:
-                document["metadata"]["name"] = self._generated(metadata["generateName"])
+                document["metadata"]["name"] = collection.strategy.generated_name(metadata["generateName"], self._suffix())
             try:
                 return await self._create(collection, document, now, owner, dry_run=dry_run)
             except errors.AlreadyExists:
@@ -175,8 +175,8 @@ class Changes:
             return before["metadata"].get("managedFields") or []
         return apply.updated(before, after, given, apply.Writer(manager, subresource, resource.api_version, timestamp(self.now())), door)
 
-    def _generated(self, prefix: str) -> str:
-        return prefix[:58] + "".join(self._chance.choices(_ALPHABET, k=5))
+    def _suffix(self) -> str:
+        return "".join(self._chance.choices(_ALPHABET, k=5))
 
     def _check_namespace(self, resource: Resource, metadata: Document) -> None:
         """The namespace lifecycle: nothing new where there is no namespace, or where one is going away."""

@@ -89,6 +89,10 @@ class Strategy:
         """Everything that is wrong with a change, but for its metadata."""
         return []
 
+    def generated_name(self, prefix: str, suffix: str) -> str:
+        """The name that a ``generateName`` becomes, with five characters of chance."""
+        return prefix[:58] + suffix
+
     def name_problem(self, name: str) -> str | None:
         """Why the name will not do; None when it will."""
         return None

@@ -38,6 +38,9 @@ class IPAddresses(Typed):
             if parent.get(field) == "":
                 del parent[field]
 
+    def generated_name(self, prefix: str, suffix: str) -> str:
+        return prefix  # chance makes no address (spec/api.md section 9)
+
     def name_problem(self, name: str) -> str | None:
         return cidrs.address_name_problem(name)
 
