@@ -265,6 +265,9 @@ def _applied(live: Document, config: Document, writer: Writer, door: Door, *, fo
     if wanted:
         result.append(_owning(own, fields.in_order(wanted)))
     document: Document = typed.without_nulls(merged)
+    for name, value in door.empty.items():
+        if isinstance(value, dict) and name in live:
+            document.setdefault(name, {})  # what an object always has, if only empty, does not go
     metadata = document.setdefault("metadata", {})
     metadata.pop("managedFields", None)
     if result:

@@ -25,7 +25,18 @@ _EMPTY: Final[Mapping[str, Document]] = {
     "Service": {"status": {"loadBalancer": {}}},
     "Node": {"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": 0}}}},
     "EndpointSlice": {"addressType": "", "endpoints": None, "ports": None},
-    "Event": {"involvedObject": {}, "source": {}, "reportingComponent": "", "reportingInstance": ""},
+    "Event": {
+        "involvedObject": {},
+        "source": {},
+        "reportingComponent": "",
+        "reportingInstance": "",
+        **dict.fromkeys(("eventTime", "firstTimestamp", "lastTimestamp")),
+    },
+    "Event.events.k8s.io": {
+        "regarding": {},
+        "deprecatedSource": {},
+        **dict.fromkeys(("eventTime", "deprecatedFirstTimestamp", "deprecatedLastTimestamp")),
+    },
     "NetworkPolicy": {"spec": {"podSelector": {}}},
     "ClusterRole": {"rules": None},
     "Role": {"rules": None},
@@ -63,9 +74,10 @@ class Doors:
             closed += _CLOSED_METADATA.get(resource.kind, ())
         elif not subresource and resource.subresource("status") is not None:
             closed.append(("status",))
+        always = _EMPTY.get(f"{resource.kind}.{resource.group}") or _EMPTY.get(resource.kind, {})
         empty: dict[str, Any] = {"metadata": {}}
         empty.update({name: {} for name in ("spec", "status") if name in schema.fields})
-        empty.update({name: {**empty.get(name, {}), **value} if isinstance(value, dict) else value for name, value in _EMPTY.get(resource.kind, {}).items()})
+        empty.update({name: {**empty.get(name, {}), **value} if isinstance(value, dict) else value for name, value in always.items()})
         if resource.kind == "Node":  # every text of it is there from the beginning
             empty["status"]["nodeInfo"] = {name: "" for name, field in own.at("status").at("nodeInfo").fields.items() if field.type == "string"}
         return Door(schema, fields.of_paths(closed), empty)
