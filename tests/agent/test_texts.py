@@ -6,7 +6,7 @@ import pytest
 
 from twinstack.agent.containers.images import Images
 from twinstack.agent.environment import ConfigError, Facts, Sources, command_of, environment_of, expand, field_value, service_variables
-from twinstack.agent.hostfiles import Resolver, host_network_hosts_text, hosts_text, parse_resolver, resolver_of
+from twinstack.agent.hostfiles import HostnameError, Resolver, full_name_of, host_network_hosts_text, hosts_text, parse_resolver, resolver_of
 from twinstack.agent.making import ImageRefused, find_image, identity_of, problems_with
 from twinstack.agent.node import NodeAddressError, host_ips_of, node_addresses
 from twinstack.agent.routes import wanted_routes
@@ -223,6 +223,16 @@ def test_an_image_decides_whether_a_container_can_run(tmp_path):
         with pytest.raises(ImageRefused) as caught:
             find_image(container({"image": image, "imagePullPolicy": policy}), images)
         assert caught.value.reason == reason
+
+
+def test_a_pod_may_be_called_by_its_full_name_if_the_kernel_can_hold_it():
+    def called(**spec):
+        return full_name_of("web", "ns", view_of(Pod, {"spec": spec}).spec, "cluster.local")
+
+    assert called(subdomain="db") == called(setHostnameAsFQDN=True) == "web"
+    assert called(subdomain="db", setHostnameAsFQDN=True) == "web.db.ns.svc.cluster.local"
+    with pytest.raises(HostnameError, match="may have 64"):
+        called(subdomain="d" * 50, setHostnameAsFQDN=True)
 
 
 def test_what_a_node_cannot_give_is_refused_by_name():

@@ -10,9 +10,15 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from twinstack.api.kinds import HostAlias, PodSpec
+from twinstack.net.errors import Error
 from twinstack.net.family import FAMILIES, Address, Family
 
+LONGEST_NAME = 64  # of a host name, for the kernel
 MOST_SERVERS, MOST_DOMAINS, MOST_CHARACTERS = 3, 32, 2048
+
+
+class HostnameError(Error):
+    """A pod's host name cannot be what it asks for."""
 
 
 class Resolver(NamedTuple):
@@ -108,6 +114,17 @@ def _aliases(aliases: Iterable[HostAlias]) -> str:
 def hostname_of(name: str, spec: PodSpec) -> str:
     """The pod's host name: what it asks for, or its name, cut to what a host name may be long."""
     return (spec.hostname or name)[:63].rstrip("-.")
+
+
+def full_name_of(hostname: str, namespace: str, spec: PodSpec, cluster_domain: str) -> str:
+    """What the pod's kernel calls it: its host name, or its full name where it asks for that. HostnameError when that is too long."""
+    domain = domain_of(namespace, spec, cluster_domain)
+    if not spec.setHostnameAsFQDN or not domain:
+        return hostname
+    name = f"{hostname}.{domain}"
+    if len(name) > LONGEST_NAME:
+        raise HostnameError(f"setHostnameAsFQDN: {name!r} has {len(name)} characters, and a kernel's host name may have {LONGEST_NAME}")
+    return name
 
 
 def domain_of(namespace: str, spec: PodSpec, cluster_domain: str) -> str:

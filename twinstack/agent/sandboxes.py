@@ -23,7 +23,7 @@ import msgspec
 
 from twinstack.agent import network
 from twinstack.agent.containers.base import Mount, Record
-from twinstack.agent.hostfiles import Resolver, domain_of, host_network_hosts_text, hostname_of, hosts_text, parse_resolver, resolver_of
+from twinstack.agent.hostfiles import Resolver, domain_of, full_name_of, host_network_hosts_text, hostname_of, hosts_text, parse_resolver, resolver_of
 from twinstack.agent.logfiles import tail
 from twinstack.agent.network import Attachment, Network, parse_configuration
 from twinstack.agent.pods import everything
@@ -108,7 +108,8 @@ class Sandboxes:
             await self._detach(before)
         own = not pod.spec.hostNetwork
         hostname = hostname_of(pod.metadata.name, pod.spec) if own else host_name
-        wanted = Sandbox(uid=uid, namespace=pod.metadata.namespace, name=pod.metadata.name, hostname=hostname)
+        kernel_name = full_name_of(hostname, pod.metadata.namespace, pod.spec, self._settings.cluster_domain) if own else host_name
+        wanted = Sandbox(uid=uid, namespace=pod.metadata.namespace, name=pod.metadata.name, hostname=kernel_name)
         if own:
             configuration = self._network.configuration()
             wanted = msgspec.structs.replace(
@@ -134,7 +135,8 @@ class Sandboxes:
         if sandbox.netns:
             addresses = tuple(map(parse_address, sandbox.addresses))
             domain = domain_of(pod.metadata.namespace, pod.spec, settings.cluster_domain)
-            hosts = hosts_text(addresses, hostname=sandbox.hostname, domain=domain, aliases=pod.spec.hostAliases or ())
+            hostname = hostname_of(pod.metadata.name, pod.spec)
+            hosts = hosts_text(addresses, hostname=hostname, domain=domain, aliases=pod.spec.hostAliases or ())
         else:
             hosts = host_network_hosts_text(_text("/etc/hosts"), pod.spec.hostAliases or ())
         node: Resolver | None = parse_resolver(_text(settings.resolv_conf)) if settings.resolv_conf is not None else None
@@ -143,6 +145,11 @@ class Sandboxes:
         )
         for name, text in (("hosts", hosts), ("resolv.conf", resolver.text()), ("hostname", sandbox.hostname + "\n")):
             (folder / name).write_text(text)
+
+    def lacks_cluster_dns(self, pod: Pod) -> bool:
+        """Whether a pod wants the cluster's name servers, and this node was told of none."""
+        wants = pod.spec.dnsPolicy == "ClusterFirstWithHostNet" or (pod.spec.dnsPolicy == "ClusterFirst" and not pod.spec.hostNetwork)
+        return wants and not self._settings.cluster_dns
 
     def mounts(self, sandbox: Sandbox) -> list[Mount]:
         """The files of /etc that every container of the pod sees."""

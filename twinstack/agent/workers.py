@@ -19,6 +19,7 @@ import msgspec
 from twinstack.agent import hooks
 from twinstack.agent.containers.base import ContainerError, Record, Runtime
 from twinstack.agent.environment import ConfigError
+from twinstack.agent.hostfiles import HostnameError
 from twinstack.agent.limits import Limiter
 from twinstack.agent.making import ImageRefused, Maker
 from twinstack.agent.pods import (
@@ -243,7 +244,9 @@ class Worker:
         node, pod = self._node, self.pod
         try:
             self.sandbox = await node.sandboxes.make(pod, host_name=node.node_name, host_ips=tuple(map(parse_address, node.host_ips())))
-        except (cni.CNIError, KernelError, OSError) as error:
+            if node.sandboxes.lacks_cluster_dns(pod):
+                node.event(pod, "Warning", "MissingClusterDNS", f'The kubelet has no --cluster-dns, so dnsPolicy "{pod.spec.dnsPolicy}" is as Default')
+        except (cni.CNIError, HostnameError, KernelError, OSError) as error:
             node.event(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
             await self._pause(RETRY_SECONDS)
             return True

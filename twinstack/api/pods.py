@@ -140,6 +140,7 @@ class PodSpec(View, frozen=True):
     hostNetwork: bool = False
     hostname: str = ""
     subdomain: str = ""
+    setHostnameAsFQDN: bool | None = None
     hostAliases: list[HostAlias] | None = None
     restartPolicy: str = "Always"
     terminationGracePeriodSeconds: int | None = None
