@@ -12,8 +12,10 @@ from twinstack.proxy.services import Place, ignored, local_ready, service_ports
 
 SERVICE = view_of(kinds.Service, {
     "apiVersion": "v1", "kind": "Service",
-    "metadata": {"namespace": "ns", "name": "s", "uid": "u", "resourceVersion": "7", "labels": {"app": "x"}, "annotations": {"note": "long", "preserve-destination": "true"}},
-    "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00:96::1"], "ipFamilies": ["IPv4", "IPv6"], "type": "LoadBalancer", "selector": {"app": "x"},
+    "metadata": {"namespace": "ns", "name": "s", "uid": "u", "resourceVersion": "7", "labels": {"app": "x"},
+                 "annotations": {"note": "long", "preserve-destination": "true"}},
+    "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00:96::1"], "ipFamilies": ["IPv4", "IPv6"],
+             "type": "LoadBalancer", "selector": {"app": "x"},
              "ports": [{"name": "p", "port": 80, "protocol": "TCP", "nodePort": 30080}, {"name": "q", "port": 53, "protocol": "UDP"}],
              "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local", "externalIPs": ["203.0.113.1", "x"], "sessionAffinity": "ClientIP",
              "loadBalancerSourceRanges": ["10.0.0.0/8"], "healthCheckNodePort": 31000},
