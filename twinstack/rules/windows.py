@@ -119,15 +119,15 @@ def problems_with_windows_service(spec: ServiceSpec, nodes: Sequence[WindowsNode
     every = _names([node.name for node in nodes])
     config = spec.sessionAffinityConfig
     if spec.sessionAffinity == "ClientIP" and config and config.clientIP and config.clientIP.timeoutSeconds not in (None, DEFAULT_AFFINITY_SECONDS):
-        yield f"spec.sessionAffinityConfig.clientIP.timeoutSeconds: {every} keep affinity without this time (Windows)"
+        yield f"spec.sessionAffinityConfig.clientIP.timeoutSeconds: affinity on {every} is kept without this time (Windows)"
     for field, value in (("externalTrafficPolicy", spec.externalTrafficPolicy), ("internalTrafficPolicy", spec.internalTrafficPolicy)):
         if value == "Local":
-            yield f"spec.{field}: {every} heed Local only with direct server return, kube-proxy --enable-dsr (Windows)"
+            yield f"spec.{field}: Local is heeded on {every} only with direct server return, kube-proxy --enable-dsr (Windows)"
     for i, port in enumerate(spec.ports):
         if isinstance(port.targetPort, str):
-            yield f"spec.ports[{i}].targetPort: {every} send to one port number, whatever pods mean by the name (Windows)"
+            yield f"spec.ports[{i}].targetPort: traffic on {every} goes to one port number, whatever pods mean by the name (Windows)"
     if spec.trafficDistribution:
-        yield f"spec.trafficDistribution: {every} send to any endpoint (Windows)"
+        yield f"spec.trafficDistribution: traffic on {every} goes to any endpoint (Windows)"
 
 
 def _family_of(text: str) -> Iterator[Family]:
