@@ -599,3 +599,33 @@ async def test_an_address_asked_for_that_another_writer_was_faster_with_is_refus
         request = server.patch("services", "web", {"spec": {**spec, "clusterIPs": [server.get("services", "web")["spec"]["clusterIP"], "fd00:10:96::9"]}})
     assert await server.causes(request) == [("spec.clusterIPs", "FieldValueInvalid")]
     assert [one for one in server.leaks() if "fd00:10:96::9" not in one] == []
+
+
+@pytest.mark.parametrize("ranges, primary, other", [("v4v6", "IPv4", "IPv6"), ("v6v4", "IPv6", "IPv4")])
+@pytest.mark.parametrize(
+    "stored, policy, families",
+    [
+        pytest.param({"clusterIP": "10.96.0.9", "selector": {"a": "b"}}, "SingleStack", ("IPv4",), id="with an address: of the address's family"),
+        pytest.param({"clusterIP": "fd00:10:96::9"}, "SingleStack", ("IPv6",), id="likewise of the other family"),
+        pytest.param({"clusterIP": "None", "selector": {"a": "b"}}, "SingleStack", ("primary",), id="headless with a selector: of the primary"),
+        pytest.param({"clusterIP": "None"}, "RequireDualStack", ("primary", "other"), id="headless without: both"),
+        pytest.param({"type": "ExternalName", "externalName": "example.com"}, None, None, id="a name: none"),
+    ],
+)
+async def test_a_service_from_before_there_were_families_is_read_and_edited_as_if_it_had_them(new_server, ranges, primary, other, stored, policy, families):
+    server = await new_server(ranges, bare=False)
+    spec = {"type": "ClusterIP", "sessionAffinity": "None", "ports": [{"port": 80, "targetPort": 80, "protocol": "TCP"}], **stored}
+    await server.store_directly("services", {"metadata": {"name": "web", "namespace": "default", "uid": "1"}, "spec": spec, "status": {"loadBalancer": {}}})
+    wanted = [{"primary": primary, "other": other}.get(one, one) for one in families] if families else None
+    for _ in range(2):  # as it is read, and as it is once it was edited
+        seen = server.get("services", "web")["spec"]
+        assert (seen.get("ipFamilyPolicy"), seen.get("ipFamilies")) == (policy, wanted)
+        assert seen.get("clusterIPs") == ([stored["clusterIP"]] if "clusterIP" in stored else None)
+        await server.patch("services", "web", {"metadata": {"labels": {"a": "b"}}})
+    await server.bootstrap().repair()
+    if policy == "SingleStack":
+        upgraded = (await server.patch("services", "web", {"spec": {"ipFamilyPolicy": "PreferDualStack"}}))["spec"]
+        assert upgraded["ipFamilies"] == [*wanted, *({"IPv4", "IPv6"} - set(wanted))]
+        downgraded = (await server.patch("services", "web", {"spec": {"ipFamilyPolicy": "SingleStack"}}))["spec"]
+        assert downgraded == {**seen, "internalTrafficPolicy": "Cluster"}
+    assert server.leaks() == []
