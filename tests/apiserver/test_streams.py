@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -177,6 +179,24 @@ async def test_streams_end_when_the_server_stops(api: Any, kubelet: Kubelet) -> 
         await socket.receive_bytes()
         tasks.create_task(api.stop())
         assert (await socket.receive()).type in (WSMsgType.CLOSE, WSMsgType.CLOSED)
+
+
+async def test_a_stream_is_counted_and_told_at_its_beginning_and_end(serve: Any, kubelet: Kubelet, tmp_path: Path) -> None:
+    (tmp_path / "policy").write_text("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n")
+    api = await serve(audit_log_path=str(tmp_path / "audit.log"), audit_policy_file=str(tmp_path / "policy"))
+    await run_pod(api, kubelet)
+    async with talk(api, EXEC, "v5.channel.k8s.io") as socket, asyncio.timeout(5):
+        await socket.receive_bytes()
+        assert "apiserver_longrunning_requests 1.0" in (await api.get("/metrics")).document
+    async with asyncio.timeout(5):
+        while "apiserver_longrunning_requests 0.0" not in (await api.get("/metrics")).document:
+            await asyncio.sleep(0)
+    await api.stop()
+    events = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines() if "/exec" in line]
+    assert [(one["stage"], one["responseStatus"]["code"], one["objectRef"]["subresource"]) for one in events] == [
+        ("ResponseStarted", 101, "exec"),
+        ("ResponseComplete", 101, "exec"),
+    ]
 
 
 async def test_a_stream_that_cannot_be_had_says_why_before_it_begins(api: Any, kubelet: Kubelet) -> None:

@@ -7,13 +7,15 @@ import gc
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from twinstack.api import errors, objects
+from twinstack.api.channels import Socket
 from twinstack.api.errors import APIError, BadRequest, NotFound
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import Resource
@@ -22,11 +24,11 @@ from twinstack.apiserver.allocators import Context, context_of
 from twinstack.apiserver.auth import Authenticator, is_open, read_token_file
 from twinstack.apiserver.authorization import Authorizer, asked_by, asked_of_path, modes_of
 from twinstack.apiserver.cache import Cache, Stored
-from twinstack.apiserver.calls import CALLER, Answer, Call, Reaction, Stream, Streamed, failure
+from twinstack.apiserver.calls import CALLER, Answer, Call, Reaction, Stream, Streamed, Upgraded, failure
 from twinstack.apiserver.changes import Uids
 from twinstack.apiserver.discovery import Discovery
 from twinstack.apiserver.fairness import Seats, Turns
-from twinstack.apiserver.handlers import STREAMS, Handlers
+from twinstack.apiserver.handlers import Handlers
 from twinstack.apiserver.http import HTTPServer, unexpected
 from twinstack.apiserver.metrics import RequestMetrics
 from twinstack.apiserver.openapi import OpenAPI, SchemaMissing
@@ -47,6 +49,7 @@ from twinstack.store.memory import MemoryStore
 from twinstack.store.sqlite import SQLiteStore
 
 log = logging.getLogger(__name__)
+Channel = TypeVar("Channel", Stream, Socket)  # what an answer that goes on is said through
 
 WINDOWS = b'"windows"'  # the nodes that matter to the strategies
 _CONTEXT_RESOURCES = frozenset(("services", "servicecidrs", "ipaddresses"))
@@ -114,11 +117,13 @@ class Application:
             reaction = unexpected(error)
         reaction = answers.finished(reaction, visit.request, call.headers.get("Accept", ""))
         reaction = reaction._replace(headers=[("Audit-Id", visit.id), *reaction.headers])
-        streams = isinstance(reaction, Streamed)
+        goes_on = not isinstance(reaction, Answer)
         if self.audit is not None:
-            self.audit.tell(visit, "ResponseStarted" if streams else "ResponseComplete", 200 if isinstance(reaction, Streamed) else reaction.status)
+            self.audit.tell(visit, "ResponseStarted" if goes_on else "ResponseComplete", reaction.status)
         if isinstance(reaction, Streamed):
-            return reaction._replace(run=self._counted(visit, reaction, start))
+            return reaction._replace(run=self._counted(visit, reaction.run, reaction.status, start))
+        if isinstance(reaction, Upgraded):
+            return reaction._replace(run=self._counted(visit, reaction.run, reaction.status, start))
         self.metrics.observe(visit.request, reaction.status, time.perf_counter() - start)
         return reaction
 
@@ -137,8 +142,6 @@ class Application:
         visit.verdict = self.authorizer.check(user, asked, selected)
         if request.verb == "get" and request.sub in INTERACTIVE:
             self.authorizer.check(user, asked._replace(verb="create"))  # a WebSocket begins with GET, and does what POST does
-        if request.sub in STREAMS and request.verb == "get":  # whoever opens a stream does more than look; upstream asks for both since 1.35
-            self.authorizer.check(user, *asked_by(request._replace(verb="create")))
         if request.verb != "watch" and request.sub not in LONG_RUNNING:
             seats = self.reading if request.verb in ("get", "list") else self.changing
             seats.take(user.name)
@@ -149,18 +152,20 @@ class Application:
             return self.reviews.react(request, call, user)
         return await self.handlers.react(request, call)
 
-    def _counted(self, visit: Visit, streamed: Streamed, start: float) -> Callable[[Stream], asyncio.Future[None]]:
-        async def run(stream: Stream) -> None:
+    def _counted(self, visit: Visit, work: Callable[[Channel], Awaitable[None]], status: int, start: float) -> Callable[[Channel], Awaitable[None]]:
+        """What goes on after the answer's head, counted and told to the audit log at its end."""
+
+        async def run(channel: Channel) -> None:
             self.metrics.long_running += 1
             try:
-                await streamed.run(stream)
+                await work(channel)
             finally:
                 self.metrics.long_running -= 1
-                self.metrics.observe(visit.request, 200, time.perf_counter() - start)
+                self.metrics.observe(visit.request, status, time.perf_counter() - start)
                 if self.audit is not None:
-                    self.audit.tell(visit, "ResponseComplete", 200)
+                    self.audit.tell(visit, "ResponseComplete", status)
 
-        return run  # type: ignore[return-value]
+        return run
 
     # ---- what is not an object
 

@@ -88,6 +88,10 @@ class Streamed(NamedTuple):
     run: Callable[[Stream], Awaitable[None]]
     headers: Sequence[tuple[str, str]] = ()
 
+    @property
+    def status(self) -> int:
+        return 200
+
 
 class Upgraded(NamedTuple):
     """A connection that becomes a WebSocket of this protocol: ``run`` talks through it and returns when all is said."""

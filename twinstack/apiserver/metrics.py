@@ -86,5 +86,5 @@ class RequestMetrics(Collector):
             cuts.add_metric((resource.qualified,), collection.broadcast.cuts)
             history.add_metric((resource.qualified,), len(collection.broadcast))
         yield from (objects_, watchers, cuts, history)
-        yield GaugeMetricFamily("apiserver_longrunning_requests", "Watches and followed logs under way.", value=self.long_running)
+        yield GaugeMetricFamily("apiserver_longrunning_requests", "Watches, followed logs and streams under way.", value=self.long_running)
         yield GaugeMetricFamily("twinstack_apiserver_store_revision", "The newest durable revision.", value=self._cache.revision)
