@@ -99,6 +99,9 @@ from twinstack.api.pods import (
     Affinity as Affinity,
 )
 from twinstack.api.pods import (
+    Binding as Binding,
+)
+from twinstack.api.pods import (
     Container as Container,
 )
 from twinstack.api.pods import (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twinstack.api.metadata import Condition, LabelSelector, Object, Time, View
+from twinstack.api.metadata import Condition, LabelSelector, Object, ObjectReference, Time, View
 
 
 class ContainerPort(View, frozen=True):
@@ -227,3 +227,9 @@ class Pod(Object, frozen=True):
 def condition_of(conditions: list[Condition] | None, type_: str) -> Condition | None:
     """The condition of this type."""
     return next((condition for condition in conditions or () if condition.type == type_), None)
+
+
+class Binding(Object, frozen=True):
+    """A pod's node."""
+
+    target: ObjectReference = ObjectReference()

@@ -130,7 +130,9 @@ QUESTIONS: tuple[Resource, ...] = (
     Resource("authorization.k8s.io", "v1", "subjectaccessreviews", "subjectaccessreview", "SubjectAccessReview", False,
              kinds.SubjectAccessReview, verbs=_ASKED),
 )  # fmt: skip
-SERVED = RESOURCES + QUESTIONS
+# What is done by creating it, to an object of another kind.
+BINDINGS = Resource("", "v1", "bindings", "binding", "Binding", True, kinds.Binding, verbs=_ASKED)
+SERVED = (*RESOURCES, *QUESTIONS, BINDINGS)
 
 BY_VIEW: dict[type[kinds.Object], Resource] = {resource.view: resource for resource in SERVED}
 BY_PATH: dict[tuple[str, str, str], Resource] = {(resource.group, resource.version, resource.plural): resource for resource in SERVED}

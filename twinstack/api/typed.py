@@ -77,14 +77,14 @@ def compare(before: Document, after: Document, schema: Schema) -> Changes:
             old = {name: child for name, child in (before.get(key) or {}).items() if name not in _NOBODYS}
             if old == new:
                 continue
-            mine, gone = _differing_map(old, new, place)
+            mine, gone = _differing(old, new, place)
         elif old is _ABSENT:
             mine, gone = _whole(value, place), None
         else:
             mine, gone = _differing(old, value, place)
-        if mine is not None and (mine or key != "metadata"):
+        if mine is not None:
             changed[field_step(key)] = mine
-        if gone:
+        if gone is not None:
             removed[field_step(key)] = gone
     for key, value in before.items():
         if key not in after and key not in _TYPE and key != "metadata":

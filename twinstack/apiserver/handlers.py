@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from twinstack.api import apply, errors, objects, patches
+from twinstack.api import apply, errors, kinds, objects, patches
 from twinstack.api.errors import BadRequest, MethodNotAllowed
 from twinstack.api.objects import Document, Key
-from twinstack.api.resources import Resource
+from twinstack.api.resources import BINDINGS, Resource, resource_of
 from twinstack.api.schema import Schema, examine
 from twinstack.apiserver import answers, doors, tables, watches
 from twinstack.apiserver.bodies import APPLY, PROTOBUF, check_kind, config_of, delete_options, document_of, dry_run, is_yaml, media_type, patch_of
@@ -28,6 +28,7 @@ from twinstack.store.base import Store
 Logs = Callable[[Request, Document], Awaitable[Reaction]]
 Streams = Callable[[Request, Call, Document], Awaitable[Reaction]]
 STREAMS: Final = frozenset(("exec", "attach", "portforward"))
+PODS: Final = resource_of(kinds.Pod)
 _CARRIES_NO_OBJECT: Final = frozenset(("binding", "eviction", "log"))
 
 
@@ -127,9 +128,10 @@ class Handlers:
     async def _create(self, request: Request, call: Call) -> Reaction:
         resource, key = request.resource, Key(request.namespace, request.name)
         options = options_of(call, request.query, "CreateOptions")
-        if request.sub == "binding":
+        if request.sub == "binding" or resource is BINDINGS:
             binding = document_of(call, "v1", "Binding")
-            outcome = await doors.bind(self.changes, resource, key, binding, dry_run=options.dry_run)
+            pod = key if request.name else Key(request.namespace, binding["metadata"].get("name", ""))
+            outcome = await doors.bind(self.changes, PODS, pod, binding, dry_run=options.dry_run)
             return self._answer(request, call, outcome)
         if request.sub == "eviction":
             eviction = document_of(call, doors.EVICTION_VERSION, doors.EVICTION_KIND)
@@ -307,7 +309,7 @@ def list_bytes(resource: Resource, metadata: Document, items: Sequence[Stored]) 
         return head + b"]}"
     # Every stored document begins with its kind and version, at the same length.
     said = items[0].data.index(b'"metadata":')
-    return b"".join((head, b"{", b",{".join([one.data[said:] for one in items]), b"]}"))
+    return b"".join((head, b"{", b",{".join([memoryview(one.data)[said:] for one in items]), b"]}"))
 
 
 def _quoted(text: str) -> str:
