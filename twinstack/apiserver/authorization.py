@@ -26,6 +26,8 @@ PODS: Final = resource_of(kinds.Pod)
 _ROLES: Final = (resource_of(kinds.Role), resource_of(kinds.ClusterRole))
 _BINDINGS: Final = (resource_of(kinds.RoleBinding), resource_of(kinds.ClusterRoleBinding))
 _SELECTING: Final = frozenset(("list", "watch", "deletecollection"))
+_ALLOWED: Final = Verdict(True, "AlwaysAllow")
+_MASTERS_MAY: Final = Verdict(True, f'Group "{MASTERS}" may do everything')
 _NOTHING: Final[Mapping[str, str]] = {}
 _NON_RESOURCE_VERBS: Final = {"GET": "get", "HEAD": "head", "POST": "post", "PUT": "put", "PATCH": "patch", "DELETE": "delete"}
 
@@ -92,7 +94,7 @@ class Authorizer:
         self.policy = Policy()
         self._pods: NodePods | None = None
         table: dict[str, Authorize] = {
-            "AlwaysAllow": lambda user, asked, selected: Verdict(True, "AlwaysAllow"),
+            "AlwaysAllow": lambda user, asked, selected: _ALLOWED,
             "AlwaysDeny": lambda user, asked, selected: NOT_ALLOWED,
             "Node": self._by_node,
             "RBAC": lambda user, asked, selected: self.policy.verdict(user.name, user.groups, asked),
@@ -131,7 +133,7 @@ class Authorizer:
     def decide(self, user: User, asked: Attributes, selected: Mapping[str, str] = _NOTHING) -> Verdict:
         """Whether this user may do this; *selected* are the fields that a list or watch insists on."""
         if MASTERS in user.groups:
-            return Verdict(True, f'Group "{MASTERS}" may do everything')
+            return _MASTERS_MAY
         why = ""
         for authorize in self._chain:
             verdict = authorize(user, asked, selected)

@@ -47,8 +47,8 @@ def impersonated(user: User, headers: Mapping[str, str], authorizer: Authorizer)
 
 
 def is_asked(headers: Mapping[str, str]) -> bool:
-    """Whether any of the headers stands there. All begin alike, and most requests have none."""
-    return HEADER in headers or _GROUP in headers or _UID in headers or any(name.lower().startswith(_EXTRA) for name in headers)
+    """Whether the caller wants to be somebody else; extras alone say nothing, and are not looked for in every request."""
+    return HEADER in headers or _GROUP in headers or _UID in headers
 
 
 def _permissions(name: str, groups: Sequence[str], uid: str, extra: Mapping[str, Sequence[str]]) -> list[Attributes]:
