@@ -24,7 +24,7 @@ class Catalog:
 
     def __init__(self) -> None:
         self.services: dict[Key, kinds.Service] = {}
-        self._slices: dict[Key, dict[str, kinds.EndpointSlice]] = {}
+        self._slices: dict[Key, tuple[kinds.EndpointSlice, ...]] = {}
 
     def service_changed(self, before: kinds.Service | None, after: kinds.Service | None) -> Key | None:
         """Take in a Service; its key, or None when nothing was told."""
@@ -46,20 +46,18 @@ class Catalog:
             family = next((family for family in FAMILIES if one is not None and one.addressType == family.value), None)
             if one is None or key is None or family is None:
                 continue
-            held = self._slices.setdefault(key, {})
-            if present:
-                held[one.metadata.name] = one
+            held = tuple(other for other in self._slices.get(key, ()) if other.metadata.name != one.metadata.name) + ((one,) if present else ())
+            if held:
+                self._slices[key] = held
             else:
-                held.pop(one.metadata.name, None)
-                if not held:
-                    del self._slices[key]
+                self._slices.pop(key, None)
             if (key, family) not in touched:
                 touched.append((key, family))
         return touched
 
     def slices(self, key: Key) -> Collection[kinds.EndpointSlice]:
         """The slices of a Service."""
-        return self._slices.get(key, {}).values()
+        return self._slices.get(key, ())
 
     def keys(self) -> Iterable[Key]:
         """All Services."""
