@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -242,6 +244,24 @@ async def test_a_container_never_waits_for_one_who_is_attached_and_does_not_read
         slow.slow.set()
         slow.sent.put_nowait(None)
     assert len(slow.heard.get(STDOUT, b"")) < 3_000_000
+
+
+async def test_who_has_gone_leaves_nothing_open_though_the_container_is_silent(runtime, launch):
+    wanted = launch("sleep 60")
+    await runtime.start(wanted, netns=None)
+
+    def open_files() -> int:
+        return len(list(Path(f"/proc/{runtime._spawner_pid}/fd").iterdir()))
+
+    before = open_files()
+    for _ in range(3):
+        streams = await runtime.attach(wanted.id)
+        assert open_files() == before + 2
+        os.close(streams.stdout)
+        os.close(streams.stderr)
+        await runtime.signal(wanted.id, 0)  # the spawner has gone round
+        await runtime.signal(wanted.id, 0)
+        assert open_files() == before
 
 
 async def test_nobody_attaches_to_what_has_ended(runtime, launch):

@@ -43,6 +43,7 @@ from typing import Any
 
 from twinstack.agent.containers import launch
 from twinstack.agent.containers.crilog import Log
+from twinstack.agent.containers.pipes import Readers, Streams
 from twinstack.agent.containers.shared import Shared, end_rest
 
 PROTOCOL = 1
@@ -119,7 +120,7 @@ class _Container:
         self.log: Log | None = None
         self.pipes: dict[int, str] = {}
         self.input = -1  # where what its stdin reads is written: a pipe, or the terminal's master end
-        self.readers: dict[str, list[int]] = {"stdout": [], "stderr": []}  # pipes of those who are attached
+        self.readers: Readers | None = None  # those who are attached
         self.ready = False
         self.being_made = bool(spec.get("bundle"))  # the process is crun's, and the container will be another
         self.reported = False
@@ -140,36 +141,6 @@ class _Container:
         if not self.running:
             told |= {"finished_at": self.finished_at, "exit_code": self.exit_code, "signal": self.signal}
         return told
-
-
-class _Streams:
-    """What connects a container with us: three pipes, or one terminal."""
-
-    def __init__(self, *, stdin: bool, tty: bool) -> None:
-        self.input = -1
-        if tty:
-            master, slave = os.openpty()
-            self.theirs = (slave, slave, slave)
-            self.outputs = [(master, "stdout")]
-            if stdin:
-                self.input = os.dup(master)
-            return
-        out, out_end = os.pipe2(os.O_CLOEXEC)
-        err, err_end = os.pipe2(os.O_CLOEXEC)
-        in_end = -1
-        if stdin:
-            in_end, self.input = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(self.input, False)
-        self.theirs = (in_end, out_end, err_end)
-        self.outputs = [(out, "stdout"), (err, "stderr")]
-
-    def close_theirs(self) -> None:
-        for fd in set(self.theirs) - {-1}:
-            os.close(fd)
-
-    def close_ours(self) -> None:
-        for fd in {self.input, *(fd for fd, _ in self.outputs)} - {-1}:
-            os.close(fd)
 
 
 class Spawner:
@@ -208,9 +179,9 @@ class Spawner:
                 if handler := self._handlers.get(fd):
                     handler(fd)
 
-    def _watch(self, fd: int, handler: Callable[[int], object]) -> None:
+    def _watch(self, fd: int, handler: Callable[[int], object], events: int = select.EPOLLIN) -> None:
         self._handlers[fd] = handler
-        self._poll.register(fd, select.EPOLLIN)
+        self._poll.register(fd, events)  # an end that is closed on the other side is told in any case
 
     def _forget(self, fd: int) -> None:
         del self._handlers[fd]
@@ -344,7 +315,7 @@ class Spawner:
             spec["pod"], spec["hostname"], host_ipc=bool(spec.get("host_ipc"))
         )
         log = Log(spec["log"])
-        streams = _Streams(stdin=bool(spec.get("stdin")), tty=bool(spec.get("tty")))
+        streams = Streams(stdin=bool(spec.get("stdin")), tty=bool(spec.get("tty")))
         report, report_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             become = launch.become_image if spec.get("bundle") else launch.become_container
@@ -439,23 +410,10 @@ class Spawner:
         streams = [stream for stream in ("stdout", "stderr") if stream in container.pipes.values()]
         for stream, descriptor in zip(("stdout", "stderr"), descriptors, strict=False):
             if stream in streams:
-                copy = os.dup(descriptor)
-                os.set_blocking(copy, False)
-                container.readers[stream].append(copy)
+                container.readers = container.readers or Readers(partial(self._watch, events=0), self._forget)
+                container.readers.add(stream, descriptor)
         inputs = (container.input,) if container.input >= 0 else ()
         self._say({"seq": message.get("seq"), "tty": bool(container.spec.get("tty"))}, inputs)
-
-    @staticmethod
-    def _show(container: _Container, stream: str, data: bytes) -> None:
-        """Pass output on to those who are attached; one whose pipe is full is too slow, and is cut off: a container never waits for it."""
-        for reader in list(container.readers[stream]):
-            try:
-                whole = os.write(reader, data) == len(data)
-            except (BlockingIOError, BrokenPipeError):
-                whole = False
-            if not whole:
-                container.readers[stream].remove(reader)
-                os.close(reader)
 
     @staticmethod
     def _close_input(container: _Container) -> None:
@@ -479,12 +437,12 @@ class Spawner:
         if data:
             if log is not None:
                 log.feed(container.pipes[fd], data)
-            self._show(container, container.pipes[fd], data)
+            if container.readers is not None:
+                container.readers.show(container.pipes[fd], data)
             return True
         stream = container.pipes.pop(fd)
-        for reader in container.readers[stream]:
-            os.close(reader)
-        container.readers[stream].clear()
+        if container.readers is not None:
+            container.readers.end(stream)
         self._forget(fd)
         os.close(fd)
         if log is not None:
@@ -579,10 +537,8 @@ class Spawner:
             self._forget(fd)
             os.close(fd)
         container.pipes.clear()
-        for readers in container.readers.values():
-            for reader in readers:
-                os.close(reader)
-            readers.clear()
+        if container.readers is not None:
+            container.readers.end("stdout", "stderr")
         self._close_log(container)
         del self._containers[container.spec["id"]]
 
