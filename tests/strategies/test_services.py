@@ -629,3 +629,21 @@ async def test_a_service_from_before_there_were_families_is_read_and_edited_as_i
         downgraded = (await server.patch("services", "web", {"spec": {"ipFamilyPolicy": "SingleStack"}}))["spec"]
         assert downgraded == {**seen, "internalTrafficPolicy": "Cluster"}
     assert server.leaks() == []
+
+
+async def test_a_status_that_does_not_say_of_which_type_it_is_lacks_the_mode_of_its_addresses(new_server):
+    server = await new_server()
+    await server.service(type="LoadBalancer")
+    status = {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}
+    sent = {"metadata": {"name": "web"}, "status": status}
+    assert await server.causes(server.put("services", sent, sub="status")) == [("status.loadBalancer.ingress[0].ipMode", "FieldValueRequired")]
+    said = await server.put("services", {**sent, "spec": {"type": "LoadBalancer"}}, sub="status")
+    assert said["status"] == {"loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "VIP"}]}}
+    patched = await server.patch("services", "web", {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.2"}]}}}, sub="status")
+    assert patched["status"]["loadBalancer"]["ingress"] == [{"ip": "192.0.2.2", "ipMode": "VIP"}]
+
+
+async def test_a_nodes_old_identity_does_not_change(new_server):
+    server = await new_server()
+    await server.post("nodes", {"metadata": {"name": "n"}})
+    assert await server.causes(server.patch("nodes", "n", {"spec": {"externalID": "x"}})) == [("spec.externalID", "FieldValueForbidden")]

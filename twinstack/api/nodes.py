@@ -21,6 +21,7 @@ class NodeSpec(View, frozen=True):
     podCIDR: str = ""
     podCIDRs: list[str] | None = None
     providerID: str = ""
+    externalID: str = ""
     unschedulable: bool = False
     taints: list[Taint] | None = None
 

@@ -252,6 +252,7 @@ class Changes:
         _keep_what_the_system_sets(metadata, old)
         given = metadata.pop("managedFields", None)
         metadata["resourceVersion"] = old["resourceVersion"]
+        sent = strategy.problems_with_sent(after, before, subresource)
         _keep_what_the_door_does_not_open(after, before, subresource, strategy)
         strategy.default(after)
         if self.admission is not None:
@@ -267,7 +268,7 @@ class Changes:
             strategy.begin_update(after, before, subresource, transaction)
             if strategy.counts_generation and not subresource and _differs_beyond_metadata(after, before):
                 metadata["generation"] = old.get("generation", 0) + 1
-            problems = [*problems_with_metadata_update(after, before), *strategy.problems_with_update(after, before, subresource)]
+            problems = [*sent, *problems_with_metadata_update(after, before), *strategy.problems_with_update(after, before, subresource)]
             if problems:
                 raise errors.invalid(resource.kind, key.name, problems, group=resource.kept_group)
             warnings = [*transaction.warnings, *strategy.warnings(after, before)]

@@ -70,6 +70,8 @@ def problems_with_node_update(after: Node, before: Node) -> list[FieldProblem]:
         problems += [forbidden(path, f"may not change from {was} to {now}") for was, now in changed]
     if before.spec.providerID and after.spec.providerID != before.spec.providerID:
         problems.append(forbidden("spec.providerID", "may not change once set"))
+    if after.spec.externalID != before.spec.externalID:
+        problems.append(forbidden("spec.externalID", "may not change"))
     return [*problems, *_problems_with_addresses(after.status)]
 
 

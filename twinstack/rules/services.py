@@ -18,12 +18,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from twinstack.api.errors import FieldProblem
 from twinstack.api.kinds import ServiceSpec
 from twinstack.api.objects import Document
 from twinstack.net.cidr import parse_address, parse_cidr, text_of
 from twinstack.net.errors import AddressError
 from twinstack.net.family import Family
 from twinstack.rules.families import CLUSTER_TYPES, NONE, REQUIRE, SINGLE, family_of
+from twinstack.rules.problems import required
 from twinstack.rules.shape import default, drop_zeros, part
 
 AFFINITY_SECONDS = 10800
@@ -182,6 +184,19 @@ def is_externally_accessible(spec: dict[str, Any]) -> bool:
 def node_ports(spec: dict[str, Any]) -> set[int]:
     """The node ports that the ports name."""
     return {port["nodePort"] for port in spec.get("ports") or () if port.get("nodePort")}
+
+
+def problems_with_modes_sent(document: Document) -> list[FieldProblem]:
+    """An address without a mode gets one only from a type LoadBalancer that was sent along (spec/api.md section 6)."""
+    spec, status = document.get("spec"), document.get("status")
+    if (isinstance(spec, dict) and spec.get("type") == "LoadBalancer") or not isinstance(status, dict):
+        return []
+    ingresses = (status.get("loadBalancer") or {}).get("ingress") or ()
+    return [
+        required(f"status.loadBalancer.ingress[{i}].ipMode", "an address needs a mode")
+        for i, one in enumerate(ingresses)
+        if one.get("ip") and one.get("ipMode") is None
+    ]
 
 
 def held_ports(document: Document) -> set[int]:

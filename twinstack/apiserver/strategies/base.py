@@ -85,6 +85,10 @@ class Strategy:
         """Everything that is wrong with a new object, but for its metadata."""
         return []
 
+    def problems_with_sent(self, sent: Document, before: Document, subresource: str) -> list[FieldProblem]:
+        """What is wrong with a changed object as it was sent, before its door puts back what it does not open."""
+        return []
+
     def problems_with_update(self, after: Document, before: Document, subresource: str) -> list[FieldProblem]:
         """Everything that is wrong with a change, but for its metadata."""
         return []

@@ -79,6 +79,10 @@ class Services(Typed):
     def problems_with_create(self, document: Document) -> list[FieldProblem]:
         return problems_with_service(view_of(kinds.Service, document))
 
+    def problems_with_sent(self, sent: Document, before: Document, subresource: str) -> list[FieldProblem]:
+        is_balancer = subresource == "status" and (before.get("spec") or {}).get("type") == "LoadBalancer"
+        return services.problems_with_modes_sent(sent) if is_balancer else []
+
     def problems_with_update(self, after: Document, before: Document, subresource: str) -> list[FieldProblem]:
         new, old = view_of(kinds.Service, after), view_of(kinds.Service, before)
         if subresource == "status":
