@@ -103,3 +103,24 @@ def test_a_node_leaves_its_addresses_to_an_external_cloud(world):
         await w.until(taken_back)
 
     world(story)
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+def test_a_node_whose_first_family_changes_says_so_of_its_pods(world):
+    async def story(w) -> None:
+        await w.give_pod_cidrs()
+        await w.create("moved")
+        pod = await w.until_pod("moved", lambda status: status.get("phase") == "Running")
+        assert pod["status"]["hostIP"] == "192.0.2.10"
+        await w.stop_agent()
+        await w.start_agent(node_ips=tuple(map(parse_address, ("2001:db8::10", "192.0.2.10"))))
+        pod = await w.until_pod("moved", lambda status: status["hostIP"] == "2001:db8::10")
+        assert [one["ip"] for one in pod["status"]["hostIPs"]] == ["2001:db8::10", "192.0.2.10"]
+
+        async def told():
+            return "HostIPsIPFamilyMismatch" in await w.events("moved")
+
+        await w.until(told)
+
+    world(story)

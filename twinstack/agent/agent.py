@@ -266,6 +266,9 @@ class Agent:
             self.router.change()
         if (after or before or Node()).metadata.name == self.node_name:
             self.registration.change()
+            if host_ips_of(before) != host_ips_of(after):
+                for worker in self._workers.values():
+                    worker.wake()
 
 
 # what other nodes' routes depend on

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 HOST_IMAGE = "twinstack.dev/host"
 INIT_ANNOTATION = "twinstack.dev/init"
 TINI = "/usr/bin/tini"
+ROOT_CA, ROOT_CA_SECONDS = "kube-root-ca.crt", 20.0
 USAGE_SECONDS = 10.0  # how often the size of an emptyDir with a sizeLimit is looked at
 
 
@@ -123,6 +124,7 @@ class Maker:
         self._allocatable, self._refresh_seconds = allocatable, refresh_seconds
         self._limiter, self._images = limiter, images
         self._tokens = Tokens(client)
+        self._root_ca_read: dict[str, float] = {}  # by namespace, when
         self._reading: dict[tuple[str, str, str], asyncio.Task[ConfigMap | Secret | None]] = {}
         self._last: dict[tuple[str, str, str], ConfigMap | Secret] = {}  # what was read before serves while the API does not answer
 
@@ -240,6 +242,8 @@ class Maker:
     async def _read(self, namespace: str, kind: str, name: str) -> ConfigMap | Secret | None:
         """Read an object; those who want the same one at the same time share the answer."""
         key = (namespace, kind, name)
+        if name == ROOT_CA and (known := self._last.get(key)) is not None and time.monotonic() - self._root_ca_read.get(namespace, 0.0) < ROOT_CA_SECONDS:
+            return known  # every pod has it, and it hardly ever changes
         if (task := self._reading.get(key)) is None:
             task = self._reading[key] = asyncio.ensure_future(self._read_now(namespace, kind, name))
             task.add_done_callback(lambda done: self._reading.pop(key, None))
@@ -257,6 +261,8 @@ class Maker:
                 return known
             raise
         self._last[namespace, kind, name] = found
+        if name == ROOT_CA:
+            self._root_ca_read[namespace] = time.monotonic()
         return found
 
 
