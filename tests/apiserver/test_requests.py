@@ -182,7 +182,8 @@ class Server:
 
     def ask(self, method: str, path: str, document: Any = None, content_type: str = "application/json") -> Answer:
         body = b"" if document is None else objects.encode(document)
-        answer = self.runner.run(self.app.respond(call(body, content_type, method, path)))
+        target, _, query = path.partition("?")
+        answer = self.runner.run(self.app.respond(call(body, content_type, method, target, query)))
         assert isinstance(answer, Answer)
         return answer
 
@@ -242,6 +243,9 @@ def test_any_document_is_accepted_or_refused_with_an_error_of_ours(server: Serve
         ("PUT", f"{path}/{name}", bad, "application/json"),
         ("PATCH", f"{path}/{name}", bad, "application/merge-patch+json"),
         ("PATCH", f"{path}/{name}", bad, "application/strategic-merge-patch+json"),
+        ("PATCH", f"{path}/{name}?fieldManager=a&force=true", bad, "application/apply-patch+yaml"),
+        ("PATCH", f"{path}/{name}?fieldManager=b", good, "application/apply-patch+yaml"),
+        ("PATCH", f"{path}/{name}?fieldManager=a", good, "application/apply-patch+yaml"),
         *(("PATCH", f"{path}/{name}/{sub.name}", bad, "application/merge-patch+json") for sub in resource.subresources if "patch" in sub.verbs),
         ("DELETE", f"{path}/{name}", None, ""),
         ("DELETE", f"{path}/{name}", {"gracePeriodSeconds": 0}, "application/json"),

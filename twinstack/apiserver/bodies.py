@@ -140,7 +140,9 @@ def config_of(call: Call, api_version: str, kind: str) -> Document:
         raise BadRequest(f"the body is not a {kind}: an object was expected")
     if (config.get("apiVersion"), config.get("kind")) != (api_version, kind):
         raise BadRequest(f"what is applied here is of apiVersion {api_version} and kind {kind}, not {config.get('apiVersion')} and {config.get('kind')}")
-    if not isinstance(config.get("metadata") or {}, dict):
+    if config.get("metadata") is None:
+        config["metadata"] = {}
+    if not isinstance(config["metadata"], dict):
         raise BadRequest(f"{kind}: metadata is an object")
     return config
 
