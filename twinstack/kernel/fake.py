@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import re
+import threading
 
 from twinstack.dataplane import text
 from twinstack.dataplane.ruleset import Learned, Map, StepError, Table, apply
@@ -21,8 +22,13 @@ class FakeNftables:
         self.tables: dict[tuple[Family, str], Table] = {}
         self.fail_next = 0
         self.scripts: list[str] = []
+        self._lock = threading.Lock()
 
     def run(self, script: str, *, check: bool = False) -> str:
+        with self._lock:  # one transaction at a time, as the kernel has it: the families' syncs come from threads
+            return self._run(script, check=check)
+
+    def _run(self, script: str, *, check: bool) -> str:
         if found := re.fullmatch(r"list table (\S+) (\S+)\n", script):
             return self._listed(found[1], found[2])
         if self.fail_next:
