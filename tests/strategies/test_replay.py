@@ -13,16 +13,23 @@ written: ``sessionAffinity`` None, and ``internalTrafficPolicy`` Cluster where t
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import http.client
 import json
 import shlex
+import socket
+import ssl
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from twinstack.api.errors import APIError
+from twinstack.api.errors import APIError, from_status
 from twinstack.net.cidr import parse_address
 from twinstack.net.errors import AddressError
 from twinstack.net.family import Family
@@ -144,32 +151,99 @@ def test_the_lives_are_many_and_no_two_are_alike() -> None:
     assert codes >= {"200", "201", "422"}
 
 
+async def answers_of(server: Any, life: Life) -> list[str]:
+    """What a server answers to the steps of a life, of which it keeps nothing."""
+    answers, current = [], None
+    asked = literals([fields for _, fields in life.steps])
+    for verb, fields in life.steps:
+        try:
+            if verb == "create":
+                current, code = await server.post("services", {"metadata": {"name": "life"}, "spec": copy.deepcopy(fields)}), 201
+            elif current is None:
+                break
+            elif verb == "put":
+                current, code = await server.put("services", {**current, "spec": changed(current["spec"], fields)}), 200
+            else:
+                after = changed(current["spec"], fields)
+                current, code = await server.patch("services", "life", {"spec": {field: after.get(field) for field in fields}}), 200
+            answers.append(text_of_service(code, current["spec"], asked))
+        except APIError as error:
+            causes = [(str(cause.get("field", "")), str(cause["reason"])) for cause in error.causes]
+            answers.append(text_of_refusal(error.http_code, error.reason, causes))
+    if current is not None:
+        await server.delete("services", "life")
+    return answers
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cluster", CLUSTERS)
 async def test_every_life_is_answered_as_kubernetes_answered_it(new_server: Any, cluster: str) -> None:
     server = await new_server(cluster, bare=False)
-    count = 0
     for life in LIVES:
-        answers, current = [], None
-        asked = literals([fields for _, fields in life.steps])
-        for verb, fields in life.steps:
-            try:
-                if verb == "create":
-                    current, code = await server.post("services", {"metadata": {"name": "life"}, "spec": copy.deepcopy(fields)}), 201
-                elif current is None:
-                    break
-                elif verb == "put":
-                    current, code = await server.put("services", {**current, "spec": changed(current["spec"], fields)}), 200
-                else:
-                    after = changed(current["spec"], fields)
-                    current, code = await server.patch("services", "life", {"spec": {field: after.get(field) for field in fields}}), 200
-                answers.append(text_of_service(code, current["spec"], asked))
-            except APIError as error:
-                causes = [(str(cause.get("field", "")), str(cause["reason"])) for cause in error.causes]
-                answers.append(text_of_refusal(error.http_code, error.reason, causes))
-        assert answers == life.answers[cluster], life.steps
-        if current is not None:
-            await server.delete("services", "life")
-        count += 1
-    assert count == len(LIVES)
+        assert await answers_of(server, life) == life.answers[cluster], life.steps
     assert server.leaks() == []
+
+
+RANGES = {"v4": "10.96.0.0/16", "v6": "fd00:10:96::/112", "v4v6": "10.96.0.0/16,fd00:10:96::/112", "v6v4": "fd00:10:96::/112,10.96.0.0/16"}
+
+
+class OverHTTPS:
+    """A server that was started from the command line."""
+
+    def __init__(self, port: int) -> None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.check_hostname = False
+        tls.verify_mode = ssl.CERT_NONE
+        self.connection = http.client.HTTPSConnection("127.0.0.1", port, context=tls, timeout=10)
+
+    def ask(self, method: str, path: str, body: Any = None, kind: str = "json") -> Any:
+        headers = {"Authorization": "Bearer token", "Content-Type": f"application/{kind}"}
+        self.connection.request(method, path, None if body is None else json.dumps(body), headers)
+        answer = self.connection.getresponse()
+        document = json.loads(answer.read())
+        if answer.status >= 400:
+            raise from_status(document)
+        return document
+
+    async def post(self, plural: str, document: Any) -> Any:
+        return self.ask("POST", f"/api/v1/namespaces/default/{plural}", document)
+
+    async def put(self, plural: str, document: Any) -> Any:
+        return self.ask("PUT", f"/api/v1/namespaces/default/{plural}/{document['metadata']['name']}", document)
+
+    async def patch(self, plural: str, name: str, patch: Any) -> Any:
+        return self.ask("PATCH", f"/api/v1/namespaces/default/{plural}/{name}", patch, "merge-patch+json")
+
+    async def delete(self, plural: str, name: str) -> None:
+        self.ask("DELETE", f"/api/v1/namespaces/default/{plural}/{name}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_a_server_from_the_command_line_answers_the_same(tmp_path: Path, cluster: str) -> None:
+    (tmp_path / "tokens.csv").write_text('token,admin,1,"system:masters"\n')
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    argv = [sys.executable, "-m", "twinstack.cli.main", "kube-apiserver", f"--data-dir={tmp_path / 'data'}", "--bind-address=127.0.0.1"]
+    argv += [f"--secure-port={port}", f"--token-auth-file={tmp_path / 'tokens.csv'}", f"--service-cluster-ip-range={RANGES[cluster]}"]
+    argv += [f"--advertise-address={'192.0.2.1' if cluster.startswith('v4') else '2001:db8::1'}"]
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as process:
+        try:
+            server = OverHTTPS(port)
+            for _ in range(500):
+                try:
+                    server.ask("GET", "/api/v1/namespaces/default/services/kubernetes")
+                    break
+                except (OSError, APIError):
+                    assert process.poll() is None
+                    server.connection.close()
+                    time.sleep(0.02)
+            for life in LIVES[::3]:
+                assert asyncio.run(answers_of(server, life)) == life.answers[cluster], life.steps
+            (own,) = server.ask("GET", "/api/v1/namespaces/default/services")["items"]
+            assert own["spec"]["ipFamilies"] == ["IPv4" if cluster.startswith("v4") else "IPv6"]
+            records = server.ask("GET", "/apis/networking.k8s.io/v1/ipaddresses")["items"]
+            assert [record["metadata"]["name"] for record in records] == own["spec"]["clusterIPs"]
+        finally:
+            server.connection.close()
+            process.terminate()
