@@ -140,6 +140,7 @@ def test_pods_of_both_families_go_through_a_tunnel_of_either_and_nodes_leave(wir
             for family in FAMILIES:  # a pod's address stands in for the pod
                 kernel.add_address("lo", ip_address(POD[family].format(number)), family.bits)
             kernel.commit()
+            assert kernel.wait_until_local([*own[number], *(ip_address(POD[family].format(number)) for family in FAMILIES)])
         with namespaces.entered(f"{base}-n{number}"):
             tunnels[number] = overlay.ensure_tunnel(f"n{number}", underlay, own[number])
             assert overlay.ensure_tunnel(f"n{number}", underlay, own[number]) == tunnels[number]

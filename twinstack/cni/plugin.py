@@ -9,7 +9,9 @@ pod sends everything to a gateway that exists on the node's end of every such li
 therefore seen by the node's nftables chains, even between two pods of one node; a Service that leads back to
 its own client works. The gateway has scope link and the routes to pods have scope global, so that the node speaks to its
 pods from a real address of its own: of two addresses that fit, the kernel takes the one of the route's scope or wider,
-and a route of scope link would fit the gateway. No address waits for duplicate address detection: there is nobody else on the link.
+and a route of scope link would fit the gateway. Each end knows the other's hardware address from the start: a new
+address hears neighbour solicitations only when a worker of the kernel has joined its group, and the next one would come a
+second later. No address waits for duplicate address detection: there is nobody else on the link.
 
 The names and numbers of both ends are computed from the container and interface, so that DEL finds the link
 without anything having been written down; the node's end bears its network as alias, so that GC finds it. The two
@@ -38,6 +40,7 @@ from twinstack.dataplane.host import POD_ROUTE_PROTOCOL, Route
 from twinstack.kernel import forwarding, namespaces
 from twinstack.kernel.errors import KernelError
 from twinstack.kernel.netlink import Netlink
+from twinstack.kernel.tunnels import Neighbour, TunnelNetlink
 from twinstack.net.errors import translate
 from twinstack.net.family import Address, Family
 
@@ -197,7 +200,7 @@ def _told_of(previous: Document, interface: str) -> list[Address]:
 
 def _wire(netns: int, ends: Ends, interface: str, config: Config, given: Sequence[Given], failed: ExitStack) -> int:
     """Make the link and everything on it; returns its MTU."""
-    with Netlink(netns) as pod, Netlink() as node:
+    with TunnelNetlink(netns) as pod, TunnelNetlink() as node:
         pod.write_sysctls(pair for one in given for pair in Family.of(one.address).facts.pod_sysctls)
         first = _pair(node, netns, ends, interface, config)
         # a second interface of a container leaves its default routes alone
@@ -207,11 +210,13 @@ def _wire(netns: int, ends: Ends, interface: str, config: Config, given: Sequenc
             family = Family.of(one.address)
             node.add_address(ends.host_link, ip_address(family.facts.pod_gateway), family.bits, scope="link")
             node.add_route(Route(family.network(int(one.address), family.bits), ends.host_link), protocol=POD_ROUTE_PROTOCOL, scope="global")
+            node.add_neighbour(ends.host_link, Neighbour(one.address, ends.mac))
         pod.change_link("lo", up=True)
         pod.change_link(interface, up=True)
         for one in given:
             family = Family.of(one.address)
             pod.add_address(interface, one.address, family.bits)
+            pod.add_neighbour(interface, Neighbour(ip_address(family.facts.pod_gateway), ends.host_mac))
             if family not in have:
                 default = Route(ip_network(family.facts.everything), interface, ip_address(family.facts.pod_gateway), onlink=True)
                 pod.add_route(default, protocol=POD_ROUTE_PROTOCOL)
@@ -220,6 +225,7 @@ def _wire(netns: int, ends: Ends, interface: str, config: Config, given: Sequenc
         forwarding.switch_on({Family.of(one.address) for one in given})
         node.wait_until_running([ends.host_link])
         pod.wait_until_running([interface])
+        pod.wait_until_local([one.address for one in given])
         found = pod.link(interface)
         return found.mtu if found is not None else 0
 

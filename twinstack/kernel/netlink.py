@@ -278,6 +278,29 @@ class Netlink:
                 return not waiting
             time.sleep(0.0005)
 
+    def wait_until_local(self, addresses: Iterable[Address], timeout_seconds: float = 2.0) -> bool:
+        """Wait until packets to these addresses of this namespace are taken in; False when some still are not after so long.
+
+        An address skips duplicate address detection by a worker of the kernel, which is also what makes its local route.
+        """
+        waiting, deadline = list(addresses), time.monotonic() + timeout_seconds
+        while True:
+            waiting = [address for address in waiting if not self._is_local(address)]
+            if not waiting or time.monotonic() >= deadline:
+                return not waiting
+            time.sleep(0.0005)
+
+    def _is_local(self, address: Address) -> bool:
+        family = Family.of(address)
+        head = struct.pack("=BBBBBBBBI", family.facts.socket_family, family.bits, *[0] * 7)
+        try:
+            bodies = self._exchange(rt.GETROUTE, 0, head + rt.attribute(rt.RTA_DST, address.packed), f"ask for the route to {address}")
+        except KernelError as error:
+            if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES):
+                return False
+            raise
+        return int(bodies[0][7]) == rt.LOCAL
+
     # The wire
 
     def _remember(self, name: str, number: int) -> None:

@@ -76,6 +76,7 @@ def _wire(
             own.add_route(Route(parse_cidr(family.facts.everything), LINK, gateway), protocol=STATIC_PROTOCOL)
         own.commit()
         own.wait_until_running([LINK], 5.0)
+        own.wait_until_local(machine.addresses.values(), 5.0)
 
 
 def _give(kernel: Netlink, link: str, networks: ByFamily[Network], addresses: ByFamily[Address]) -> None:
