@@ -5,9 +5,10 @@ Rule of this file: the cost of a change is the size of the part, never of the ta
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final, NamedTuple
 
 from twinstack.dataplane.ruleset import Chain, Element, Key, Map, Set, Steps, Table, Value, ordered, whole
 from twinstack.net.family import Family
@@ -39,7 +40,7 @@ class Assembly:
         self._name = name
         self._frame_chains = {chain.name: chain for chain in chains}
         self._frame_sets = {one.name: one for one in sets}
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[str, tuple[Any, ...]] = {}  # chains, sets, then set and key of each element: values stand in the elements
         self._elements: dict[str, dict[Key, Value]] = {}
         self._owners: dict[str, dict[Key, str]] = {}
         self._rivals: dict[tuple[str, Key], dict[str, Value]] = {}  # only for keys that several parts claim
@@ -55,19 +56,32 @@ class Assembly:
 
     def put(self, owner: str, part: Part | None) -> None:
         """Exchange the owner's part; None takes it away."""
-        before = self._parts.get(owner)
+        before = self.part(owner)
         if before == part:
             return
         if before is not None:
             self._take_away(owner, before, part)
             del self._parts[owner]
         if part is not None:
-            self._parts[owner] = part
+            self._parts[owner] = (part.chains, part.sets, *itertools.chain.from_iterable([element[:2] for element in part.elements]))
             self._give(owner, part, before)
 
-    def owners(self) -> Mapping[str, Part]:
-        """The parts by owner."""
-        return self._parts
+    def owners(self) -> Collection[str]:
+        """Who has a part."""
+        return self._parts.keys()
+
+    def part(self, owner: str) -> Part | None:
+        """The owner's part; None when it has none."""
+        held = self._parts.get(owner)
+        if held is None:
+            return None
+        named = zip(held[2::2], held[3::2], strict=True)
+        return Part(tuple((set_, key, self._claimed(owner, set_, key)) for set_, key in named), held[0], held[1])
+
+    def _claimed(self, owner: str, set_: str, key: Key) -> Value:
+        """What an owner claims of a key: mostly what stands."""
+        rivals = self._rivals.get((set_, key)) if self._rivals else None
+        return rivals[owner] if rivals and owner in rivals else self._elements[set_][key]
 
     def table(self) -> Table:
         """The wanted table as a value; its elements are this assembly's own and change with it."""

@@ -180,8 +180,8 @@ class FamilySync:
         self._shape = shape
         grown = shape.assembly()
         grown.unsettle()
-        for owner, part in self._assembly.owners().items():
-            grown.put(owner, part)
+        for owner in self._assembly.owners():
+            grown.put(owner, self._assembly.part(owner))
         self._assembly, self._whole = grown, True
 
     def _make_one(self, key: Key) -> None:
