@@ -175,3 +175,47 @@ async def test_a_pod_is_evicted_in_good_order(api: Any) -> None:
 async def test_options_of_a_list_go_together(api: Any, query: str, causes: list[str]) -> None:
     got = await api.get(f"{CONFIGMAPS}?{query}")
     assert (got.code, [cause["field"] for cause in got.document["details"]["causes"]]) == (422, causes)
+
+
+async def test_an_owner_that_is_told_twice_is_kept_once(api: Any) -> None:
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "1"}
+    got = await api.post(CONFIGMAPS, {"metadata": {"name": "a", "ownerReferences": [owner, owner, {**owner, "uid": "2"}]}})
+    assert (got.code, got.document["metadata"]["ownerReferences"]) == (201, [owner, {**owner, "uid": "2"}])
+    assert "duplicate" in got.headers["Warning"]
+
+
+async def test_what_the_server_writes_on_its_own_is_its_own(api: Any) -> None:
+    await api.made(SERVICES, {"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}})
+    records = (await api.get("/apis/networking.k8s.io/v1/ipaddresses")).document["items"]
+    assert [list(owners(one)) for one in records] == [[("kube-apiserver", "Update", "")]] * len(records)
+    assert owners((await api.get(f"{SERVICES}/kubernetes")).document)["kube-apiserver", "Update", ""]["f:spec"]["f:ports"]
+
+
+async def test_an_object_goes_with_its_last_finalizer_as_it_was(api: Any) -> None:
+    await api.made(CONFIGMAPS, {"metadata": {"name": "a", "finalizers": ["example.com/f"]}})
+    waiting = (await api.delete(f"{CONFIGMAPS}/a")).document
+    refused = await api.put(f"{CONFIGMAPS}/a", {**waiting, "metadata": {**waiting["metadata"], "finalizers": ["example.com/f", "example.com/g"]}})
+    assert (refused.code, refused.document["details"]["causes"][0]["field"]) == (422, "metadata.finalizers")
+    gone = await api.patch(f"{CONFIGMAPS}/a", {"metadata": {"finalizers": None}})
+    assert (gone.code, gone.document["metadata"]["resourceVersion"]) == (200, waiting["metadata"]["resourceVersion"])
+    assert (await api.get(f"{CONFIGMAPS}/a")).code == 404
+
+
+@pytest.mark.parametrize(
+    "selector, names",
+    [
+        pytest.param("n>9", ["c10"], id="more than"),
+        pytest.param("n<10", ["c9"], id="less than"),
+        pytest.param("n>8,n<10", ["c9"], id="between"),
+        pytest.param("n>x", None, id="than what is no number"),
+    ],
+)
+async def test_labels_compare_as_numbers(api: Any, selector: str, names: list[str] | None) -> None:
+    for value in ("9", "10", "x"):
+        await api.made(CONFIGMAPS, {"metadata": {"name": f"c{value}", "labels": {"n": value}}})
+    got = await api.get(f"{CONFIGMAPS}?labelSelector={selector.replace('<', '%3C').replace('>', '%3E')}")
+    if names is None:
+        assert got.code == 400
+    else:
+        assert [item["metadata"]["name"] for item in got.document["items"]] == names
+        assert all("kind" not in item for item in got.document["items"])

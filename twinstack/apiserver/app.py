@@ -25,7 +25,7 @@ from twinstack.apiserver.auth import Authenticator, is_open, read_token_file
 from twinstack.apiserver.authorization import Authorizer, asked_by, asked_of_path, modes_of
 from twinstack.apiserver.cache import Cache, Stored
 from twinstack.apiserver.calls import CALLER, Answer, Call, Reaction, Stream, Streamed, Upgraded, failure
-from twinstack.apiserver.changes import Uids
+from twinstack.apiserver.changes import OURSELVES, Uids
 from twinstack.apiserver.discovery import Discovery
 from twinstack.apiserver.fairness import Seats, Turns
 from twinstack.apiserver.handlers import Handlers
@@ -220,7 +220,7 @@ class Hand:
         document.setdefault("kind", resource.kind)
         document.setdefault("apiVersion", resource.api_version)
         namespace = document.setdefault("metadata", {}).get("namespace", "")
-        outcome = await self._handlers.changes.create(resource, document, namespace, manager="kube-apiserver")
+        outcome = await self._handlers.changes.create(resource, document, namespace, manager=OURSELVES)
         result: Document = objects.decode(outcome.data)
         return result
 

@@ -32,6 +32,7 @@ from twinstack.store.base import KeyExists, RevisionMismatch, Store, StoreError,
 NAMESPACES = BY_PATH["", "v1", "namespaces"]
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels, no look-alikes: random names spell nothing
 ATTEMPTS = 8
+OURSELVES = "kube-apiserver"  # the manager of what the server writes on its own
 MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
 
 
@@ -134,6 +135,12 @@ class Changes:
         resource, strategy = collection.resource, collection.strategy
         if strategy.has_status:
             document.pop("status", None)
+        told = _tell_owners_once(document["metadata"])
+        if manager and self.admission is not None and resource.kind == "Pod":
+            # What admission adds, such as a ServiceAccount's token, is nobody's.
+            strategy.default(document)
+            self._own(resource, document, manager)
+            manager = ""
         if self.admission is not None:
             self.admission.new(resource, document)
         strategy.default(document)
@@ -149,7 +156,7 @@ class Changes:
             ]
             if problems:
                 raise errors.invalid(resource.kind, name, problems, group=resource.kept_group)
-            warnings = [*transaction.warnings, *strategy.warnings(document, None)]
+            warnings = [*told, *transaction.warnings, *strategy.warnings(document, None)]
             if dry_run:
                 if objects.key_of(document) in collection.items:
                     raise errors.already_exists(resource.plural, name, group=resource.group)
@@ -254,6 +261,7 @@ class Changes:
         metadata["resourceVersion"] = old["resourceVersion"]
         sent = strategy.problems_with_sent(after, before, subresource)
         _keep_what_the_door_does_not_open(after, before, subresource, strategy)
+        told = _tell_owners_once(metadata)
         strategy.default(after)
         if self.admission is not None:
             self.admission.changed(resource, after, before, subresource)
@@ -271,7 +279,7 @@ class Changes:
             problems = [*sent, *problems_with_metadata_update(after, before), *strategy.problems_with_update(after, before, subresource)]
             if problems:
                 raise errors.invalid(resource.kind, key.name, problems, group=resource.kept_group)
-            warnings = [*transaction.warnings, *strategy.warnings(after, before)]
+            warnings = [*told, *transaction.warnings, *strategy.warnings(after, before)]
             if later is not None and after != before:
                 metadata["managedFields"] = later
             if dry_run:
@@ -318,6 +326,7 @@ class Changes:
             if collection.strategy.counts_generation:
                 metadata.setdefault("generation", 1)
             collection.strategy.default(document)
+            self._own(resource, document, OURSELVES)
             writes.append(collection.write(document, 0))
         for resource, key in transaction.deletes:
             collection = self.cache.collections[resource]
@@ -371,6 +380,18 @@ def _fit_name(metadata: Document, name: str) -> None:
     """The document's name is the path's."""
     if metadata.setdefault("name", name) != name:
         raise BadRequest(f"the name of the object ({metadata['name']}) does not match the name on the URL ({name})")
+
+
+def _tell_owners_once(metadata: Document) -> list[str]:
+    """Leave of equal owners one; what to warn of."""
+    owners = metadata.get("ownerReferences")
+    if not owners or len(owners) < 2:
+        return []
+    single = [owner for index, owner in enumerate(owners) if owner not in owners[:index]]
+    if len(single) == len(owners):
+        return []
+    metadata["ownerReferences"] = single
+    return [".metadata.ownerReferences contains duplicate entries; only one of each is kept"]
 
 
 def _keep_what_the_system_sets(metadata: Document, old: Document) -> None:
