@@ -268,3 +268,22 @@ async def test_the_services_that_the_clusters_families_no_longer_fit_are_named_a
     assert told.pop("web", None) == reason
     assert told == ({"kubernetes": "KubernetesServiceOfAnotherFamily"} if then == "v6v4" else {})
     assert ("default/web" in caplog.text) == (reason is not None)
+
+
+async def test_the_same_is_not_told_again_soon_and_of_many_only_the_first(new_server, caplog):
+    server = await new_server()
+    for i in range(150):
+        spec = {"type": "ClusterIP", "clusterIP": f"192.0.2.{i}", "clusterIPs": [f"192.0.2.{i}"], "ipFamilies": ["IPv4"]}
+        await server.store_directly("services", {"metadata": {"name": f"s{i}", "namespace": "default", "uid": str(i)}, "spec": spec, "status": {}})
+    bootstrap = server.bootstrap()
+    await bootstrap.repair()
+    told = [event["reason"] for event in server.cache.list(EVENTS)]
+    assert told == ["ClusterIPOutOfRange"] * 100
+    assert "50 more objects have problems like these" in caplog.text
+    await bootstrap.repair()
+    assert len(server.cache.list(EVENTS)) == 150, "the second pass tells of the others, and of nobody twice"
+    await bootstrap.repair()
+    assert len(server.cache.list(EVENTS)) == 150
+    server.wait(3601)
+    await bootstrap.repair()
+    assert len(server.cache.list(EVENTS)) == 250

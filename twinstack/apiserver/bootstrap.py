@@ -38,7 +38,7 @@ SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 DEFAULT_CIDR = "kubernetes"
 OWN_SERVICE = Key("default", "kubernetes")
 AGAIN_SECONDS, KEEP_SECONDS, REPAIR_SECONDS, WITHDRAW_SECONDS = 1.0, 10.0, 180.0, 2.0
-MOST_NAMED, MOST_TOLD = 20, 100
+MOST_NAMED = 20
 _NAMESPACES, _ENDPOINTS, _SLICES = (resource_of(view) for view in (kinds.Namespace, kinds.Endpoints, kinds.EndpointSlice))
 
 
@@ -136,10 +136,13 @@ class Bootstrap:
     async def _tell_of_other_families(self) -> None:
         """Name the Services that the cluster's families no longer fit, which happens when the flags change over the same data."""
         concerned = []
+        has = {family.value for family in self._context.families}
         for seen, document in enumerate(self._api.reader.each(SERVICES), 1):
-            service = view_of(kinds.Service, document)
-            if told := concern_about(service, self._context.families):
-                concerned.append((service, told))
+            # The cheap look first: there may be many thousands, and most are of the cluster's families.
+            if not has.issuperset((document.get("spec") or {}).get("ipFamilies") or ()) or key_of(document) == OWN_SERVICE:
+                service = view_of(kinds.Service, document)
+                if told := concern_about(service, self._context.families):
+                    concerned.append((service, told))
             if seen % BREATH == 0:
                 await asyncio.sleep(0)
         if not concerned:
@@ -150,9 +153,10 @@ class Bootstrap:
             len(names), ", ".join(names[:MOST_NAMED]), " and others" if len(names) > MOST_NAMED else "",
             extra={"families": ",".join(family.value for family in self._context.families)},
         )  # fmt: skip
-        for service, told in concerned[:MOST_TOLD]:
+        self._announcements.begin_pass()
+        for service, told in concerned:
             try:
-                await self._announcements.tell_once(service, told.reason, told.message)
+                await self._announcements.tell(service, told.reason, told.message)
             except APIError as error:
                 log.warning("A Service that does not fit could not be told of: %s", error)
 
@@ -175,19 +179,19 @@ class Bootstrap:
             try:
                 await self._api.update(SERVICE_CIDRS, document)
             except APIError as error:
-                await self._announcements.tell_once(stored, "KubernetesDefaultServiceCIDRError", f"the second range could not join: {error}")
+                await self._announcements.tell(stored, "KubernetesDefaultServiceCIDRError", f"the second range could not join: {error}")
             return
         condition = kinds.condition_of(stored.status.conditions, "Ready")
         if stored.spec.cidrs != wanted:
             detail = f"the flags say {', '.join(wanted)}, the object says {', '.join(stored.spec.cidrs)}; it is left as it is"
-            await self._announcements.tell_once(stored, "KubernetesDefaultServiceCIDRInconsistent", detail)
+            await self._announcements.tell(stored, "KubernetesDefaultServiceCIDRInconsistent", detail)
         elif condition is None or condition.status == "Unknown":
             others = [one for one in (document.get("status") or {}).get("conditions") or () if one.get("type") != "Ready"]
             is_so = {"type": "Ready", "status": "True", "lastTransitionTime": text_of_time(self._now()), "reason": "", "message": "addresses are handed out"}
             document["status"] = {**(document.get("status") or {}), "conditions": [*others, is_so]}
             await self._api.update(SERVICE_CIDRS, document, "status")
         elif condition.status == "False":
-            await self._announcements.tell_once(stored, condition.reason or "NotReady", condition.message or "the default ServiceCIDR is not ready")
+            await self._announcements.tell(stored, condition.reason or "NotReady", condition.message or "the default ServiceCIDR is not ready")
 
     async def _keep_own_service(self) -> None:
         if self._api.reader.get(SERVICES, OWN_SERVICE) is not None:

@@ -34,6 +34,7 @@ class Repair:
 
     async def all(self) -> None:
         """Bring everything into agreement, Services first."""
+        self._announcements.begin_pass()
         seen = 0
         for resource, findings in ((SERVICES, self._findings_about_service), (IP_ADDRESSES, self._findings_about_record)):
             for document in self._api.reader.each(resource):
@@ -42,9 +43,14 @@ class Repair:
                 if seen % BREATH == 0:
                     await asyncio.sleep(0)
 
-        for about, reason, message in port_records.findings(self._api.reader.each(SERVICES), self._context.ports.range):
-            with contextlib.suppress(APIError):  # it is in the log
-                await self._announcements.tell(about, reason, message, action="PortAllocation")
+        holders = port_records.Holders(self._context.ports.range)
+        for seen, document in enumerate(self._api.reader.each(SERVICES), 1):
+            for about, reason, message in holders.findings(document):
+                with contextlib.suppress(APIError):  # it is in the log
+                    await self._announcements.tell(about, reason, message, action="PortAllocation")
+            if seen % BREATH == 0:
+                await asyncio.sleep(0)
+        self._announcements.begin_pass()
 
     async def missing(self) -> None:
         """Write again the records that somebody deleted while Services have the addresses."""
