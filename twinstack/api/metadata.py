@@ -10,8 +10,8 @@ import msgspec
 Time = str  # RFC 3339, as on the wire
 
 
-class View(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Root of the views."""
+class View(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
+    """Root of the views. They never change, so they are in no cycle and the garbage collector need not know them."""
 
 
 class OwnerReference(View, frozen=True):

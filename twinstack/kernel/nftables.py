@@ -79,7 +79,7 @@ class Nftables:
             if failed:
                 raise _error(self._located(script) or complaint.decode(errors="replace"), script)
             if len(script) > _TRIM_ABOVE:
-                ctypes.CDLL(None).malloc_trim(0)
+                give_back()
             if teaching and not check:
                 self._learning.teach(teaching)
         return str(output.decode())
@@ -122,6 +122,11 @@ def apply(ruleset: Ruleset, steps: Steps | Sequence[Steps], *, check: bool = Fal
     script = "".join(map(text.script, each))
     if script:
         ruleset.run(script, check=check)
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system, which the C library keeps otherwise; after something large."""
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def read_table(ruleset: Ruleset, family: Family, name: str) -> Table | None:

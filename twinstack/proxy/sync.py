@@ -233,6 +233,8 @@ class FamilySync:
         told = {"family": self._label, "steps": len(steps.steps), "seconds": round(took, 4)}
         if whole:
             log.info("The whole Service table was written", extra={**told, "elements": self._assembly.table().size()})
+            del steps
+            nftables.give_back()
         elif steps:
             log.debug("The Service table was changed", extra=told)
         self.synced.set()
