@@ -8,7 +8,7 @@ from twinstack.api import kinds
 from twinstack.api.objects import view_of
 from twinstack.net.family import FAMILIES, Family
 from twinstack.proxy.lean import Lean
-from twinstack.proxy.services import Place, ignored, local_ready, service_ports
+from twinstack.proxy.services import Place, endpoints_in, ignored, local_ready, service_ports
 
 SERVICE = view_of(kinds.Service, {
     "apiVersion": "v1", "kind": "Service",
@@ -56,11 +56,13 @@ def test_it_keeps_what_is_asked_for_and_no_more():
     assert service.metadata.annotations == {"preserve-destination": "true"} and service.metadata.labels is None and service.spec.selector is None
     assert one.metadata.labels == {"kubernetes.io/service-name": "s"} and one.metadata.resourceVersion == "8"
     assert list(one.metadata.annotations) == ["endpoints.kubernetes.io/last-change-trigger-time"]
-    assert not one.metadata.ownerReferences and one.endpoints[0].targetRef is None
+    assert not one.metadata.ownerReferences and one.endpoints is None
+    assert [endpoint.targetRef for endpoint in endpoints_in(one)] == [None] * 3
 
 
 def test_equal_things_are_kept_once():
     lean = Lean()
     one, other = lean.slice(endpoint_slice(Family.IPV4, "a")), lean.slice(endpoint_slice(Family.IPV4, "b"))
-    assert one.ports is other.ports and one.endpoints[0].hints is other.endpoints[2].hints
-    assert one.endpoints[0].conditions is other.endpoints[1].conditions
+    assert one.ports is other.ports and one.metadata.namespace is other.metadata.namespace
+    service = lean.service(SERVICE)
+    assert service.spec.ports is lean.service(SERVICE).spec.ports

@@ -106,7 +106,7 @@ class Informer(Generic[V]):
         self._namespace, self._label_selector, self._field_selector = namespace, label_selector, field_selector
         self._selector = selectors.parse_labels(label_selector)
         self._all: Bucket[V] = Bucket()
-        self._by_namespace: dict[str, Bucket[V]] = {}
+        self._by_namespace: dict[str, Bucket[V]] | None = None  # made when a namespace is first asked for
         self._by_owner: dict[str, Bucket[V]] = {}
         self._by_label: dict[str, dict[tuple[str, str], Bucket[V]]] = {}  # made when a label is first asked for
         self._callbacks: list[Callback] = []
@@ -130,7 +130,13 @@ class Informer(Generic[V]):
 
     def list(self, namespace: str = "") -> list[V]:
         """All objects, or those of a namespace, by key."""
-        bucket = self._by_namespace.get(namespace) if namespace and self.resource.namespaced else self._all
+        if not namespace or not self.resource.namespaced:
+            return self._all.listed()
+        if self._by_namespace is None:
+            self._by_namespace = {}
+            for key, one in self._all.objects.items():
+                self._by_namespace.setdefault(key.namespace, Bucket()).put(key, one)
+        bucket = self._by_namespace.get(namespace)
         return bucket.listed() if bucket else []
 
     def owned(self, uid: str) -> Sequence[V]:
@@ -329,7 +335,8 @@ class Informer(Generic[V]):
         if before is not None:
             self._unindex(key, before, keep=True)
         self._all.put(key, after)
-        self._by_namespace.setdefault(key.namespace, Bucket()).put(key, after)
+        if self._by_namespace is not None:
+            self._by_namespace.setdefault(key.namespace, Bucket()).put(key, after)
         for owner in after.metadata.ownerReferences:
             self._by_owner.setdefault(owner.uid, Bucket()).put(key, after)
         for label, index in self._by_label.items():
@@ -339,7 +346,8 @@ class Informer(Generic[V]):
         """Take an object out of the indexes; with *keep*, only of those that its next state may not belong to."""
         if not keep:
             self._all.drop(key)
-            _drop_from(self._by_namespace, key.namespace, key)
+            if self._by_namespace is not None:
+                _drop_from(self._by_namespace, key.namespace, key)
         for owner in before.metadata.ownerReferences:
             _drop_from(self._by_owner, owner.uid, key)
         for label, index in self._by_label.items():

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from twinstack.api import kinds
 from twinstack.api.objects import encode
-from twinstack.proxy.services import DATED, PROXY_NAME, SERVICE_NAME
+from twinstack.proxy.services import DATED, PROXY_NAME, SERVICE_NAME, PackedSlice, pack
 from twinstack.proxy.windows import PRESERVE_DESTINATION
 
 _MOST_SHARED = 10_000  # different things remembered at most; then it begins anew
@@ -45,22 +45,11 @@ class Lean:
 
     def slice(self, one: kinds.EndpointSlice) -> kinds.EndpointSlice:
         """The slice without what its endpoints are of."""
-        return replace(
-            one,
-            apiVersion="",
-            kind="",
+        return PackedSlice(
             metadata=self._metadata(one),
             addressType=self._once(one.addressType),
             ports=self._list(one.ports),
-            endpoints=[self._endpoint(endpoint) for endpoint in one.endpoints or ()],
-        )
-
-    def _endpoint(self, one: kinds.Endpoint) -> kinds.Endpoint:
-        return kinds.Endpoint(
-            addresses=one.addresses[:1],
-            conditions=self._once(one.conditions),
-            nodeName=self._once(one.nodeName),
-            hints=self._once(one.hints),
+            packed=pack(one.endpoints or ()),
         )
 
     def _metadata(self, one: kinds.Service | kinds.EndpointSlice, uid: str = "") -> kinds.ObjectMeta:
