@@ -23,6 +23,7 @@ from twinstack.kernel import namespaces
 from twinstack.net.family import FAMILIES
 
 DEBIAN = "/usr/lib/cni"
+TARGETS = {"ADD": 14.0, "DEL": 15.0}  # milliseconds on an idle machine
 CIDRS = ("10.9.0.0/16", "fd09::/64")
 
 
@@ -101,6 +102,7 @@ def run(scale: float) -> list[Result]:
                     name=f"{command}, executable {name}",
                     value=median(taken) * 1000,
                     unit="ms",
+                    target=TARGETS.get(command) if name == "with the daemon" else None,
                     baseline="bridge + host-local" if baseline else "",
                     baseline_value=median(baseline.seconds[command]) * 1000 if baseline else None,
                     detail={"p90": percentile(taken, 0.9) * 1000, "rounds": float(rounds)},

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from twinstack.api.cni import network_config
+from twinstack.api.cni import Attachment, network_config
 from twinstack.cni.executable import write_executable
+from twinstack.cni.plugin import ends_of
 from twinstack.kernel import namespaces
 from twinstack.net.family import FAMILIES
 
@@ -42,7 +44,17 @@ class Node:
             process = subprocess.Popen([self.executable], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         out, err = process.communicate(data)
         assert err == b"", err.decode()
+        if command == "DEL":
+            self.until_unwired(container, interface)
         return Answer(process.returncode, json.loads(out) if out else None)
+
+    def until_unwired(self, container: str, interface: str) -> None:
+        """DEL answers before the kernel has let go of the link."""
+        name = ends_of(Attachment(container, interface)).host_link
+        for _ in range(500):
+            if name not in self.links():
+                return
+            time.sleep(0.002)
 
     def kept(self) -> set[str]:
         """The addresses that are kept as given out."""

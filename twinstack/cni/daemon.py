@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 from twinstack.cni.plugin import respond
@@ -54,6 +55,7 @@ class Daemon:
             threading.Thread(target=self._serve, args=(connection,), name="cni-request", daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
+        waiting: list[Callable[[], None]] = []
         with connection, ExitStack() as undo:
             connection.settimeout(10)
             try:
@@ -70,8 +72,11 @@ class Daemon:
                     return
                 variables, data = (_exactly(connection, size) for size in sizes)
                 pairs = (one.partition("=") for one in variables.decode(errors="surrogateescape").split("\0"))
-                status, out = respond({key: value for key, _, value in pairs}, data, descriptors[0] if descriptors else None)
+                status, out = respond({key: value for key, _, value in pairs}, data, descriptors[0] if descriptors else None, later=waiting.append)
                 connection.sendall(bytes([status]) + out)
+                connection.close()
+                for work in waiting:
+                    work()
             except (OSError, EOFError) as error:  # the other side went away
                 log.warning("A request for the network plugin was not finished", extra={"err": error})
             except Exception:

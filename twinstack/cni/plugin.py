@@ -47,6 +47,7 @@ from twinstack.net.family import Address, Family
 _KERNEL: Mapping[type[BaseException], Callable[[Any], BaseException]] = {
     KernelError: lambda error: CNIError(cni.KERNEL_REFUSED, "the kernel refused", str(error))
 }
+Later = Callable[[Callable[[], None]], None]
 _POD_NUMBER = 2  # after lo
 _HOST_NUMBERS = 1 << 20  # where the node's ends begin; nothing numbers its links so high by itself
 _ATTEMPTS = 8
@@ -61,6 +62,7 @@ class Request(NamedTuple):
     arguments: str
     data: bytes
     environment: dict[str, str] = {}
+    later: Later = lambda work: work()
 
 
 class Ends(NamedTuple):
@@ -80,7 +82,7 @@ def ends_of(who: Attachment) -> Ends:
     return Ends(f"ts{digest[:6].hex()}", number, f"02:00:{digest[8:12].hex(':')}", f"02:01:{digest[12:16].hex(':')}")
 
 
-def request_of(environment: Mapping[str, str], data: bytes) -> Request:
+def request_of(environment: Mapping[str, str], data: bytes, later: Later | None = None) -> Request:
     """The request that a runtime makes; CNIError 4 when the environment is not as the specification has it."""
     command = environment.get("CNI_COMMAND", "")
     if command not in COMMANDS:
@@ -93,14 +95,18 @@ def request_of(environment: Mapping[str, str], data: bytes) -> Request:
             raise CNIError(cni.BAD_ENVIRONMENT, f"CNI_IFNAME {interface!r} is not an interface's name")
         if command != "DEL" and not netns:
             raise CNIError(cni.BAD_ENVIRONMENT, "CNI_NETNS is missing")
-    return Request(command, Attachment(container, interface), netns, environment.get("CNI_ARGS", ""), data, dict(environment))
+    who, variables = Attachment(container, interface), dict(environment)
+    return Request(command, who, netns, environment.get("CNI_ARGS", ""), data, variables, later or (lambda work: work()))
 
 
-def respond(environment: Mapping[str, str], data: bytes, netns: int | None = None) -> tuple[int, bytes]:
-    """A runtime's request in, exit status and stdout out. *netns* is the pod's namespace where the caller has it open."""
+def respond(environment: Mapping[str, str], data: bytes, netns: int | None = None, *, later: Later | None = None) -> tuple[int, bytes]:
+    """A runtime's request in, exit status and stdout out. *netns* is the pod's namespace where the caller has it open.
+
+    *later* is given what need not be done before the answer is; without it everything is.
+    """
     version = cni.NEWEST
     try:
-        request = request_of(environment, data)
+        request = request_of(environment, data, later)
         commands = COMMANDS
         if request.command != "VERSION":
             document = cni.decode(data)
@@ -235,6 +241,7 @@ def _pair(node: Netlink, netns: int, ends: Ends, interface: str, config: Config)
 
     Returns whether the pod's is 2, which its first interface is.
     """
+    cleared = False
     for attempt in range(_ATTEMPTS):
         node.add_veth(
             ends.host_link,
@@ -253,6 +260,12 @@ def _pair(node: Netlink, netns: int, ends: Ends, interface: str, config: Config)
             node.commit()
             return attempt == 0
         except KernelError as error:
+            if error.exists and not cleared and node.link(ends.host_link) is not None:
+                # nobody has an address over it, or we would have been refused one: an earlier attachment's, which is about to go
+                cleared = True
+                node.remove_link(ends.host_link)
+                node.commit()
+                continue
             if error.exists:
                 raise CNIError(cni.DUPLICATE, f"there is a link {interface} in the container, or its end {ends.host_link} on the node", str(error)) from error
             if error.errno != errno.EBUSY:
@@ -277,7 +290,8 @@ def delete(request: Request, netns: int | None) -> None:
     with ExitStack() as each:  # the last first, and every one whatever becomes of those before
         if not config.chained:
             each.callback(_release, request, config)
-            each.callback(_unwire, ends_of(request.who))
+            # the kernel takes 40 ms to let go of a link, and nobody has to wait for that
+            each.callback(request.later, lambda: _unwire(ends_of(request.who)))
         each.callback(_unmap, config, request.who)
 
 

@@ -18,6 +18,10 @@ import _socket
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 ADDRESS = b"\0twinstack-cni"
 ROLE = "TWINSTACK_PLUGIN"  # by which of our names we were executed
 _NAMES = ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH", ROLE)
@@ -54,6 +58,23 @@ def call(environment: dict[str, str], data: bytes) -> tuple[int, bytes] | None:
     return answer[0], answer[1:]
 
 
+def _by_a_child(work: Callable[[], None]) -> None:
+    """Have a child do it, which holds neither the runtime's pipes nor the runtime up; do it here when there can be none."""
+    try:
+        child = os.fork()
+    except OSError:
+        return work()
+    if child:
+        return
+    try:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in range(3):
+            os.dup2(nothing, number)
+        work()
+    finally:
+        os._exit(0)
+
+
 def main(role: str = "") -> None:
     """Answer a runtime's request on stdout and exit; *role* is the name of the plugin that was executed."""
     environment = {**os.environ, ROLE: role}
@@ -62,7 +83,7 @@ def main(role: str = "") -> None:
     if done is None:
         from twinstack.cni.plugin import respond
 
-        done = respond(environment, data)
+        done = respond(environment, data, later=_by_a_child)
     status, out = done
     while out:
         out = out[os.write(1, out) :]
