@@ -31,6 +31,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "kube-proxy": ("twinstack.cli.kube_proxy", "command", "Serve Services on a node, by nftables."),
         "ip-masq-agent": ("twinstack.cli.ip_masq_agent", "command", "Let pods reach outside, in both families."),
         "dns": ("twinstack.cli.dns", "command", "Answer for the cluster's names, in both families."),
+        "load-balancer": ("twinstack.cli.load_balancer", "command", "Give Services addresses of pools, and answer for them."),
     },
     "Besides": {
         "image": ("twinstack.cli.image", "image", "Load, list and remove images for containers."),

@@ -21,6 +21,7 @@ COMPONENTS = {
     "kube-scheduler": "system:kube-scheduler",
     "kube-proxy": "system:kube-proxy",
     "node-router": "twinstack:node-router",
+    "load-balancer": "twinstack:load-balancer",
     clusterdns.COMPONENT: clusterdns.USER,
 }
 

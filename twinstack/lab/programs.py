@@ -21,11 +21,12 @@ from twinstack.lab.credentials import API_PORT, files_of
 from twinstack.lab.hosting import Program, Report
 from twinstack.lab.places import Places
 from twinstack.lab.supervisor import Process
-from twinstack.lab.topology import Node, Topology, halves
+from twinstack.lab.topology import Node, Topology, balancers, halves
 from twinstack.net.family import FAMILIES, Family
+from twinstack.rules.balancer_pools import pools_of, text_of_pools
 
 APISERVER, CONTROLLERS, SCHEDULER = "kube-apiserver", "kube-controller-manager", "kube-scheduler"
-NODE_PROGRAMS = ("network-plugin", "ip-masq-agent", "kube-proxy", "kubelet")
+NODE_PROGRAMS = ("network-plugin", "ip-masq-agent", "kube-proxy", "load-balancer", "kubelet")
 _WATCH = "node-watch"  # tells the supervisor which nodes are ready; no component of anybody's
 # what is imported before the first fork, beside what this file imports by itself
 IMPORTS = (
@@ -38,6 +39,7 @@ IMPORTS = (
     "twinstack.client.kubeconfig",
     "twinstack.cni.daemon",
     "twinstack.dns.dns",
+    "twinstack.lb.lb",
     "twinstack.masq.masq",
     "twinstack.proxy.proxy",
     "twinstack.loops.health",
@@ -87,7 +89,7 @@ def processes(topology: Topology, places: Places, listener: socket.socket | None
 
 
 def write_files(topology: Topology, places: Places) -> None:
-    """Write the files that programs read: ip-masq-agent's configuration."""
+    """Write the files that programs read: ip-masq-agent's configuration, and the load balancer's pools."""
     families = _masqueraded(topology)
     networks = [topology.pod_cidrs, topology.service_cidrs, halves(topology.underlay, 0)]
     texts = [str(group[family]) for group in networks for family in families if family in group]
@@ -96,10 +98,16 @@ def write_files(topology: Topology, places: Places) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w", encoding="utf-8") as file:
             json.dump({"nonMasqueradeCIDRs": texts, "masqLinkLocal": False}, file)
+        with open(_pools_config(places), "w", encoding="utf-8") as file:
+            file.write(text_of_pools(pools_of(balancers(topology))))
 
 
 def _masq_config(places: Places) -> str:
     return f"{places.state}/ip-masq-agent.json"
+
+
+def _pools_config(places: Places) -> str:
+    return f"{places.state}/load-balancer.yaml"
 
 
 def _masqueraded(topology: Topology) -> tuple[Family, ...]:
@@ -207,6 +215,7 @@ def _node(topology: Topology, places: Places, node: Node) -> Mapping[str, Progra
         "network-plugin": _network_plugin,
         "ip-masq-agent": lambda ready: _masq(topology, places, ready),
         "kube-proxy": lambda ready: _proxy(topology, places, node, ready),
+        "load-balancer": lambda ready: _balancer(places, node, ready),
         "kubelet": lambda ready: _kubelet(topology, places, node, ready),
     }
     return {f"{node.name}/{name}": Program(run) for name, run in programs.items()}
@@ -243,6 +252,13 @@ async def _proxy(topology: Topology, places: Places, node: Node, ready: Ready) -
         min_sync_period_seconds=0.0,  # a change costs a millisecond; upstream's second would be felt in every step of a demo
     )
     await run(settings, ready=ready)
+
+
+async def _balancer(places: Places, node: Node, ready: Ready) -> None:
+    from twinstack.lb.lb import run
+    from twinstack.lb.settings import Settings
+
+    await run(Settings(kubeconfig=places.kubeconfig("load-balancer"), config=_pools_config(places), hostname_override=node.name), ready=ready)
 
 
 async def _kubelet(topology: Topology, places: Places, node: Node, ready: Ready) -> None:

@@ -134,6 +134,11 @@ def halves(networks: ByFamily[Network], number: int) -> ByFamily[Network]:
     return networks.map(lambda _, network: block(network, network.prefixlen + 1, number))
 
 
+def balancers(topology: Topology) -> tuple[Network, ...]:
+    """The part of the underlay that load balancers' addresses come from, of each family of the cluster: an eighth, beside the control plane."""
+    return tuple(block(topology.underlay[family], topology.underlay[family].prefixlen + 3, 6) for family in topology.families)
+
+
 def router(networks: ByFamily[Network]) -> ByFamily[Address]:
     """The fabric's addresses on networks: each one's first."""
     return networks.map(lambda _, network: nth(network, 1))

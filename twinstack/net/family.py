@@ -65,6 +65,8 @@ class Facts(NamedTuple):
     pod_sysctls: tuple[tuple[str, str], ...]  # what a pod's network namespace is set to before its link is made
     socket_options: tuple[tuple[int, int, int], ...]  # level, option, value: what keeps a socket to its own family
     packet_info: tuple[int, int]  # level, option: have recvmsg tell to which address a datagram came
+    neighbour_protocol: str  # by which hosts ask for each other's link-layer address: arp (RFC 826) or ndp (RFC 4861)
+    join_group: int  # the option that joins a multicast group, at the level of socket_options; 0 where nobody needs to
 
 
 class Family(enum.Enum):
@@ -160,6 +162,8 @@ _FACTS: Mapping[Family, Facts] = {
         pod_sysctls=(),
         socket_options=(),
         packet_info=(0, 8),
+        neighbour_protocol="arp",
+        join_group=0,
     ),
     Family.IPV6: Facts(
         version=6,
@@ -227,6 +231,8 @@ _FACTS: Mapping[Family, Facts] = {
         ),
         socket_options=((41, 26, 1),),
         packet_info=(41, 49),
+        neighbour_protocol="ndp",
+        join_group=20,
     ),
 }
 

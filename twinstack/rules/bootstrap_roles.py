@@ -15,6 +15,7 @@ from twinstack.api.objects import Document
 from twinstack.rules.rbac import GROUP
 
 ROUTER: Final = "twinstack:node-router"
+BALANCER: Final = "twinstack:load-balancer"
 AUTOUPDATE: Final = "rbac.authorization.kubernetes.io/autoupdate"
 _LABELS: Final = {"kubernetes.io/bootstrapping": "rbac-defaults"}
 _AGGREGATE: Final = "rbac.authorization.k8s.io/aggregate-to-"
@@ -128,6 +129,15 @@ _ROLES: Final[Mapping[str, tuple[_Rule, ...]]] = {
     ),
     # Who knows the ways between nodes looks at all of them, which kubelets do not.
     ROUTER: (_rule(READ, "", "nodes"),),
+    # Every node's: addresses in the Services' status, an election, and a lease by which the nodes know each other to live.
+    BALANCER: (
+        *_TELL_EVENTS,
+        _rule(READ, "", "nodes", "services"),
+        _rule(("patch",), "", "services/status"),
+        _rule(READ, "discovery.k8s.io", "endpointslices"),
+        _rule(READ, "", "configmaps", names=("twinstack-load-balancer",)),
+        _rule((*READ, "create", "patch", "update"), "coordination.k8s.io", "leases"),
+    ),
     "system:kube-dns": (_rule(READ, "", "namespaces", "pods", "services"), _rule(READ, "discovery.k8s.io", "endpointslices")),
     "system:kube-scheduler": (
         *_TELL_EVENTS,
@@ -174,6 +184,7 @@ _BINDINGS: Final[Mapping[str, tuple[str, tuple[tuple[str, str], ...]]]] = {
     "system:node": ("system:node", ()),  # the Node authorizer is who asks for these rules
     "system:node-proxier": ("system:node-proxier", (("User", "system:kube-proxy"),)),
     ROUTER: (ROUTER, (("User", ROUTER),)),
+    BALANCER: (BALANCER, (("User", BALANCER), ("ServiceAccount", "kube-system/twinstack-load-balancer"))),
     "system:kube-dns": ("system:kube-dns", (("User", "system:kube-dns"), ("ServiceAccount", "kube-system/kube-dns"))),
     "system:kube-scheduler": ("system:kube-scheduler", (("User", "system:kube-scheduler"),)),
     "system:kube-controller-manager": ("system:kube-controller-manager", (("User", "system:kube-controller-manager"),)),
