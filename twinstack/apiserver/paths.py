@@ -27,7 +27,7 @@ class Dialect(NamedTuple):
 V2: Final = Dialect(2, "#/definitions/")
 V3: Final = Dialect(3, "#/components/schemas/")
 
-_PATCHES: Final = ("application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json")
+_PATCHES: Final = ("application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml")
 _JSON: Final = ("application/json",)
 _LIST: Final[Mapping[str, str]] = {
     "allowWatchBookmarks": "boolean",
