@@ -208,6 +208,33 @@ def test_it_applies_changes_and_removals(kubectl: Kubectl) -> None:
     assert [port["port"] for port in kubectl.get("service", "applied")["spec"]["ports"]] == [8080, 80]
 
 
+def owners_of(kubectl: Kubectl, *what: str) -> set[tuple[str, str]]:
+    shown = ("--show-managed-fields",) if kubectl.minor >= 21 else ()
+    document = json.loads(kubectl("get", *what, "-o", "json", *shown))
+    return {(one["manager"], one["operation"]) for one in document["metadata"].get("managedFields", ())}
+
+
+def test_it_applies_on_the_server_and_is_told_of_conflicts(kubectl: Kubectl) -> None:
+    wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "ours"}, "data": {"k": "1", "l": "1"}}
+    kubectl("apply", "--server-side", "-f", "-", stdin=wanted)
+    kubectl("apply", "--server-side", "--field-manager=other", "-f", "-", stdin={**wanted, "data": {"m": "1"}})
+    refused = kubectl.run("apply", "--server-side", "--field-manager=other", "-f", "-", stdin={**wanted, "data": {"k": "2"}})
+    assert refused.returncode != 0
+    assert ".data.k" in refused.stderr
+    kubectl("apply", "--server-side", "--force-conflicts", "--field-manager=other", "-f", "-", stdin={**wanted, "data": {"k": "2"}})
+    assert json.loads(kubectl("get", "configmap", "ours", "-o", "json"))["data"] == {"k": "2", "l": "1"}
+    assert owners_of(kubectl, "configmap", "ours") == {("kubectl", "Apply"), ("other", "Apply")}
+
+
+def test_it_goes_over_from_its_own_apply_to_the_servers(kubectl: Kubectl) -> None:
+    wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "over"}, "data": {"k": "1", "l": "1"}}
+    kubectl("apply", "-f", "-", stdin=wanted)
+    kubectl("apply", "--server-side", "-f", "-", stdin={**wanted, "data": {"k": "2"}})
+    data = json.loads(kubectl("get", "configmap", "over", "-o", "json"))["data"]
+    # A kubectl of before 1.26 leaves its old entry as it is, so that what it no longer says stays.
+    assert data == ({"k": "2"} if kubectl.minor >= 26 else {"k": "2", "l": "1"})
+
+
 def test_it_applies_a_list_and_sees_what_would_differ(kubectl: Kubectl) -> None:
     front, back = service("one"), deployment("one")
     wanted = {"apiVersion": "v1", "kind": "List", "items": [front, back]}
