@@ -256,10 +256,11 @@ async def test_who_has_gone_leaves_nothing_open_though_the_container_is_silent(r
     before = open_files()
     for _ in range(3):
         streams = await runtime.attach(wanted.id)
+        await runtime.signal(wanted.id, 0)  # the spawner has gone round
         assert open_files() == before + 2
         os.close(streams.stdout)
         os.close(streams.stderr)
-        await runtime.signal(wanted.id, 0)  # the spawner has gone round
+        await runtime.signal(wanted.id, 0)
         await runtime.signal(wanted.id, 0)
         assert open_files() == before
 

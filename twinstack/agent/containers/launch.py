@@ -13,11 +13,15 @@ stood there bound back in; the root itself is shadowed by a new root (``pivot_ro
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import signal
+import socket
 import stat
+import termios
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -32,6 +36,7 @@ _MNT_DETACH = 2
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 24, 36, 38
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT = 428, 429  # the same on every architecture
 _AT_FDCWD, _AT_RECURSIVE, _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = -100, 0x8000, 1, 4
+_TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441  # the same on every architecture that we run on
 _STAGE = "/tmp"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -226,13 +231,23 @@ def _standard_streams(stdin: int, stdout: int, stderr: int) -> None:
 
 def _take_terminal(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Make standard input this session's terminal, of the container's user; what it is then started with."""
-    import fcntl
-    import termios
-
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     if spec.get("uid") is not None:
         os.fchown(0, spec["uid"], -1)
     return {**spec, "env": {"TERM": "xterm", **spec["env"]}}
+
+
+def _open_terminal() -> tuple[int, int]:
+    """A terminal of the mount namespace that this process is in: master and slave end."""
+    master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    fcntl.ioctl(master, _TIOCSPTLCK, b"\0\0\0\0")
+    return master, fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def _send_master(carrier: int, master: int) -> None:
+    with socket.socket(fileno=os.dup(carrier)) as one:
+        socket.send_fds(one, [b"\0"], [master])
+    os.close(master)
 
 
 def become_container(
@@ -319,14 +334,24 @@ def adopt_orphans() -> None:
 def become_command(
     argv: Sequence[str], spec: Mapping[str, Any], *, container: int, stdin: int, stdout: int, stderr: int, tty: bool, report: int, files_limit: tuple[int, int]
 ) -> NoReturn:
-    """Turn this forked process, born in the container's PID namespace, into a command inside it; *container* is its pidfd."""
+    """Turn this forked process, born in the container's PID namespace, into a command inside it; *container* is its pidfd.
+
+    With *tty*, ``stdin`` is a socket that the terminal's master end is sent through.
+    """
     try:
         os.setsid()
         _join(spec)
-        _standard_streams(stdin if stdin >= 0 else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), stdout, stderr)
-        if tty:
+        if not tty:
+            _standard_streams(stdin if stdin >= 0 else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), stdout, stderr)
+            setns(container, CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC)
+        else:
+            master, slave = os.openpty()  # for a container that has none of its own
+            setns(container, CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC)
+            with contextlib.suppress(OSError):
+                master, slave = _open_terminal()
+            _send_master(stdin, master)
+            _standard_streams(slave, slave, slave)
             spec = _take_terminal(spec)
-        setns(container, CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC)
         limit(spec)
         _execute(argv, spec, files_limit=files_limit)
     except BaseException as error:

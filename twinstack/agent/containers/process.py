@@ -292,25 +292,27 @@ class ProcessRuntime:
         """Start a command inside a container, to be talked with."""
         name = f"{identifier}/{self._seq + 1}"
         future = self._commands[name] = asyncio.get_running_loop().create_future()
-        with contextlib.ExitStack() as undo:
+        request = {"op": "exec", "id": identifier, "command": name, "argv": list(argv), "tty": tty}
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as passed:
             undo.callback(self._commands.pop, name, None)
-            with contextlib.ExitStack() as passed:
-                if tty:
-                    master, slave = os.openpty()
-                    undo.callback(os.close, master)
-                    passed.callback(os.close, slave)
-                    theirs, ours = (slave, slave, slave), Streams(os.dup(master) if stdin else -1, master, -1, True)
-                    if stdin:
-                        undo.callback(os.close, ours.stdin)
-                else:
-                    from_stdin, to_stdin = os.pipe2(os.O_CLOEXEC) if stdin else (os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -1)
-                    (from_stdout, to_stdout), (from_stderr, to_stderr) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
-                    for end in (from_stdin, to_stdout, to_stderr):
-                        passed.callback(os.close, end)
-                    for end in {to_stdin, from_stdout, from_stderr} - {-1}:
-                        undo.callback(os.close, end)
-                    theirs, ours = (from_stdin, to_stdout, to_stderr), Streams(to_stdin, from_stdout, from_stderr, False)
-                await self._ask({"op": "exec", "id": identifier, "command": name, "argv": list(argv), "tty": tty}, theirs)
+            if tty:
+                near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                with near, far:
+                    near.setblocking(False)
+                    await self._ask(request, (far.fileno(),))
+                    _, descriptors, _, _ = socket.recv_fds(near, 1, 1, socket.MSG_CMSG_CLOEXEC)
+                master = descriptors[0]
+                undo.callback(os.close, master)
+                ours = Streams(os.dup(master) if stdin else -1, master, -1, True)
+            else:
+                from_stdin, to_stdin = os.pipe2(os.O_CLOEXEC) if stdin else (os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -1)
+                (from_stdout, to_stdout), (from_stderr, to_stderr) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+                for end in (from_stdin, to_stdout, to_stderr):
+                    passed.callback(os.close, end)
+                for end in {to_stdin, from_stdout, from_stderr} - {-1}:
+                    undo.callback(os.close, end)
+                ours = Streams(to_stdin, from_stdout, from_stderr, False)
+                await self._ask(request, (from_stdin, to_stdout, to_stderr))
             for end in set(ours[:3]) - {-1}:
                 os.set_blocking(end, False)
             undo.pop_all()

@@ -13,7 +13,8 @@ One message is one SEQPACKET datagram of JSON; one too long for that travels in 
 
 start    id, pod, labels, argv, env, cwd, hostname, mounts, log, init, uid, gid, groups, stdin, tty,
          cgroups (files to join by), pids ("pod" or "host"), host_ipc; descriptor: network namespace (optional)
-exec     id, command, argv, tty; descriptors: stdin (optional), stdout, stderr; with tty all three are a terminal's slave end
+exec     id, command, argv, tty; descriptors: stdin (optional), stdout, stderr; with tty one socket, through which the master end
+         of a terminal comes that is the container's own
 attach   id; descriptors: two pipes that get what the container says on stdout and stderr from now on, one for a terminal's;
          answered with its input's descriptor, where it has one
 end-input  id (of a container with stdin and without tty: it reads the end of file)
@@ -379,7 +380,7 @@ class Spawner:
         container = self._find(message["id"])
         if not container.running or not container.ready:
             raise Refused(f"container {message['id']} is not running")
-        stdin, stdout, stderr = (-1, *descriptors) if len(descriptors) == 2 else descriptors
+        stdin, stdout, stderr = {1: (*descriptors, -1, -1), 2: (-1, *descriptors)}.get(len(descriptors), tuple(descriptors))
         report, report_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             with self._shared.children_in(container.pidfd):
