@@ -107,6 +107,7 @@ def c(name: str, **fields: Any) -> dict[str, Any]:
         pytest.param([{"op": "copy", "from": "/a", "path": "/b"}], {"a": [1, 2], "b": [1, 2]}, id="a field is copied"),
         pytest.param([{"op": "test", "path": "/a/0", "value": 1}, {"op": "remove", "path": "/a"}], {}, id="a test that holds lets the rest happen"),
         pytest.param([{"op": "add", "path": "/x~1y", "value": 1}], {"a": [1, 2], "x/y": 1}, id="a slash in a name is written as ~1"),
+        pytest.param([{"op": "test", "path": "/b", "value": None}], {"a": [1, 2]}, id="what is not there is null"),
         pytest.param([], {"a": [1, 2]}, id="nothing asked, nothing changed"),
     ],
 )

@@ -233,6 +233,21 @@ async def test_an_earlier_state_is_listed_exactly_while_it_is_remembered(serve: 
     assert (got.code, got.reason) == (410, "Expired")
 
 
+async def test_a_list_whose_state_is_forgotten_may_go_on_with_the_state_of_now(serve: Any) -> None:
+    api = await serve()
+    for name in "abc":
+        await api.made(CONFIGMAPS, configmap(name))
+    token = (await api.get(f"{CONFIGMAPS}?limit=1")).document["metadata"]["continue"]
+    await api.made(CONFIGMAPS, configmap("d"))
+    await api.stop()
+    api = await serve()
+    got = await api.get(f"{CONFIGMAPS}?limit=1&continue={token}")
+    assert (got.code, got.reason) == (410, "Expired")
+    page = (await api.get(f"{CONFIGMAPS}?limit=2&continue={got.document['metadata']['continue']}")).document
+    assert [one["metadata"]["name"] for one in page["items"]] == ["b", "c"]
+    assert page["metadata"]["continue"]
+
+
 @pytest.mark.parametrize(
     ("query", "code"),
     [

@@ -161,9 +161,16 @@ class Gone(APIError):
 
 
 class Expired(Gone):
-    """The resourceVersion asked for is older than anything still kept."""
+    """The resourceVersion asked for is older than anything still kept. ``continue_`` goes on with a list, in the state of now."""
 
     code, reason = 410, "Expired"
+    continue_ = ""
+
+    def status(self) -> dict[str, Any]:
+        document = super().status()
+        if self.continue_:
+            document["metadata"] = {"continue": self.continue_}
+        return document
 
 
 class RequestEntityTooLarge(APIError):

@@ -138,7 +138,11 @@ def _is_set(document: Any, operation: Mapping[str, Any]) -> bool:
 
 
 def _test(document: Any, operation: Mapping[str, Any]) -> None:
-    found = jsonpointer.JsonPointer(operation["path"]).resolve(document)
+    pointer = jsonpointer.JsonPointer(operation["path"])
+    place, field = pointer.to_last(document)
+    if operation["value"] is None and isinstance(place, dict) and field not in place:
+        return  # null stands for what is not there
+    found = pointer.resolve(document)
     if not _same(found, operation["value"]):
         raise jsonpatch.JsonPatchTestFailed(f"the value at {operation['path']!r} is not the tested one")
 

@@ -18,7 +18,7 @@ from twinstack.api import objects
 from twinstack.api.errors import BadRequest, Expired, FieldProblem, Invalid, ProblemType, Timeout, invalid
 from twinstack.api.objects import Document, Key
 from twinstack.api.selectors import parse_fields, parse_labels
-from twinstack.apiserver.cache import Cache, Collection, Filter, Stored
+from twinstack.apiserver.cache import Cache, Change, Collection, Filter, Stored
 from twinstack.apiserver.requests import Query, Request
 from twinstack.store.base import Compacted, Revision
 
@@ -88,6 +88,7 @@ def page_of(cache: Cache, collection: Collection, filter_: Filter, query: Query)
         if asked:
             raise BadRequest("resourceVersion may not be given together with continue")
         revision, after = _read_token(token)
+        revision = revision or cache.revision
     elif asked and (match == "Exact" or (limit and not match)):
         # A page of what is at least as new would be of no state that a next page could be of.
         revision = asked
@@ -96,7 +97,11 @@ def page_of(cache: Cache, collection: Collection, filter_: Filter, query: Query)
     if max(asked or 0, revision) > cache.revision:
         raise too_large(max(asked or 0, revision), cache.revision)
     if revision < cache.revision:
-        found: Iterable[Stored] = _past(collection, filter_, revision, after)
+        try:
+            newer = collection.broadcast.since(revision)
+        except Compacted as error:
+            raise _expired(after) from error
+        found: Iterable[Stored] = _past(collection, filter_, newer, after)
     else:
         found = filter_.select(collection, after)
     if not limit:
@@ -124,12 +129,16 @@ def too_large(asked: Revision, present: Revision) -> Timeout:
     )
 
 
-def _past(collection: Collection, filter_: Filter, revision: Revision, after: Key | None) -> Iterator[Stored]:
-    """What matched at an earlier revision, by key."""
-    try:
-        newer = collection.broadcast.since(revision)
-    except Compacted as error:
-        raise Expired("The provided continue parameter or resourceVersion is too old to display a consistent list result; list anew without it") from error
+def _expired(after: Key | None) -> Expired:
+    """The state asked for is forgotten; who was in the middle of a list may go on with what is there now."""
+    error = Expired("The provided continue parameter or resourceVersion is too old to display a consistent list result; list anew without it")
+    if after is not None:
+        error.continue_ = _write_token(0, after)
+    return error
+
+
+def _past(collection: Collection, filter_: Filter, newer: Sequence[Change], after: Key | None) -> Iterator[Stored]:
+    """What matched before these newer changes, by key."""
     then: dict[Key, Stored | None] = {}
     for change in newer:
         one = change.before or change.after
