@@ -39,6 +39,7 @@ SAMPLES = {
     "events": {"metadata": {"name": "a"}, "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"}, "source": {"component": "c"}},
     "deployments": {"metadata": {"name": "a"}, "spec": {**WORKLOAD, "strategy": {"rollingUpdate": {"maxSurge": 1}}}},
     "replicasets": {"metadata": {"name": "a"}, "spec": WORKLOAD},
+    "daemonsets": {"metadata": {"name": "a"}, "spec": {"selector": WORKLOAD["selector"], "template": WORKLOAD["template"], "minReadySeconds": 1}},
     "leases": {"metadata": {"name": "a"}, "spec": {"holderIdentity": "h", "leaseDurationSeconds": 15}},
     "endpointslices": {
         "metadata": {"name": "a"}, "addressType": "IPv6", "ports": [{"port": 80}],
@@ -458,3 +459,45 @@ async def test_what_objects_can_be_selected_by(new_server, plural, field, value)
     collection = next(one for one in server.cache.collections.values() if one.resource.plural == plural)
     assert field in collection.selectable()
     assert next(stored for key, stored in collection.items.items() if key.name == "a").fields[field] == value
+
+
+@pytest.mark.parametrize(
+    "changes, causes",
+    [
+        pytest.param({"updateStrategy": {"type": "Sometimes"}}, [("spec.updateStrategy", "FieldValueNotSupported")], id="a strategy that is none"),
+        pytest.param(
+            {"updateStrategy": {"rollingUpdate": {"maxUnavailable": 0}}},
+            [("spec.updateStrategy.rollingUpdate.maxUnavailable", "FieldValueRequired")],
+            id="nothing may be away and nothing may be more",
+        ),
+        pytest.param(
+            {"updateStrategy": {"rollingUpdate": {"maxUnavailable": 1, "maxSurge": "10%"}}},
+            [("spec.updateStrategy.rollingUpdate.maxSurge", "FieldValueInvalid")],
+            id="both at once",
+        ),
+        pytest.param(
+            {"updateStrategy": {"rollingUpdate": {"maxUnavailable": "120%"}}},
+            [("spec.updateStrategy.rollingUpdate.maxUnavailable", "FieldValueInvalid")],
+            id="more than all",
+        ),
+        pytest.param({"selector": {"matchLabels": {"x": "y"}}}, [("spec.template.metadata.labels", "FieldValueInvalid")], id="a selector of others"),
+        pytest.param({"revisionHistoryLimit": -1}, [("spec.revisionHistoryLimit", "FieldValueInvalid")], id="a negative history"),
+    ],
+)
+async def test_what_a_daemon_set_may_not_say(new_server, changes, causes):
+    server = await new_server()
+    sample = SAMPLES["daemonsets"]
+    assert await server.causes(server.post("daemonsets", {**sample, "spec": {**sample["spec"], **changes}})) == causes
+
+
+async def test_a_daemon_set_counts_its_templates(new_server):
+    server = await new_server()
+    made = await server.post("daemonsets", SAMPLES["daemonsets"])
+    assert made["status"] == {"currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0}
+    assert made["spec"]["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}}
+    counts = []
+    for patch in ({"spec": {"minReadySeconds": 2}}, {"spec": {"template": {"spec": {"priorityClassName": "x"}}}}, {"metadata": {"annotations": None}}):
+        changed = await server.patch("daemonsets", "a", patch)
+        counts.append((changed["metadata"]["generation"], changed["metadata"]["annotations"]["deprecated.daemonset.template.generation"]))
+    assert counts == [(2, "1"), (3, "2"), (3, "2")]
+    assert await server.causes(server.patch("daemonsets", "a", {"status": {"numberReady": -1}}, sub="status")) == [("status.numberReady", "FieldValueInvalid")]

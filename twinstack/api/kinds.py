@@ -264,6 +264,15 @@ from twinstack.api.workloads import (
     ConfigMap as ConfigMap,
 )
 from twinstack.api.workloads import (
+    DaemonSet as DaemonSet,
+)
+from twinstack.api.workloads import (
+    DaemonSetSpec as DaemonSetSpec,
+)
+from twinstack.api.workloads import (
+    DaemonSetStatus as DaemonSetStatus,
+)
+from twinstack.api.workloads import (
     Deployment as Deployment,
 )
 from twinstack.api.workloads import (

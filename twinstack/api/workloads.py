@@ -73,6 +73,42 @@ class ReplicaSet(Object, frozen=True):
     status: ReplicaSetStatus = ReplicaSetStatus()
 
 
+class RollingUpdateDaemonSet(View, frozen=True):
+    maxUnavailable: int | str | None = None
+    maxSurge: int | str | None = None
+
+
+class DaemonSetUpdateStrategy(View, frozen=True):
+    type: str = "RollingUpdate"
+    rollingUpdate: RollingUpdateDaemonSet | None = None
+
+
+class DaemonSetSpec(View, frozen=True):
+    selector: LabelSelector | None = None
+    template: PodTemplate = PodTemplate()
+    updateStrategy: DaemonSetUpdateStrategy = DaemonSetUpdateStrategy()
+    minReadySeconds: int = 0
+    revisionHistoryLimit: int | None = None
+
+
+class DaemonSetStatus(View, frozen=True):
+    currentNumberScheduled: int = 0
+    numberMisscheduled: int = 0
+    desiredNumberScheduled: int = 0
+    numberReady: int = 0
+    observedGeneration: int = 0
+    updatedNumberScheduled: int = 0
+    numberAvailable: int = 0
+    numberUnavailable: int = 0
+    collisionCount: int | None = None
+    conditions: list[Condition] | None = None
+
+
+class DaemonSet(Object, frozen=True):
+    spec: DaemonSetSpec = DaemonSetSpec()
+    status: DaemonSetStatus = DaemonSetStatus()
+
+
 class NamespaceSpec(View, frozen=True):
     finalizers: list[str] | None = None
 

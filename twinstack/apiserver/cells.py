@@ -431,6 +431,21 @@ def replicas_ready(document: Document, now: datetime) -> Any:
     return _status(document).get("readyReplicas") or 0
 
 
+def _count(field: str) -> Cell:
+    def cell(document: Document, now: datetime) -> Any:
+        return _status(document).get(field) or 0
+
+    return cell
+
+
+daemons_desired, daemons_current = _count("desiredNumberScheduled"), _count("currentNumberScheduled")
+daemons_ready, daemons_updated, daemons_available = _count("numberReady"), _count("updatedNumberScheduled"), _count("numberAvailable")
+
+
+def daemons_nodes(document: Document, now: datetime) -> Any:
+    return _pairs(_part(_part(_spec(document), "template"), "spec").get("nodeSelector"))
+
+
 # ---- what holds data
 
 

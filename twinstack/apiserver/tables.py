@@ -226,6 +226,18 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         *_WORKLOAD,
         _column("Selector", cells.replicaset_selector, "The labels of the ReplicaSet's pods.", wide=True),
     ),
+    "DaemonSet": (
+        _name(),
+        _column("Desired", cells.daemons_desired, "How many nodes the pod is wanted on.", type_="integer"),
+        _column("Current", cells.daemons_current, "How many of these nodes have one.", type_="integer"),
+        _column("Ready", cells.daemons_ready, "On how many of them it is ready.", type_="integer"),
+        _column("Up-to-date", cells.daemons_updated, "On how many of them it is of the present template.", type_="integer"),
+        _column("Available", cells.daemons_available, "On how many of them it has been ready for long enough.", type_="integer"),
+        _column("Node Selector", cells.daemons_nodes, "The labels of the nodes that it is wanted on."),
+        _AGE,
+        *_WORKLOAD,
+        _column("Selector", cells.replicaset_selector, "The labels of the DaemonSet's pods.", wide=True),
+    ),
     "ConfigMap": (_name(), _column("Data", cells.configmap_data, "How many keys it holds."), _AGE),
     "Secret": (
         _name(),

@@ -83,6 +83,7 @@ CONTROLLERS: Mapping[str, Row] = {
     "endpoints-controller": Row("endpoints", "EndpointsObjects", workers="concurrent_endpoint_syncs", alias="endpoint"),
     "deployment-controller": Row("deployments", "Deployments", workers="concurrent_deployment_syncs", alias="deployment"),
     "replicaset-controller": Row("replicasets", "ReplicaSets", workers="concurrent_replicaset_syncs", alias="replicaset"),
+    "daemonset-controller": Row("daemonsets", "DaemonSets", alias="daemonset"),
     "namespace-controller": Row("namespaces", "Namespaces", workers="concurrent_namespace_syncs", alias="namespace"),
     "garbage-collector-controller": Row("garbage", "Garbage", workers="concurrent_gc_syncs", alias="garbagecollector"),
     "pod-garbage-collector-controller": Row("podgc", "PodGarbage", alias="podgc"),

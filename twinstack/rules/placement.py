@@ -144,6 +144,11 @@ def feasible_nodes(pod: Pod, scene: Scene) -> tuple[list[Node], Counter[str]]:
     return found, reasons
 
 
+def misfit(pod: Pod, node: Node) -> str | None:
+    """Why the pod does not fit the node, whatever else is there; None when it does."""
+    return _untolerated(pod, node) or _unselected(pod, node)
+
+
 def _untolerated(pod: Pod, node: Node) -> str | None:
     taints = [taint for taint in taints_of(node) if taint.effect in _FORBIDS and not tolerates(pod.spec.tolerations, taint)]
     if not taints:

@@ -1,4 +1,4 @@
-"""Deployments and ReplicaSets on their way: their defaults, and everything that can be wrong with them.
+"""Deployments, ReplicaSets and DaemonSets on their way: their defaults, and everything that can be wrong with them.
 
 The pod template in them is judged as a pod is, but for what only a running pod may have.
 """
@@ -53,6 +53,26 @@ def default_replica_set(document: Document) -> None:
     default_conditions(status, ("lastTransitionTime",))
 
 
+def default_daemon_set(document: Document) -> None:
+    """The version's static defaults of a DaemonSet."""
+    spec = part(document, "spec")
+    drop_zeros(spec, ("minReadySeconds",))
+    spec.setdefault("revisionHistoryLimit", 10)
+    strategy = part(spec, "updateStrategy")
+    default(strategy, "type", "RollingUpdate")
+    if strategy["type"] == "RollingUpdate":
+        rolling = part(strategy, "rollingUpdate")
+        rolling.setdefault("maxUnavailable", 1)
+        rolling.setdefault("maxSurge", 0)
+    _default_template(spec)
+    status = part(document, "status")
+    drop_zeros(status, ("observedGeneration", "updatedNumberScheduled", "numberAvailable", "numberUnavailable", "conditions"))
+    for count in _ALWAYS_COUNTED:
+        status.setdefault(count, 0)
+    default_conditions(status, ("lastTransitionTime",))
+
+
+_ALWAYS_COUNTED = ("currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady")
 _COUNTS = (
     "observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas", "fullyLabeledReplicas",
     "terminatingReplicas", "conditions",
@@ -81,6 +101,47 @@ def problems_with_deployment(after: Document, before: Document | None = None) ->
 def problems_with_replica_set(after: Document, before: Document | None = None) -> list[FieldProblem]:
     """What is wrong with a ReplicaSet's spec."""
     return _problems_with_workload(after.get("spec") or {}, before)
+
+
+def problems_with_daemon_set(after: Document, before: Document | None = None) -> list[FieldProblem]:
+    """What is wrong with a DaemonSet's spec."""
+    spec = after.get("spec") or {}
+    problems = [*_problems_with_workload(spec, before), *_problems_with_update_strategy(spec.get("updateStrategy") or {})]
+    history = spec.get("revisionHistoryLimit")
+    if history is not None and history < 0:
+        problems.append(wrong("spec.revisionHistoryLimit", history, "must not be negative"))
+    return problems
+
+
+def _problems_with_update_strategy(strategy: Mapping[str, Any]) -> Iterator[FieldProblem]:
+    type_, path, rolling = strategy.get("type"), "spec.updateStrategy", strategy.get("rollingUpdate")
+    if type_ not in ("OnDelete", "RollingUpdate"):
+        yield unsupported(path, type_, ("OnDelete", "RollingUpdate"))
+    elif type_ == "RollingUpdate":
+        if rolling is None:
+            yield required(f"{path}.rollingUpdate")
+            return
+        values = {field: rolling.get(field, 0) for field in ("maxUnavailable", "maxSurge")}
+        for field, value in values.items():
+            if problem := _share_problem(value):
+                yield wrong(f"{path}.rollingUpdate.{field}", value, problem)
+            elif _percent(value) > 100:
+                yield wrong(f"{path}.rollingUpdate.{field}", value, "must be at most 100%")
+        some = [field for field, value in values.items() if value not in (0, "0%")]
+        if not some:
+            yield required(f"{path}.rollingUpdate.maxUnavailable", "must not be 0 when maxSurge is 0")
+        elif len(some) == 2:
+            yield wrong(f"{path}.rollingUpdate.maxSurge", values["maxSurge"], "must be 0 when maxUnavailable is not")
+
+
+def problems_with_daemon_set_status(after: Document, before: Document) -> list[FieldProblem]:
+    """Counts are not negative."""
+    status = after.get("status") or {}
+    counts = (*_ALWAYS_COUNTED, "observedGeneration", "updatedNumberScheduled", "numberAvailable", "numberUnavailable")
+    problems = [wrong(f"status.{field}", status[field], "must not be negative") for field in counts if status.get(field, 0) < 0]
+    if (status.get("collisionCount") or 0) < ((before.get("status") or {}).get("collisionCount") or 0):
+        problems.append(wrong("status.collisionCount", status.get("collisionCount"), "may not grow smaller"))
+    return problems
 
 
 def _problems_with_workload(spec: Mapping[str, Any], before: Document | None) -> list[FieldProblem]:

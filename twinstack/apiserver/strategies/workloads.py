@@ -1,4 +1,4 @@
-"""Deployments and ReplicaSets: a number of pods after one template."""
+"""Deployments, ReplicaSets and DaemonSets: pods after one template."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from twinstack.apiserver.strategies.base import Transaction
 from twinstack.apiserver.strategies.typed import Typed, take_back
 from twinstack.rules import workload_validation
 from twinstack.rules.pod_types import check_pod_types
+from twinstack.rules.shape import part
+
+TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 
 
 class Workload(Typed):
-    """What the two have in common: generations, and a status of counts."""
+    """What they have in common: generations, and a status of counts."""
 
     has_status = True
     counts_generation = True
@@ -64,3 +67,27 @@ class ReplicaSets(Workload):
 
     def fields(self, document: Document) -> dict[str, str]:
         return {"status.replicas": str((document.get("status") or {}).get("replicas", 0))}
+
+
+class DaemonSets(Workload):
+    """A pod on every node that the template fits. Changes of the template are counted, in an annotation that clients of long ago read."""
+
+    def begin_create(self, document: Document, transaction: Transaction) -> None:
+        super().begin_create(document, transaction)
+        part(document["metadata"], "annotations")[TEMPLATE_GENERATION] = "1"
+
+    def begin_update(self, after: Document, before: Document, subresource: str, transaction: Transaction) -> None:
+        had = (before["metadata"].get("annotations") or {}).get(TEMPLATE_GENERATION, "1")
+        changed = not subresource and (after.get("spec") or {}).get("template") != (before.get("spec") or {}).get("template")
+        part(after["metadata"], "annotations")[TEMPLATE_GENERATION] = str(int(had) + 1) if changed and had.isdigit() else had
+
+    def fill_workload(self, document: Document) -> None:
+        workload_validation.default_daemon_set(document)
+
+    def problems_with_create(self, document: Document) -> list[FieldProblem]:
+        return workload_validation.problems_with_daemon_set(document)
+
+    def problems_with_update(self, after: Document, before: Document, subresource: str) -> list[FieldProblem]:
+        if subresource == "status":
+            return workload_validation.problems_with_daemon_set_status(after, before)
+        return workload_validation.problems_with_daemon_set(after, before)

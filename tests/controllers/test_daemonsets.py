@@ -1,0 +1,116 @@
+"""DaemonSets in a world in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from twinstack.api.kinds import DaemonSet, Node, Pod
+from twinstack.api.objects import Key
+from twinstack.api.resources import resource_of
+from twinstack.api.world import Delete, Patch
+from twinstack.controllers.daemonsets import HASH_LABEL, DaemonSets
+
+NODES, SETS = resource_of(Node), resource_of(DaemonSet)
+KEY = Key("default", "agent")
+READY = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}
+
+
+def daemon_set(image="a", **spec):
+    template = {"metadata": {"labels": {"app": "agent"}}, "spec": {"containers": [{"name": "c", "image": image}]}}
+    whole = {"selector": {"matchLabels": {"app": "agent"}}, "template": template, **spec}
+    return {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "agent", "namespace": "default", "generation": 1}, "spec": whole}
+
+
+def node(name, *, taints=(), **labels):
+    status = {"conditions": [{"type": "Ready", "status": "True"}]}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}, "spec": {"taints": list(taints)}, "status": status}
+
+
+@pytest.fixture
+def played(world, loop):
+    """Decide until nothing is left to do, every pod becoming ready, or going when it must."""
+    controller = DaemonSets()
+    running = loop(world, controller)
+
+    def play():
+        for _ in range(40):
+            running.run()
+            gone = [pod for pod in world.list(Pod) if pod.metadata.deletionTimestamp]
+            for pod in gone:
+                world.remove(Pod, Key(pod.metadata.namespace, pod.metadata.name))
+            waiting = [pod for pod in world.list(Pod) if pod.status.phase != "Running"]
+            for pod in waiting:
+                key = Key(pod.metadata.namespace, pod.metadata.name)
+                world.perform(Patch(resource_of(Pod), key, {"status": READY}, subresource="status"))
+            if not waiting and not gone:
+                break
+        assert controller.decide(KEY, world) == []
+        return {pod.spec.nodeName: pod for pod in world.list(Pod)}
+
+    return play
+
+
+def test_every_node_has_one_and_a_node_that_comes_or_goes_changes_that(world, played):
+    for name in ("n1", "n2"):
+        world.put(node(name))
+    world.put(daemon_set())
+    assert set(played()) == {"n1", "n2"} and len(world.list(Pod)) == 2
+    world.put(node("n3"))
+    assert set(played()) == {"n1", "n2", "n3"}
+    status = world.get(DaemonSet, KEY).status
+    assert (status.desiredNumberScheduled, status.currentNumberScheduled, status.numberReady, status.updatedNumberScheduled) == (3, 3, 3, 3)
+    assert (status.numberAvailable, status.numberUnavailable, status.numberMisscheduled) == (3, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "taints, tolerations, there",
+    [
+        pytest.param([{"key": "a", "effect": "NoSchedule"}], [], False, id="a taint that is not tolerated"),
+        pytest.param([{"key": "a", "effect": "NoSchedule"}], [{"key": "a", "operator": "Exists"}], True, id="one that is"),
+        pytest.param([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}], [], True, id="a node that is not ready keeps it"),
+        pytest.param([{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}], [], True, id="so does one that is cordoned"),
+    ],
+)
+def test_a_pod_goes_where_its_tolerations_let_it(world, played, taints, tolerations, there):
+    world.put(node("n1", taints=taints))
+    one = daemon_set()
+    one["spec"]["template"]["spec"]["tolerations"] = tolerations
+    world.put(one)
+    assert bool(played()) == there
+
+
+def test_only_selected_nodes_have_one_and_a_node_that_is_selected_no_more_loses_it(world, played):
+    world.put(node("n1", disk="ssd"))
+    world.put(node("n2"))
+    one = daemon_set()
+    one["spec"]["template"]["spec"]["nodeSelector"] = {"disk": "ssd"}
+    world.put(one)
+    assert set(played()) == {"n1"}
+    world.perform(Patch(NODES, Key("", "n1"), {"metadata": {"labels": {"disk": "hdd"}}}))
+    assert played() == {}
+    assert world.get(DaemonSet, KEY).status.desiredNumberScheduled == 0
+
+
+@pytest.mark.parametrize("strategy, moves", [({}, True), ({"updateStrategy": {"type": "OnDelete"}}, False)], ids=["rolling", "on delete"])
+def test_another_template_replaces_pods_one_by_one_or_when_somebody_deletes_them(world, played, strategy, moves):
+    for name in ("n1", "n2", "n3"):
+        world.put(node(name))
+    world.put(daemon_set(**strategy))
+    before = played()
+    world.perform(Patch(SETS, KEY, {"spec": daemon_set("b", **strategy)["spec"]}))
+    doomed = [action for action in DaemonSets().decide(KEY, world) if isinstance(action, Delete)]
+    assert len(doomed) == (1 if moves else 0), "no more are away at once than one"
+    after = played()
+    assert {pod.labels[HASH_LABEL] for pod in after.values()}.isdisjoint({pod.labels[HASH_LABEL] for pod in before.values()}) == moves
+    if not moves:
+        world.remove(Pod, Key("default", before["n1"].metadata.name))
+        assert played()["n1"].labels[HASH_LABEL] != before["n1"].labels[HASH_LABEL]
+
+
+def test_a_finished_pod_gives_way_to_another(world, played):
+    world.put(node("n1"))
+    world.put(daemon_set())
+    (first,) = played().values()
+    world.perform(Patch(resource_of(Pod), Key("default", first.metadata.name), {"status": {"phase": "Failed"}}, subresource="status"))
+    (second,) = played().values()
+    assert second.metadata.uid != first.metadata.uid
