@@ -81,7 +81,6 @@ _status = Subresource("status", _STATUS)
 _scale = Subresource("scale", _STATUS, "Scale", "autoscaling", "v1")
 
 
-
 def _stream(name: str, kind: str) -> Subresource:
     return Subresource(name, ("create", "get"), kind, stream=True)
 
