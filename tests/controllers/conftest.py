@@ -150,7 +150,7 @@ class MemoryWorld:
                     raise errors.conflict(action.resource.plural, action.key.name, "it has changed")
                 patch = action.patch
                 if action.subresource == "status":
-                    assert set(patch) <= {"status"}, "only the status passes through its door"
+                    assert set(patch) <= {"status", "metadata"}, "only the status and metadata pass through its door"
                 else:
                     assert "status" not in patch
                 self._store(action.resource, _merged(found[0], patch, strategic=action.strategic), found)

@@ -1,0 +1,155 @@
+"""The load balancer controller: objects in, actions out, and what is left when it is quiet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from twinstack.api.kinds import ConfigMap, Service
+from twinstack.api.objects import Key
+from twinstack.controllers.loadbalancers import CONFIG, LoadBalancers
+from twinstack.net.cidr import parse_cidr
+from twinstack.net.family import FAMILIES
+from twinstack.rules.balancer_pools import pools_of
+from twinstack.rules.loadbalancers import FINALIZER
+
+NETWORKS = {"IPv4": "192.0.2.8/30", "IPv6": "2001:db8::8/126"}
+POOLS = pools_of(map(parse_cidr, NETWORKS.values()))
+TEXTS = {family: f"pools: [{{name: p, addresses: ['{NETWORKS[family]}']}}]" for family in NETWORKS}
+BOTH = "pools: [{name: p, addresses: [192.0.2.8/30, '2001:db8::8/126']}]"
+
+
+def service(name: str = "a", *families: str, policy: str = "PreferDualStack", annotations: dict | None = None, **spec: Any) -> dict:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"namespace": "default", "name": name, "annotations": annotations or {}},
+        "spec": {
+            "type": "LoadBalancer",
+            "ipFamilies": list(families or ("IPv4", "IPv6")),
+            "ipFamilyPolicy": policy,
+            "ports": [{"port": 80, "protocol": "TCP"}],
+            **spec,
+        },
+        "status": {"loadBalancer": {}},
+    }
+
+
+def config(text: str) -> dict:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": CONFIG.namespace, "name": CONFIG.name}, "data": {"config.yaml": text}}
+
+
+def ingress(world, name: str = "a") -> list[str]:
+    one = world.get(Service, Key("default", name))
+    assert all(entry.ipMode == "VIP" for entry in one.status.loadBalancer.ingress or ())
+    return [entry.ip for entry in one.status.loadBalancer.ingress or ()]
+
+
+def reasons(world) -> list[str]:
+    return [told.reason for told in world.told]
+
+
+@pytest.mark.parametrize("families", [FAMILIES[:1], FAMILIES[1:], FAMILIES, FAMILIES[::-1]], ids=str)
+def test_a_service_gets_a_finalizer_and_an_address_of_each_family_in_one_write(world, loop, families) -> None:
+    world.put(service("a", *map(str, families)))
+    one = loop(world, LoadBalancers(POOLS))
+    one.run()
+    assert ingress(world) == [{"IPv4": "192.0.2.8", "IPv6": "2001:db8::8"}[str(family)] for family in families]
+    assert world.get(Service, Key("default", "a")).metadata.finalizers == [FINALIZER]
+    assert reasons(world) == ["EnsuringLoadBalancer", "EnsuredLoadBalancer"] and len(world.writes) == 1
+    assert one.writes_wanted([Key("default", "a")]) == []
+
+
+@pytest.mark.parametrize("class_", [None, "twinstack.dev/load-balancer", "else.where/balancer"])
+def test_only_no_class_and_our_own_are_served(world, loop, class_) -> None:
+    before = service("a", loadBalancerClass=class_)
+    before["metadata"]["finalizers"] = ["x/y"]
+    world.put(before)
+    loop(world, LoadBalancers(POOLS)).run()
+    assert bool(world.writes) is (class_ != "else.where/balancer")
+    world.change(Service, Key("default", "a"), {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/y", FINALIZER]}})
+    loop(world, LoadBalancers(POOLS)).run()
+    assert (FINALIZER in world.get(Service, Key("default", "a")).metadata.finalizers) is (class_ == "else.where/balancer")
+
+
+@pytest.mark.parametrize("missing", ["IPv4", "IPv6"])
+def test_require_dual_stack_waits_for_both_and_says_which_pool_is_empty(world, loop, missing) -> None:
+    there = next(family for family in NETWORKS if family != missing)
+    world.put(config(TEXTS[there]))
+    world.put(service(policy="RequireDualStack"))
+    one = loop(world, LoadBalancers())
+    one.run()
+    assert ingress(world) == []
+    told = next(told for told in world.told if told.type == "Warning")
+    assert told.reason == "SyncLoadBalancerFailed" and f"no {missing} address is in pool p" in told.message
+    world.put(config(BOTH))
+    one.run()
+    assert len(ingress(world)) == 2
+
+
+@pytest.mark.parametrize("missing", ["IPv4", "IPv6"])
+def test_prefer_dual_stack_is_topped_up_when_another_gives_its_address_back(world, loop, missing) -> None:
+    one_address, there = {"IPv4": "192.0.2.8", "IPv6": "2001:db8::8"}[missing], next(family for family in NETWORKS if family != missing)
+    world.put(config(f"pools: [{{name: p, addresses: ['{one_address}', '{NETWORKS[there]}']}}]"))
+    world.put(service("first", missing, policy="SingleStack"))
+    one = loop(world, LoadBalancers())
+    one.run()
+    world.put(service("a"))
+    one.run()
+    had = ingress(world)
+    assert len(had) == 1
+    world.change(Service, Key("default", "first"), {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})
+    one.run()
+    assert world.get(Service, Key("default", "first")) is None
+    assert len(ingress(world)) == 2 and set(had) < set(ingress(world))
+    assert reasons(world)[-1] == "UpdatedLoadBalancer" and {"DeletingLoadBalancer", "DeletedLoadBalancer"} <= set(reasons(world))
+
+
+def test_a_service_that_wants_none_any_more_gives_its_addresses_back(world, loop) -> None:
+    world.put(service())
+    one = loop(world, LoadBalancers(POOLS))
+    one.run()
+    world.change(Service, Key("default", "a"), {"spec": {"type": "ClusterIP"}})
+    one.run()
+    assert ingress(world) == [] and world.get(Service, Key("default", "a")).metadata.finalizers == []
+    world.put(service("b"))
+    one.run()
+    assert ingress(world, "b") == ["192.0.2.8", "2001:db8::8"]
+
+
+def test_up_and_downgrades_of_the_service_add_and_remove_an_address(world, loop) -> None:
+    world.put(service("a", "IPv4", policy="SingleStack"))
+    one = loop(world, LoadBalancers(POOLS))
+    one.run()
+    world.change(Service, Key("default", "a"), {"spec": {"ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "RequireDualStack"}})
+    one.run()
+    assert ingress(world) == ["192.0.2.8", "2001:db8::8"]
+    world.change(Service, Key("default", "a"), {"spec": {"ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"}})
+    one.run()
+    assert ingress(world) == ["192.0.2.8"]
+
+
+def test_broken_pools_move_nobody_and_are_told_to_who_waits(world, loop) -> None:
+    world.put(service())
+    one = loop(world, LoadBalancers(POOLS))
+    one.run()
+    world.put(config("pools: 3"))
+    world.put(service("b"))
+    one.run()
+    assert len(ingress(world)) == 2 and ingress(world, "b") == []
+    assert "is refused" in world.told[-1].message and reasons(world)[-1] == "SyncLoadBalancerFailed"
+    world.remove(ConfigMap, CONFIG)
+    one.run()
+    assert len(ingress(world, "b")) == 2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_in_whatever_order_things_happen_no_address_is_given_twice(world, loop, seed) -> None:
+    for number in range(6):
+        world.put(service(f"s{number}", policy="RequireDualStack" if number % 2 else "PreferDualStack"))
+    one = loop(world, LoadBalancers(POOLS), seed=seed)
+    one.run()
+    given = [ip for number in range(6) for ip in ingress(world, f"s{number}")]
+    assert len(given) == len(set(given)) == 8
+    assert one.writes_wanted(Key("default", f"s{number}") for number in range(6)) == []
