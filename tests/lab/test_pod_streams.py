@@ -80,10 +80,13 @@ def _until(fd: int, pattern: str, seconds: float = 15.0) -> re.Match[str]:
     return found
 
 
-@pytest.fixture
-def kubectl(lab: Any) -> Kubectl:
-    """kubectl on a cluster of one node, where a pod serves on its loopback: IPv4 on port 8080, IPv6 on port 8081."""
-    lab.up(lab.name("s"), "--nodes", "1")
+@pytest.fixture(params=["IPv4,IPv6", "IPv6"])
+def kubectl(lab: Any, request: pytest.FixtureRequest) -> Kubectl:
+    """kubectl on a cluster of one node, which the API server reaches over its primary family.
+
+    A pod serves on its loopback: IPv4 on port 8080, IPv6 on port 8081.
+    """
+    lab.up(lab.name("s"), "--nodes", "1", "--families", request.param)
     made = Kubectl(lab.environment)
     pods = [pod("web", ["python3", "-c", SERVER]), pod("asks", ["sh", "-c", "while read a; do echo got $a; done; echo over"], stdin=True, stdinOnce=True)]
     made("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": pods}).encode())
