@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,19 @@ async def test_a_watch_ends_well_when_the_server_stops(api: Any) -> None:
         assert (await watch.next())["type"] == "BOOKMARK"
         await api.stop()
         assert await watch.rest() == []  # an end, not a broken connection
+
+
+async def test_a_client_that_closed_its_half_is_answered(serve: Any, tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    await serve(unix_socket=str(path))
+    for asked, answered in (
+        (b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200"),
+        (b"POST /api/v1/namespaces HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{", b""),
+    ):
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(asked)
+        writer.write_eof()
+        async with asyncio.timeout(5):
+            assert (await reader.read()).startswith(answered)
+        writer.close()
+        await writer.wait_closed()

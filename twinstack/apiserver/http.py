@@ -34,6 +34,7 @@ from twinstack.net.errors import Error
 log = logging.getLogger(__name__)
 
 BODY_LIMIT = 3 << 20
+_TURNS = 3
 GZIP_FROM = 128 << 10  # bytes of an answer, as upstream has it; less is not worth the work
 # Who comes by the unix socket: its file's permissions say that it is whoever runs this server.
 LOCAL: Subject = ((("organizationName", "system:masters"),), (("commonName", "system:admin"),))
@@ -61,6 +62,32 @@ class _NotOurFault(logging.Filter):
         return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
+class _Handler(RequestHandler):
+    """aiohttp's handler of a connection; answers a client that has said all and closed its half, which only plain connections can."""
+
+    __slots__ = ()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        transport = self.transport
+        if transport is None or transport.get_extra_info("sslcontext") is not None:
+            return None
+        if not self._messages and self._waiter is not None and not self._waiter.done():
+            return None  # nothing is being answered
+        self.close()  # once all is answered
+        self._end_if_cut_short(_TURNS)
+        return True
+
+    def _end_if_cut_short(self, turns: int) -> None:
+        """End the connection when a body that is being read can never be whole. Some turns of the loop later its reader is there for sure."""
+        bodies = [payload for _, payload in self._messages]
+        if self._current_request is not None:
+            bodies.append(self._current_request.content)
+        if self.transport is not None and not all(body.is_eof() for body in bodies):
+            self.transport.close()
+        elif turns:
+            self._loop.call_soon(self._end_if_cut_short, turns - 1)
+
+
 class _Connections(web.Server):
     """aiohttp's low-level server; tells streams when their connection is lost."""
 
@@ -70,6 +97,9 @@ class _Connections(web.Server):
             told.addFilter(_NotOurFault())
         super().__init__(handler, access_log=None, logger=told, keepalive_timeout=300.0, tcp_keepalive=True, max_line_size=64 << 10, max_field_size=64 << 10)
         self.streams: dict[RequestHandler, asyncio.Event] = {}
+
+    def __call__(self) -> RequestHandler:
+        return _Handler(self, loop=self._loop, **self._kwargs)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
