@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from twinstack.client.certificates import issue, new_authority
+
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 ROLES, BINDINGS = f"{RBAC}/namespaces/default/roles", f"{RBAC}/namespaces/default/rolebindings"
 CLUSTER_ROLES, CLUSTER_BINDINGS = f"{RBAC}/clusterroles", f"{RBAC}/clusterrolebindings"
@@ -250,6 +252,18 @@ async def test_who_may_calls_as_somebody_else(guarded: Any) -> None:
 async def test_modes_are_asked_in_order(serve: Any, tmp_path: Path, mode: str, code: int) -> None:
     api = await serve(authorization_mode=mode, token_auth_file=str(_tokens(tmp_path)))
     assert await As(api, "jane-token").code("GET", "/api/v1/nodes") == code
+
+
+async def test_a_bad_token_beside_a_good_certificate_does_no_harm(serve: Any, tmp_path: Path) -> None:
+    authority = new_authority("clients")
+    (tmp_path / "ca.crt").write_bytes(authority.certificate)
+    pair = issue(authority, common_name="jane", client=True)
+    (tmp_path / "client.crt").write_bytes(pair.certificate)
+    (tmp_path / "client.key").write_bytes(pair.key)
+    api = await serve(client_ca_file=str(tmp_path / "ca.crt"))
+    api.show(tmp_path / "client.crt", tmp_path / "client.key")
+    who = await As(api, "a.b.c")("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", {})
+    assert who.document["status"]["userInfo"]["username"] == "jane"
 
 
 async def test_what_somebody_took_from_the_first_roles_comes_back_with_the_next_start(serve: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -69,7 +70,8 @@ class Authenticator:
                 if user is not None:
                     return user
                 if self._service_accounts is not None and self._service_accounts.is_ours(token):
-                    return self._service_accounts.user(token)[0]
+                    with suppress(Unauthorized):  # a certificate may still say who calls
+                        return self._service_accounts.user(token)[0]
         if call.subject:
             user = user_of_subject(call.subject)
             if user is not None:

@@ -57,7 +57,7 @@ def make(topology: Topology, places: Places) -> kubeconfig.Entry:
             server=True,
         ),
     )
-    _write(places, "kubelet-client", _client(authority, "kube-apiserver-kubelet-client", ["system:masters"]))
+    _write(places, "kubelet-client", _client(authority, "kube-apiserver-kubelet-client"))
     server = f"https://{host_port(topology.address_of(topology.control_plane), API_PORT)}"
     for component, user in COMPONENTS.items():
         _kubeconfig(places, component, server, authority, _client(authority, user))
