@@ -43,7 +43,7 @@ class Paper:
         }
         return view_of(kinds.Pod, document)
 
-    def service(self, name: str, number: int, *, app: str = "web", families: tuple[Family, ...] = (), **spec: Any) -> kinds.Service:
+    def service(self, name: str, number: int, *, app: str = "web", families: tuple[Family, ...] = (), ingress: int = 0, **spec: Any) -> kinds.Service:
         families = families or self.families
         ips = [NETWORKS[family][1].format(number) for family in families]
         document = {
@@ -57,6 +57,7 @@ class Paper:
                 "ipFamilyPolicy": "PreferDualStack",
                 **spec,
             },
+            "status": {"loadBalancer": {"ingress": [{"ip": NETWORKS[family][1].format(ingress), "ipMode": "VIP"} for family in families if ingress]}},
         }
         return view_of(kinds.Service, document)
 
@@ -84,6 +85,7 @@ class Paper:
             self.service("headless", 12, clusterIP="None", clusterIPs=["None"]),
             self.service("nodeport", 13, type="NodePort", ports=ports),
             self.service("alone", 14, app="alone"),
+            self.service("loadbalancer", 15, type="LoadBalancer", ingress=99),
         ]
         slices = [one for service in services for one in self.slices(service.metadata.name, [alone] if service.metadata.name == "alone" else web)]
         return Seen([self.deployment("web", 4), self.deployment("alone", 1)], [*web, alone], services, slices)

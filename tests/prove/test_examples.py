@@ -40,7 +40,7 @@ def test_there_is_a_service_of_each_policy_and_order() -> None:
         ("RequireDualStack", "IPv4", "IPv6"),
         ("RequireDualStack", "IPv6", "IPv4"),
     }
-    assert {spec.get("type", spec.get("clusterIP")) for spec in services} == {None, "None", "NodePort"}
+    assert {spec.get("type", spec.get("clusterIP")) for spec in services} == {None, "None", "NodePort", "LoadBalancer"}
     assert any(port.get("protocol") == "UDP" for spec in services for port in spec["ports"])
 
 

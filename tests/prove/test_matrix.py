@@ -37,6 +37,7 @@ def test_every_path_is_tried_in_every_family_of_the_cluster(paper: Any, families
         "node → ClusterIP, UDP",
         "pod → headless endpoints",
         "outside → NodePort",
+        "outside → LoadBalancer",
         "pod → its own Service",
         "pod → outside",
     ]
@@ -60,7 +61,7 @@ def test_services_are_looked_up_over_the_family_that_they_are_wanted_in(paper: A
     layout = one.layout._replace(resolvers=one.addresses(1, 10))
     paths = plan(sight_of(one.seen(), layout, many="web", alone="alone", outside_port=7, pod_port=8080, refusals={}, wanted=[]))
     named = [path for path in paths if path.way == "pod → Service by name"]
-    assert [path.subject for path in named] == ["headless.demo", "nodeport.demo", "prefer-dual.demo", "single.demo"]
+    assert [path.subject for path in named] == ["headless.demo", "loadbalancer.demo", "nodeport.demo", "prefer-dual.demo", "single.demo"]
     for path in named:
         assert tuple(path.attempts) == (families[:1] if path.subject == "single.demo" else families)
         for family, attempts in path.attempts.items():
@@ -92,6 +93,14 @@ def test_node_ports_are_tried_on_every_node_from_outside(paper: Any) -> None:
     paths = [path for path in plan(sight(paper, (F6, F4))) if path.way == "outside → NodePort"]
     assert [path.subject for path in paths] == [f"nodeport on node{i}, port 30080" for i in (1, 2, 3)]
     assert all(attempt.source.name == "outside" and attempt.port == 30080 for path in paths for attempt in path.attempts[F4])
+
+
+def test_a_load_balancers_addresses_are_tried_from_outside(paper: Any) -> None:
+    (path,) = [path for path in plan(sight(paper, (F6, F4))) if path.way == "outside → LoadBalancer"]
+    for family in (F6, F4):
+        assert {(attempt.source.name, attempt.address, attempt.port) for attempt in path.attempts[family]} == {
+            ("outside", paper(F6, F4).addresses(1, 99)[family], 80)
+        }
 
 
 def service(policy: str, *families: str) -> kinds.Service:

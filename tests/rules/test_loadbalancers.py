@@ -38,7 +38,8 @@ def texts(one: Assignment) -> list[str]:
 
 
 def test_pools_are_read_and_written() -> None:
-    text = "pools: [{name: a, addresses: [192.0.2.0/30, 198.51.100.1-198.51.100.3, 'fd00::/126', 'fd01::1']}, {name: b, addresses: [203.0.113.7], autoAssign: false}]"
+    first = "{name: a, addresses: [192.0.2.0/30, 198.51.100.1-198.51.100.3, 'fd00::/126', 'fd01::1']}"
+    text = f"pools: [{first}, {{name: b, addresses: [203.0.113.7], autoAssign: false}}]"
     pools = parse_pools(text)
     assert [(pool.name, pool.size(V4), pool.size(V6), pool.automatic) for pool in pools] == [("a", 7, 5, True), ("b", 1, 0, False)]
     assert parse_pools(text_of_pools(pools)) == pools
@@ -172,11 +173,15 @@ def test_of_two_with_one_address_the_older_keeps_it() -> None:
 
 CLAIMS = st.lists(
     st.builds(
-        lambda families, both, sharing, port, local: {"families": families, "both": both and len(families) > 1, "sharing": sharing, "ports": frozenset({("TCP", port)}), "local": local},
-        st.sampled_from([FAMILIES, FAMILIES[::-1], (V4,), (V6,)]), st.booleans(), st.sampled_from(["", "", "k"]), st.sampled_from([80, 443]), st.booleans(),
+        lambda families, both, **more: {"families": families, "both": both and len(families) > 1, **more},
+        families=st.sampled_from([FAMILIES, FAMILIES[::-1], (V4,), (V6,)]),
+        both=st.booleans(),
+        sharing=st.sampled_from(["", "", "k"]),
+        ports=st.sampled_from([HTTP, HTTPS]),
+        local=st.booleans(),
     ),
     max_size=8,
-)  # fmt: skip
+)
 
 
 @given(CLAIMS, st.sampled_from([BOTH, ONLY[V4], ONLY[V6], ()]))

@@ -122,7 +122,8 @@ class Sight(NamedTuple):
 
 def plan(sight: Sight) -> list[Path]:
     """Every path to be tried, in the order of the table."""
-    paths = [*_between_pods(sight), *_to_cluster_ips(sight), *_headless(sight), *_by_name(sight), *_to_node_ports(sight), *_hairpin(sight), *_to_outside(sight)]
+    inside = [*_between_pods(sight), *_to_cluster_ips(sight), *_headless(sight), *_by_name(sight)]
+    paths = [*inside, *_to_node_ports(sight), *_to_balancers(sight), *_hairpin(sight), *_to_outside(sight)]
     ways: dict[str, list[Path]] = {}
     for path in [*paths, *_verdicts(sight)]:
         ways.setdefault(path.way, []).append(path)
@@ -270,6 +271,27 @@ def _node_port_attempts(sight: Sight, service: kinds.Service, port: kinds.Servic
         yield from [Attempt(sight.outside, node.addresses[family], port.nodePort, port.protocol, answerers)] * 2
 
 
+def _to_balancers(sight: Sight) -> Iterable[Path]:
+    for name, service in sight.services.items():
+        if service.spec.type == "LoadBalancer":
+            yield Path(
+                "outside → LoadBalancer",
+                _described(name, service),
+                _by_family(sight, partial(_balancer_attempts, sight, service)),
+                absent="the Service is not of this family",
+                owed=_owed(sight, name),
+            )
+
+
+def _balancer_attempts(sight: Sight, service: kinds.Service, family: Family) -> Iterable[Attempt]:
+    answerers = frozenset(pod.name for pod in sight.pods)
+    for address in balancers_of(service):
+        if Family.of(address) is family:
+            for port in service.spec.ports:
+                # Twice, as the answering pod is drawn by lot and may be on the node that has the address or on another.
+                yield from [Attempt(sight.outside, address, port.port, port.protocol, answerers)] * 2
+
+
 def _hairpin(sight: Sight) -> Iterable[Path]:
     service = sight.services.get(sight.own_service)
     if service is not None:
@@ -341,6 +363,11 @@ def addresses_of(service: kinds.Service) -> ByFamily[Address]:
     if service.spec.clusterIP in ("", "None"):
         return ByFamily()
     return ByFamily.of(parse_address(text) for text in service.spec.clusterIPs)
+
+
+def balancers_of(service: kinds.Service) -> list[Address]:
+    """The load balancer's addresses of a Service."""
+    return [parse_address(one.ip) for one in service.status.loadBalancer.ingress or () if one.ip]
 
 
 def _by_family(sight: Sight, attempts: Callable[[Family], Iterable[Attempt]]) -> ByFamily[tuple[Attempt, ...]]:

@@ -13,7 +13,7 @@ from twinstack.loops.clock import Clock, SystemClock
 from twinstack.net.cidr import parse_address
 from twinstack.net.errors import Error
 from twinstack.net.family import Address, ByFamily, Family
-from twinstack.prove.matrix import Place, Sight
+from twinstack.prove.matrix import Place, Sight, balancers_of
 
 V = TypeVar("V", bound=kinds.Object)
 
@@ -65,6 +65,8 @@ def missing(seen: Seen, wanted: Mapping[str, int]) -> list[str]:
             result.append(f"Deployment {name} has {ready} of {replicas} pods ready")
     result.extend(_pod_troubles(seen.pods))
     for service in seen.services:
+        if service.spec.type == "LoadBalancer" and len(given := balancers_of(service)) < len(service.spec.ipFamilies):
+            result.append(f"Service {service.metadata.name} has {len(given)} of {len(service.spec.ipFamilies)} load balancer's addresses")
         if service.spec.selector:
             pods = [pod for pod in seen.pods if _is_ready(pod) and service.spec.selector.items() <= pod.labels.items()]
             for family in service.spec.ipFamilies:
