@@ -169,12 +169,15 @@ def _size(value: Any) -> int:
 # ---- merge patch (RFC 7396)
 
 
-def merge_patch(document: Document, patch: Any) -> Document:
-    """Lay a document over another: null removes, objects are laid over, anything else replaces. BadRequest when it is no object."""
+def merge_patch(document: Document, patch: Any, *, own: bool = False) -> Document:
+    """Lay a document over another: null removes, objects are laid over, anything else replaces. BadRequest when it is no object.
+
+    With *own* the document is the caller's own copy, and becomes the result.
+    """
     if not isinstance(patch, dict):
         raise errors.BadRequest("a merge patch is an object")
     with _depth_is_theirs():
-        result: Document = copy_of(document)
+        result: Document = document if own else copy_of(document)
         _lay_over(result, patch)
     return result
 
@@ -195,12 +198,12 @@ def _lay_over(place: Document, patch: Mapping[str, Any]) -> None:
 # ---- strategic merge patch
 
 
-def strategic_merge_patch(document: Document, patch: Any, schema: Schema) -> Document:
-    """Lay a patch over a document as the kind's schema says. BadRequest when an order in it cannot be followed."""
+def strategic_merge_patch(document: Document, patch: Any, schema: Schema, *, own: bool = False) -> Document:
+    """Lay a patch over a document as the kind's schema says. BadRequest when an order in it cannot be followed. *own* as for a merge patch."""
     if not isinstance(patch, dict):
         raise errors.BadRequest("a strategic merge patch is an object")
     with _depth_is_theirs():
-        return _merge_map(copy_of(document), patch, schema, "")
+        return _merge_map(document if own else copy_of(document), patch, schema, "")
 
 
 def _merge_map(place: Document, patch: Mapping[str, Any], schema: Schema, path: str) -> Document:

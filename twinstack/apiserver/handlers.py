@@ -239,12 +239,12 @@ class Handlers:
         if kind == "json":
             return patches.json_patch(document, patch)
         if kind == "merge":
-            return patches.merge_patch(document, patch)
+            return patches.merge_patch(document, patch, own=True)
         try:
             schema = self._openapi.schema_of(resource, subresource)
         except SchemaMissing as error:
             raise errors.UnsupportedMediaType(f"a strategic merge patch needs the schema of {resource.kind}: {error}; use a merge patch") from error
-        return patches.strategic_merge_patch(document, patch, schema)
+        return patches.strategic_merge_patch(document, patch, schema, own=True)
 
     async def _delete(self, request: Request, call: Call) -> Reaction:
         options = delete_options(call, request.query)

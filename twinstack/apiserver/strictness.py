@@ -102,7 +102,12 @@ def judged(resource: Resource, document: Document, schema: Schema | None, mode: 
     With *mode* Strict unknown and duplicate fields are BadRequest; a field of another type is whatever the mode: it cannot be read. With *patch*
     either is Invalid instead, the patch being what is wrong.
     """
+    metadata = document.get("metadata")
+    # Who owns what is judged where it is used; it is long, and not the writer's.
+    entries = metadata.pop("managedFields", None) if isinstance(metadata, dict) else None
     found = prune(document, schema) if schema is not None else None
+    if entries is not None:
+        document["metadata"]["managedFields"] = entries
     if found is not None and found.mistyped:
         texts = ", ".join(f'field "{path}" must be of type {type_}' for path, type_ in found.mistyped)
         raise _refusal(resource, texts, patch=patch)
@@ -110,7 +115,7 @@ def judged(resource: Resource, document: Document, schema: Schema | None, mode: 
         return []
     strange = [f'duplicate field "{path}"' for path in duplicates]
     if found is not None:
-        strange += [f'unknown field "{path}"' for path in found.unknown if not path.startswith("metadata.managedFields")]
+        strange += [f'unknown field "{path}"' for path in found.unknown]
     del strange[_MOST:]
     if strange and mode == "Strict":
         raise _refusal(resource, f"strict decoding error: {', '.join(strange)}", patch=patch)
