@@ -1,0 +1,155 @@
+"""How long a client outside of the cluster is without answer when the node that owns a load balancer's address dies.
+
+A cluster of three nodes is brought up by the command line. A Service of both families has pods on two nodes, and an address
+of each family that the third node owns; then that node's wire is cut. Clients in the lab's outside connect again
+and again all the while, and the longest time between two answers is the figure. The baseline is the lease that a node has: nobody
+can know of its death before it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from statistics import median
+from typing import Any
+
+from bench.results import Result
+from bench.up import _SERVER, _twinstack
+from twinstack.api.kinds import Pod, Service
+from twinstack.api.resources import resource_of
+from twinstack.client import kubeconfig
+from twinstack.client.client import Client
+from twinstack.kernel import namespaces
+from twinstack.kernel.netlink import Netlink
+from twinstack.lb.settings import Settings
+from twinstack.net.cidr import parse_address
+from twinstack.net.family import FAMILIES, Address, Family
+from twinstack.rules.balancer_owners import owner
+from twinstack.rules.balancer_pools import next_free, parse_pools
+from twinstack.rules.loadbalancers import ADDRESSES
+
+TARGET_SECONDS = 3.0
+NODES = ("node1", "node2", "node3")
+_VICTIM = "node3"
+
+
+def _pod(node: str) -> dict[str, Any]:
+    container = {"name": "web", "image": "twinstack.dev/host:latest", "command": [os.path.realpath(sys.executable), "-IS", "-c", _SERVER]}
+    metadata = {"name": f"web-{node}", "namespace": "default", "labels": {"app": "web"}}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"nodeName": node, "containers": [container]}}
+
+
+def _service(addresses: list[Address]) -> dict[str, Any]:
+    metadata = {"name": "web", "namespace": "default", "annotations": {ADDRESSES: ",".join(map(str, addresses))}}
+    spec = {"type": "LoadBalancer", "ipFamilyPolicy": "RequireDualStack", "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+
+
+def owned_by(node: str, pools: str) -> list[Address]:
+    """An address of each family in these pools that a node owns while all live."""
+    found = []
+    for family in FAMILIES:
+        skipped: list[Address] = []
+        while (address := next_free(parse_pools(pools), family, skipped)) is not None and owner(address, NODES) != node:
+            skipped.append(address)
+        assert address is not None
+        found.append(address)
+    return found
+
+
+async def _make(environment: dict[str, str], addresses: list[Address]) -> None:
+    async with Client(kubeconfig.load(environment["KUBECONFIG"]), user_agent="bench") as client:
+        for node in NODES[:2]:
+            await client.create(resource_of(Pod), _pod(node), namespace="default")
+        await client.create(resource_of(Service), _service(addresses), namespace="default")
+
+
+class Caller(threading.Thread):
+    """Connects from outside again and again, and notes when it was answered."""
+
+    def __init__(self, netns: str, address: Address) -> None:
+        super().__init__(daemon=True)
+        self.answers: list[float] = []
+        self._netns, self._address, self._stopped = netns, address, threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.is_set():
+            with namespaces.socket_in(self._netns, Family.of(self._address).facts.socket_family, 1) as one:
+                one.settimeout(0.1)
+                try:
+                    one.connect((str(self._address), 80))
+                    one.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                    if one.recv(100):
+                        self.answers.append(time.monotonic())
+                except OSError:
+                    pass  # what is counted is the time without answers
+            time.sleep(0.005)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join()
+
+    def wait_for(self, count: int, seconds: float) -> None:
+        """Wait until so many more answers came. TimeoutError when they do not."""
+        wanted, deadline = len(self.answers) + count, time.monotonic() + seconds
+        while len(self.answers) < wanted:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self._address} is not answered")
+            time.sleep(0.02)
+
+    def longest_gap(self) -> float:
+        return max(after - before for before, after in zip(self.answers, self.answers[1:], strict=False))
+
+
+def _once(number: int) -> dict[Family, float]:
+    name = f"tst-bench-{os.getpid()}-lb{number}"
+    with tempfile.TemporaryDirectory() as home:
+        environment = {**os.environ, "HOME": home, "XDG_STATE_HOME": f"{home}/state", "KUBECONFIG": f"{home}/kubeconfig"}
+        try:
+            json.loads(_twinstack(environment, "up", "--name", name, "-o", "json"))
+            with open(f"{home}/state/twinstack/{name}/load-balancer.yaml", encoding="utf-8") as file:
+                addresses = owned_by(_VICTIM, file.read())
+            asyncio.run(_make(environment, addresses))
+            callers = {Family.of(address): Caller(f"/run/netns/twinstack-{name}-outside", address) for address in addresses}
+            for caller in callers.values():
+                caller.start()
+                caller.wait_for(20, 30.0)
+            time.sleep(4.0)  # the announcements of the beginning are over
+            for caller in callers.values():
+                caller.answers.clear()
+                caller.wait_for(20, 5.0)
+            with Netlink(f"/run/netns/twinstack-{name}-fabric") as kernel:
+                kernel.change_link(f"ts{_VICTIM}", up=False)
+                kernel.commit()
+            time.sleep(0.5)
+            for caller in callers.values():
+                caller.wait_for(50, 15.0)
+                caller.stop()
+            return {family: caller.longest_gap() for family, caller in callers.items()}
+        finally:
+            subprocess.run([sys.executable, "-m", "twinstack.cli.main", "down", "--name", name], env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def run(scale: float) -> list[Result]:
+    """The longest gap of some runs, family by family."""
+    runs = [_once(number) for number in range(max(1, round(5 * scale)))]
+    lease = Settings().lease_seconds
+    return [
+        Result(
+            bench="lb",
+            name=f"longest gap outside when the owning node dies, {family}",
+            value=max(one[family] for one in runs),
+            unit="s",
+            baseline="the node's lease",
+            baseline_value=lease,
+            target=TARGET_SECONDS,
+            detail={"median": median(one[family] for one in runs), "rounds": float(len(runs))},
+        )
+        for family in FAMILIES
+    ]
