@@ -50,7 +50,20 @@ def path_figures(scale: float) -> list[Result]:
                 nftables.apply(ruleset, _table(family, size))
                 for figure, port, measure in (("connections", ANSWER, _connections), ("throughput", STREAM, _throughput)):
                     results.append(_compared(figure, measure, family, port, size, node, pods, scale))
-    return results
+    half = len(results) // 2
+    return results + [_flat(few, many) for few, many in zip(results[:half], results[half:], strict=True)]
+
+
+def _flat(few: Result, many: Result) -> Result:
+    """How much of the share of the pod's own address is left with many Services: the machine's mood is in both parts of a share."""
+    return Result(
+        bench="proxy",
+        name=f"{many.name}: its share against that with few",
+        value=(many.ratio or 0.0) / (few.ratio or 1.0),
+        unit="",
+        better="higher",
+        target=0.95,
+    )
 
 
 @contextlib.contextmanager
