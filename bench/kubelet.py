@@ -31,6 +31,7 @@ from twinstack.client.informer import Informer
 PODS, MAPS = resource_of(Pod), resource_of(ConfigMap)
 POD_SECONDS, MANY_SECONDS, MANY, NODE_MB, IDLE_SECONDS = 0.040, 8.0, 200, 60.0, 4.0
 AT_ONCE = 16
+LONGEST_SECONDS = 180.0
 SETTLE_SECONDS = 8.0  # events are written behind everything else
 
 
@@ -180,6 +181,6 @@ def run(scale: float) -> list[Result]:
             _twinstack(environment, "up", "--name", name, "--nodes", "1", "-o", "json")
             components = json.loads(_twinstack(environment, "status", "--name", name, "-o", "json"))["components"]
             node = next(one["pid"] for one in components if one["name"].startswith("node1"))
-            return asyncio.run(_measure(environment, node, scale))
+            return asyncio.run(asyncio.wait_for(_measure(environment, node, scale), LONGEST_SECONDS))
         finally:
             _twinstack(environment, "down", "--name", name)

@@ -49,6 +49,7 @@ from twinstack.rules.node_access import MIRROR
 
 log = logging.getLogger(__name__)
 MOST_WRITES = 16
+PATIENCE_SECONDS = 0.1
 
 
 class _Log(NamedTuple):
@@ -120,7 +121,11 @@ class Agent:
         """Tell people about a pod."""
         init = container is not None and container in (pod.spec.initContainers or ())
         path = f"spec.{'initContainers' if init else 'containers'}{{{container.name}}}" if container is not None else ""
-        self.recorder.tell(pod, type_, reason, message, field_path=path)
+        tell = partial(self.recorder.tell, pod, type_, reason, message, field_path=path)
+        if type_ == "Normal":  # what goes well is written after what people wait for
+            asyncio.get_running_loop().call_later(PATIENCE_SECONDS, tell)
+        else:
+            tell()
 
     async def patch_status(self, key: Key, patch: Document) -> None:
         """Write a pod's status, and know the answer at once."""

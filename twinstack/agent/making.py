@@ -6,6 +6,7 @@ What cannot be done is refused here, by name, before anything is started.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -23,7 +24,7 @@ from twinstack.agent.containers.base import Launch, Mount
 from twinstack.agent.containers.images import Image, Images
 from twinstack.agent.environment import ConfigError, Facts, Sources
 from twinstack.agent.limits import Limiter
-from twinstack.agent.pods import is_sidecar
+from twinstack.agent.pods import everything, is_sidecar
 from twinstack.agent.sandboxes import Sandbox, Sandboxes
 from twinstack.agent.tokens import Tokens
 from twinstack.api import errors, kinds
@@ -39,6 +40,7 @@ HOST_IMAGE = "twinstack.dev/host"
 INIT_ANNOTATION = "twinstack.dev/init"
 TINI = "/usr/bin/tini"
 ROOT_CA, ROOT_CA_SECONDS = "kube-root-ca.crt", 20.0
+AHEAD_SECONDS = 2.0  # how long what was read ahead may serve
 USAGE_SECONDS = 10.0  # how often the size of an emptyDir with a sizeLimit is looked at
 
 
@@ -124,6 +126,7 @@ class Maker:
         self._allocatable, self._refresh_seconds = allocatable, refresh_seconds
         self._limiter, self._images = limiter, images
         self._tokens = Tokens(client)
+        self._ahead: dict[str, asyncio.Task[volumes.Given]] = {}  # by the pod's uid
         self._root_ca_read: dict[str, float] = {}  # by namespace, when
         self._reading: dict[tuple[str, str, str], asyncio.Task[ConfigMap | Secret | None]] = {}
         self._last: dict[tuple[str, str, str], ConfigMap | Secret] = {}  # what was read before serves while the API does not answer
@@ -134,7 +137,7 @@ class Maker:
         for problem in problems_with(pod):
             raise ConfigError(problem)
         facts = self._facts(sandbox, host_ips)
-        given = await self._given(pod, environment.sources_named(container) | volumes.sources_named(pod))
+        given = await self._known(pod, environment.sources_named(container) | volumes.sources_named(pod))
         texts = {
             named: None if found is None else {key: value.decode(errors="replace") for key, value in volumes.contents_of(found).items()}
             for named, found in given.objects.items()
@@ -213,6 +216,28 @@ class Maker:
 
     def _facts(self, sandbox: Sandbox, host_ips: tuple[str, ...]) -> Facts:
         return Facts(sandbox.addresses or host_ips, host_ips, self._node_name, self._allocatable())
+
+    def read_ahead(self, pod: Pod) -> None:
+        """Begin to read what the pod's containers will be made of, while its sandbox is being made."""
+        uid = pod.metadata.uid
+        try:
+            named = volumes.sources_named(pod).union(*(environment.sources_named(container) for container in everything(pod)))
+            if uid in self._ahead or not (named or volumes.tokens_named(pod)):
+                return
+        except ConfigError:  # which is told when a container is started
+            return
+        task = self._ahead[uid] = asyncio.ensure_future(self._given(pod, named))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # what fails is read again, and told then
+        asyncio.get_running_loop().call_later(AHEAD_SECONDS, self._ahead.pop, uid, None)
+
+    async def _known(self, pod: Pod, named: set[tuple[str, str]]) -> volumes.Given:
+        """What was read ahead, or is read now."""
+        if (task := self._ahead.get(pod.metadata.uid)) is not None:
+            with contextlib.suppress(ConfigError, errors.APIError, msgspec.MsgspecError):
+                given = await asyncio.shield(task)
+                if named <= given.objects.keys() and None not in given.objects.values():
+                    return given
+        return await self._given(pod, named)
 
     async def _given(self, pod: Pod, named: Iterable[tuple[str, str]]) -> volumes.Given:
         """Read ConfigMaps, Secrets and tokens, all at the same time."""

@@ -242,6 +242,7 @@ class Worker:
 
     async def _make_sandbox(self) -> bool:
         node, pod = self._node, self.pod
+        node.maker.read_ahead(pod)
         try:
             self.sandbox = await node.sandboxes.make(pod, host_name=node.node_name, host_ips=tuple(map(parse_address, node.host_ips())))
             if node.sandboxes.lacks_cluster_dns(pod):
