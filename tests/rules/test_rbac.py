@@ -96,6 +96,7 @@ ASKED = st.builds(
     st.sampled_from(["", "s", "t"]),
     st.just("ns"),
     st.sampled_from(["", "n", "m", "o"]),
+    path=st.just(""),  # what a binding in a namespace gives is never a path
 )
 
 
