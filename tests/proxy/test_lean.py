@@ -8,7 +8,7 @@ from twinstack.api import kinds
 from twinstack.api.objects import view_of
 from twinstack.net.family import FAMILIES, Family
 from twinstack.proxy.lean import Lean
-from twinstack.proxy.services import Place, endpoints_in, ignored, local_ready, service_ports
+from twinstack.proxy.services import Place, ignored, local_ready, rows_of, service_ports
 
 SERVICE = view_of(kinds.Service, {
     "apiVersion": "v1", "kind": "Service",
@@ -57,7 +57,7 @@ def test_it_keeps_what_is_asked_for_and_no_more():
     assert one.metadata.labels == {"kubernetes.io/service-name": "s"} and one.metadata.resourceVersion == "8"
     assert list(one.metadata.annotations) == ["endpoints.kubernetes.io/last-change-trigger-time"]
     assert not one.metadata.ownerReferences and one.endpoints is None
-    assert [endpoint.targetRef for endpoint in endpoints_in(one)] == [None] * 3
+    assert [tuple(row) for row in rows_of(one)] == [tuple(row) for row in rows_of(endpoint_slice(Family.IPV4))]
 
 
 def test_equal_things_are_kept_once():

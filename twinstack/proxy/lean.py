@@ -49,7 +49,7 @@ class Lean:
             metadata=self._metadata(one),
             addressType=self._once(one.addressType),
             ports=self._list(one.ports),
-            packed=pack(one.endpoints or ()),
+            packed=pack(one),
         )
 
     def _metadata(self, one: kinds.Service | kinds.EndpointSlice, uid: str = "") -> kinds.ObjectMeta:

@@ -181,11 +181,13 @@ class Shape:
         Two owners, because of those that claim one front end the smaller name wins: whoever gives his Service an
         external address that is somebody else's cluster IP must not get his traffic.
         """
-        inner, outer = _PartMaker(self, ()), _PartMaker(self, tuple(node_addresses))
+        inner, outer = _PartMaker(self, ()), None
         for port in ports:
             inner.internal(port)
-            outer.external(port)
-        return (f"{_INNER}{name}", inner.part()), (f"{_OUTER}{name}", outer.part())
+            if port.node_port or port.externals or port.balancers:
+                outer = outer or _PartMaker(self, tuple(node_addresses))
+                outer.external(port)
+        return (f"{_INNER}{name}", inner.part()), (f"{_OUTER}{name}", outer.part() if outer else None)
 
     def goto(self, name: str) -> Goto:
         """The verdict that leads to a chain; one object each, for thousands of elements hold it."""

@@ -68,6 +68,17 @@ class ServicePort(NamedTuple):
     serving: frozenset[Backend] = frozenset()  # of a UDP or SCTP port: all that may keep their flows, whatever the policies
 
 
+class Row(NamedTuple):
+    """What is looked at of an endpoint; None means what the API says that it means."""
+
+    address: str  # canonical
+    ready: bool | None
+    serving: bool | None
+    terminating: bool | None
+    node: str | None
+    hints: kinds.EndpointHints | None
+
+
 class PackedSlice(kinds.EndpointSlice, frozen=True):
     """A slice whose endpoints are bytes until they are looked at: a third of the memory."""
 
@@ -78,22 +89,22 @@ _packed = msgspec.msgpack.Encoder()
 _unpacked = msgspec.msgpack.Decoder(list[tuple[str, bool | None, bool | None, bool | None, str | None, kinds.EndpointHints | None]])
 
 
-def pack(endpoints: Iterable[kinds.Endpoint]) -> bytes:
-    """What is looked at of endpoints. Those without an address are nobody's."""
-    return _packed.encode([
-        (one.addresses[0], one.conditions.ready, one.conditions.serving, one.conditions.terminating, one.nodeName, one.hints)
-        for one in endpoints
-        if one.addresses
-    ])  # fmt: skip
+def pack(one: kinds.EndpointSlice) -> bytes:
+    """A slice's endpoints as bytes. Those without an address of the slice's family are nobody's."""
+    return _packed.encode(list(rows_of(one)))
 
 
-def endpoints_in(one: kinds.EndpointSlice) -> Iterable[kinds.Endpoint]:
-    """A slice's endpoints, packed or not."""
-    if not isinstance(one, PackedSlice):
-        return one.endpoints or ()
+def rows_of(one: kinds.EndpointSlice) -> Iterable[tuple[str, bool | None, bool | None, bool | None, str | None, kinds.EndpointHints | None]]:
+    """A slice's endpoints as :class:`Row` has them, packed or not; plain tuples, for there are very many."""
+    if isinstance(one, PackedSlice):
+        return _unpacked.decode(one.packed)
+    family = next((family for family in FAMILIES if family.value == one.addressType), None)
     return [
-        kinds.Endpoint(addresses=[address], conditions=kinds.EndpointConditions(ready=ready, serving=serving, terminating=ending), nodeName=node, hints=hints)
-        for address, ready, serving, ending, node, hints in _unpacked.decode(one.packed)
+        Row(address, conditions.ready, conditions.serving, conditions.terminating, endpoint.nodeName, endpoint.hints)
+        for endpoint in one.endpoints or ()
+        for conditions in (endpoint.conditions,)
+        for address in (canonical(endpoint.addresses[0], family) if family and endpoint.addresses else None,)
+        if address is not None
     ]
 
 
@@ -103,7 +114,8 @@ class _Candidate(NamedTuple):
     draining: bool  # serving while terminating
     terminating: bool
     local: bool
-    endpoint: kinds.Endpoint
+    node: str | None
+    hints: kinds.EndpointHints | None
 
 
 def canonical(text: str, family: Family) -> str | None:
@@ -148,7 +160,7 @@ def service_ports(service: kinds.Service, slices: Iterable[kinds.EndpointSlice],
         reachable_from_outside = bool(port.nodePort or externals or balancers)
         internal_local = spec.internalTrafficPolicy == "Local"
         external_local = external_policy and reachable_from_outside
-        candidates = _candidates(own, port, family, place)
+        candidates = _candidates(own, port, place)
         cluster: tuple[Backend, ...] = ()
         local: tuple[Backend, ...] = ()
         if not internal_local or reachable_from_outside:
@@ -192,11 +204,11 @@ def endpoints_of(service: kinds.Service, port: kinds.ServicePort, slices: Iterab
     With *draining*, and when all of them terminate: those that serve meanwhile, and all when none does (a Windows node's rule).
     """
     own = sorted((one for one in slices if one.addressType == family.value), key=lambda one: one.metadata.name)
-    candidates = _candidates(own, port, family, Place(""))
+    candidates = _candidates(own, port, Place(""))
     chosen = [backend for backend, one in candidates.items() if one.ready]
     if draining and candidates and all(one.terminating for one in candidates.values()):
         chosen = [backend for backend, one in candidates.items() if one.serving] or list(candidates)
-    return [Placed(*backend, candidates[backend].endpoint.nodeName or "") for backend in sorted(chosen)]
+    return [Placed(*backend, candidates[backend].node or "") for backend in sorted(chosen)]
 
 
 def affinity_seconds(service: kinds.Service) -> int:
@@ -249,7 +261,7 @@ def ignored(service: kinds.Service) -> list[str]:
 def local_ready(service: kinds.Service, slices: Iterable[kinds.EndpointSlice], family: Family, place: Place) -> int:
     """How many addresses of ready endpoints are on this node, over all ports: what a health-check node port tells."""
     own = [one for one in slices if one.addressType == family.value]
-    return len({backend[0] for port in service.spec.ports for backend, one in _candidates(own, port, family, place).items() if one.local and one.ready})
+    return len({backend[0] for port in service.spec.ports for backend, one in _candidates(own, port, place).items() if one.local and one.ready})
 
 
 def node_addresses(node: kinds.Node) -> dict[Family, tuple[str, ...]]:
@@ -308,29 +320,17 @@ def _balancers(service: kinds.Service, family: Family) -> tuple[str, ...]:
     return _addresses([one.ip for one in ingress if one.ip and one.ipMode in (None, "VIP")], family)
 
 
-def _candidates(slices: Sequence[kinds.EndpointSlice], port: kinds.ServicePort, family: Family, place: Place) -> dict[Backend, _Candidate]:
+def _candidates(slices: Sequence[kinds.EndpointSlice], port: kinds.ServicePort, place: Place) -> dict[Backend, _Candidate]:
     """The endpoints of a port by address and number. Of two with the same, a terminating one never takes the place of another."""
     found: dict[Backend, _Candidate] = {}
     for one in slices:
         numbers = [given.port for given in one.ports or () if given.name == port.name and (given.protocol or "TCP") == port.protocol]
-        for number in numbers:
-            for endpoint in endpoints_in(one):
-                address = canonical(endpoint.addresses[0], family) if endpoint.addresses else None
-                if address is None or not number:
-                    continue
-                conditions = endpoint.conditions
-                terminating, serving = conditions.terminating is True, conditions.serving is not False
-                candidate = _Candidate(
-                    ready=conditions.ready is not False,
-                    serving=serving,
-                    draining=terminating and serving,
-                    terminating=terminating,
-                    local=endpoint.nodeName == place.node,
-                    endpoint=endpoint,
-                )
+        for number in filter(None, numbers):
+            for address, ready, serving, terminating, node, hints in rows_of(one):
                 backend = (address, number)
-                if not terminating or backend not in found:
-                    found[backend] = candidate
+                ending, serves = terminating is True, serving is not False
+                if not ending or backend not in found:
+                    found[backend] = _Candidate(ready is not False, serves, ending and serves, ending, node == place.node, node, hints)
     return found
 
 
@@ -345,22 +345,22 @@ def _nearest(candidates: Mapping[Backend, _Candidate], place: Place) -> Mapping[
     A level counts only if every ready endpoint has a hint of it and one names us. The fall-back to terminating
     endpoints knows no topology, so those stay.
     """
+    if any(one.hints is None for one in candidates.values() if one.ready):
+        return candidates
     ready = {backend: one for backend, one in candidates.items() if one.ready}
-    if not ready or any(one.endpoint.hints is None for one in ready.values()):
+    if not ready:
         return candidates
     for named in (_hinted_nodes, _hinted_zones):
         wanted = place.node if named is _hinted_nodes else place.zone
-        hints = {backend: named(one.endpoint) for backend, one in ready.items()}
+        hints = {backend: named(one.hints) for backend, one in ready.items()}
         if wanted and all(hints.values()) and any(wanted in hint for hint in hints.values()):
             return {backend: one for backend, one in ready.items() if wanted in hints[backend]}
     return candidates
 
 
-def _hinted_nodes(endpoint: kinds.Endpoint) -> tuple[str, ...]:
-    hints = endpoint.hints
+def _hinted_nodes(hints: kinds.EndpointHints | None) -> tuple[str, ...]:
     return tuple(one.name for one in hints.forNodes or ()) if hints else ()
 
 
-def _hinted_zones(endpoint: kinds.Endpoint) -> tuple[str, ...]:
-    hints = endpoint.hints
+def _hinted_zones(hints: kinds.EndpointHints | None) -> tuple[str, ...]:
     return tuple(one.name for one in hints.forZones or ()) if hints else ()
