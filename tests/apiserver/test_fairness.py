@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from twinstack.api.errors import TooManyRequests
-from twinstack.apiserver.fairness import BATCH, LONGEST_LINE, SHARE, Seats, Turns
+from twinstack.apiserver.fairness import ACTIVE_SECONDS, BATCH, LONGEST_LINE, SHARE, TURN_SECONDS, Seats, Turns
 from twinstack.apiserver.serving import minimum_tls
 from twinstack.apiserver.settings import SettingsError
 
@@ -59,6 +60,7 @@ async def test_whoever_asks_for_much_waits_in_a_line_of_its_own_and_others_do_no
 
 async def test_lines_are_served_in_rotation() -> None:
     turns, order, last = Turns(lambda: 0.001), [], []
+    turns.admit("somebody")
     for user in ("a", "b"):
         for _ in range(SHARE):
             turns.admit(user)
@@ -71,6 +73,39 @@ async def test_lines_are_served_in_rotation() -> None:
     async with asyncio.timeout(1):
         await asyncio.gather(*last)
     assert order[:8] == ["a", "b"] * 4, "b is through after eight, though a was there first with twenty"
+
+
+async def test_in_a_turn_that_is_old_each_has_its_first_request_only() -> None:
+    now = [1.0]
+    turns = Turns(lambda: now[0])
+    turns.admit("quiet")
+    assert turns.admit("noisy") is None
+    now[0] += 2 * TURN_SECONDS  # what a large list takes
+    place = turns.admit("noisy")
+    assert place is not None and turns.admit("third") is None
+    async with asyncio.timeout(1):
+        await place
+    await asyncio.sleep(0)
+    assert turns.admit("noisy") is None, "another turn has begun"
+    now[0] += 2 * ACTIVE_SECONDS
+    assert [turns.admit("noisy") for _ in range(100)] == [None] * 100, "the others have long gone"
+
+
+async def test_fewer_are_let_through_where_each_takes_long() -> None:
+    now = [1.0]
+    turns = Turns(lambda: now[0])
+    turns.admit("quiet")
+    places = [place for place in (turns.admit("noisy") for _ in range(SHARE + 100)) if place is not None]
+    counts = []
+    for _ in range(4):
+        await asyncio.sleep(0)
+        counts.append(sum(place.done() for place in places))
+        now[0] += 0.05
+    assert [after - before for before, after in pairwise(counts)] == [4, 2, 1]
+    for place in places:
+        place.cancel()
+    for _ in range(110):
+        await asyncio.sleep(0)
 
 
 async def test_a_line_does_not_grow_for_ever_and_who_leaves_it_is_skipped() -> None:

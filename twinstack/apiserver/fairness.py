@@ -1,9 +1,10 @@
 """How much at once, and who first: limits on requests in flight, and turns between users.
 
-Theory. One thread answers everything, so what one client takes is what the others wait. A turn is a few milliseconds. Within a
-turn each user is answered at once up to a share; while several users are active, whoever asks for more waits in a line of
-its own, and the lines are served in rotation, a few at a time. A user who asks little therefore waits for a few requests of
-the others, however many they send. A user alone never waits.
+Theory. One thread answers everything, so what one client takes is what the others wait. A turn is one round of the event loop, in
+which everything is looked at that has come meanwhile. While several users are active, each has its first request of a turn
+answered at once, and more of them up to a share, as long as the turn is young; the rest waits in a line of its own. Lines
+are served in rotation, so many in a turn that a turn takes a few milliseconds: many small requests, or one large list. A user
+who asks little therefore waits for a turn, however much the others send. A user alone never waits.
 
 Requests that wait for the disk or for a kubelet are in flight; there are at most so many, and one user holds at most
 three quarters of the places, so that there is one left for somebody else. What does not fit is refused with 429 and
@@ -20,8 +21,9 @@ from typing import Final
 
 from twinstack.api.errors import TooManyRequests
 
-TURN_SECONDS: Final = 0.005
-SHARE, BATCH, LONGEST_LINE = 16, 8, 512
+TURN_SECONDS: Final = 0.004  # what a turn ought to take
+ACTIVE_SECONDS: Final = 1.0  # so long after its last request a user counts as active
+SHARE, BATCH, LARGEST_BATCH, LONGEST_LINE = 16, 8, 64, 512
 RETRY_SECONDS: Final = 1
 
 
@@ -56,43 +58,59 @@ class Turns:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._last = ""  # who asked last
+        self._several_until = 0.0
+        self._is_open = False  # whether a turn has begun and not ended
         self._begun = 0.0
         self._counts: dict[str, int] = {}
-        self._several = False  # whether the turn before had more than one user
         self._lines: dict[str, deque[asyncio.Future[None]]] = {}
-        self._is_serving = False
+        self._batch = BATCH
+        self._served_at = 0.0
 
     def admit(self, user: str) -> asyncio.Future[None] | None:
         """None to go on at once; else what to wait for. TooManyRequests when the user's line is full."""
         now = self._clock()
-        counts = self._counts
-        if now - self._begun > TURN_SECONDS:
-            self._several = len(counts) > 1 and now - self._begun < 20 * TURN_SECONDS
-            counts.clear()
-            self._begun = now
-        count = counts[user] = counts.get(user, 0) + 1
-        if count <= SHARE and user not in self._lines:
+        if user != self._last:
+            if self._last:
+                self._several_until = now + ACTIVE_SECONDS
+            self._last = user
+        if now > self._several_until and not self._lines:
             return None
-        if not self._lines and not self._several and len(counts) == 1:
+        if not self._is_open:
+            self._is_open, self._begun = True, now
+            self._counts.clear()
+            asyncio.get_running_loop().call_soon(self._end)
+        count = self._counts[user] = self._counts.get(user, 0) + 1
+        if user not in self._lines and (count == 1 or (count <= SHARE and now - self._begun < TURN_SECONDS)):
             return None
         return self._wait(user)
 
+    def _end(self) -> None:
+        self._is_open = False
+
     def _wait(self, user: str) -> asyncio.Future[None]:
-        line = self._lines.setdefault(user, deque())
+        line = self._lines.get(user)
+        loop = asyncio.get_running_loop()
+        if line is None:
+            if not self._lines:
+                self._served_at = 0.0
+                loop.call_soon(self._serve)
+            line = self._lines[user] = deque()
         if len(line) >= LONGEST_LINE:
             raise _refusal()
-        loop = asyncio.get_running_loop()
         place: asyncio.Future[None] = loop.create_future()
         line.append(place)
-        if not self._is_serving:
-            self._is_serving = True
-            loop.call_soon(self._serve)
         return place
 
     def _serve(self) -> None:
         """Let a few through, one of each line after the other, and come again when the loop has looked at everybody else."""
+        now = self._clock()
+        if self._served_at:
+            took = now - self._served_at
+            self._batch = max(1, self._batch // 2) if took > 2 * TURN_SECONDS else min(LARGEST_BATCH, self._batch + (took < TURN_SECONDS))
+        self._served_at = now
         served = 0
-        while self._lines and served < BATCH:
+        while self._lines and served < self._batch:
             user, line = next(iter(self._lines.items()))
             del self._lines[user]  # to the end of the rotation
             place = line.popleft()
@@ -101,8 +119,7 @@ class Turns:
             if not place.done():
                 place.set_result(None)
                 served += 1
-        self._is_serving = bool(self._lines)
-        if self._is_serving:
+        if self._lines:
             asyncio.get_running_loop().call_soon(self._serve)
 
 
