@@ -28,7 +28,6 @@ from twinstack.client.client import Client
 from twinstack.kernel import namespaces
 from twinstack.kernel.netlink import Netlink
 from twinstack.lb.settings import Settings
-from twinstack.net.cidr import parse_address
 from twinstack.net.family import FAMILIES, Address, Family
 from twinstack.rules.balancer_owners import owner
 from twinstack.rules.balancer_pools import next_free, parse_pools

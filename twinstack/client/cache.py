@@ -28,11 +28,13 @@ class Cache:
         self._now = now
         self._informers: dict[type[kinds.Object], Informer[Any]] = {}
 
-    def watch(self, view: type[V], *, namespace: str = "", label_selector: str = "", field_selector: str = "") -> Informer[V]:
-        """The informer of a kind, made when it is first asked for; the selectors hold for all who look."""
+    def watch(
+        self, view: type[V], *, namespace: str = "", label_selector: str = "", field_selector: str = "", lean: Callable[[V], V] | None = None
+    ) -> Informer[V]:
+        """The informer of a kind, made when it is first asked for; the selectors, and what is left out, hold for all who look."""
         informer = self._informers.get(view)
         if informer is None:
-            informer = Informer(self.client, view, namespace=namespace, label_selector=label_selector, field_selector=field_selector)
+            informer = Informer(self.client, view, namespace=namespace, label_selector=label_selector, field_selector=field_selector, lean=lean)
             self._informers[view] = informer
         return informer
 

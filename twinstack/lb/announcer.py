@@ -26,6 +26,7 @@ from twinstack.client.cache import Cache
 from twinstack.kernel.errors import KernelError
 from twinstack.kernel.neighbours import Asked, NeighbourDoor, announcement, answer, mac_of
 from twinstack.kernel.netlink import Netlink
+from twinstack.lb.lean import SERVICE_NAME, concerns_owners
 from twinstack.lb.members import Members
 from twinstack.lb.settings import Settings, SettingsError
 from twinstack.net.family import Address, Family
@@ -34,7 +35,6 @@ from twinstack.rules.loadbalancers import is_ours
 
 NAMESPACE, PREFIX = "kube-system", "twinstack-lb-"
 LABEL = "twinstack.dev/load-balancer-node"
-SERVICE_NAME = "kubernetes.io/service-name"
 REPEATS_SECONDS = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0)
 IDLE_SECONDS = 10.0
 _DEFENCE_SECONDS = 1.0
@@ -139,9 +139,17 @@ class Announcer:
     # ---- Addresses
 
     def _woken(self, before: Any, after: Any) -> None:
-        self._changed.set()
+        if concerns_owners(before, after) and self._counts(after or before):
+            self._changed.set()
         if isinstance(after, Node) and before is None and after.metadata.name == self._node:
             self._begun.set()  # whose Lease waits for it
+
+    def _counts(self, one: Service | EndpointSlice | Node) -> bool:
+        """Where endpoints are counts for Services with externalTrafficPolicy Local."""
+        if not isinstance(one, EndpointSlice):
+            return True
+        service = self._cache.get(Service, Key(one.metadata.namespace, one.labels.get(SERVICE_NAME, "")))
+        return service is not None and service.spec.externalTrafficPolicy == "Local" and is_ours(service)
 
     async def _work(self) -> None:
         while True:

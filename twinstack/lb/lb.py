@@ -16,7 +16,8 @@ from twinstack.client import kubeconfig
 from twinstack.client.cache import Cache
 from twinstack.client.client import Client
 from twinstack.controllers.loadbalancers import CONFIG, LoadBalancers
-from twinstack.lb.announcer import LABEL, NAMESPACE, SERVICE_NAME, Announcer
+from twinstack.lb.announcer import LABEL, NAMESPACE, Announcer
+from twinstack.lb.lean import SERVICE_NAME, lean_node, lean_service, lean_slice
 from twinstack.lb.settings import Settings, checked, pools_of_file
 from twinstack.loops import leader
 from twinstack.loops.events import Recorder
@@ -38,8 +39,9 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None, s
     async with AsyncExitStack() as undo:
         client = await undo.enter_async_context(Client(kubeconfig.load(settings.kubeconfig or None), user_agent=COMPONENT))
         cache = Cache(client)
-        cache.watch_all((Service, Node))
-        cache.watch(EndpointSlice, label_selector=SERVICE_NAME)
+        cache.watch(Service, lean=lean_service)
+        cache.watch(Node, lean=lean_node)
+        cache.watch(EndpointSlice, label_selector=SERVICE_NAME, lean=lean_slice)
         cache.watch(Lease, namespace=NAMESPACE, label_selector=LABEL)
         cache.watch(ConfigMap, namespace=CONFIG.namespace, field_selector=f"metadata.name={CONFIG.name}")
         recorder = Recorder(cache.perform, component="service-controller", host=settings.node_name)

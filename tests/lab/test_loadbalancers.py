@@ -1,0 +1,182 @@
+"""Load balancers in a whole cluster: addresses of both families that answer outside, and go on when their node dies."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from twinstack.kernel import namespaces
+from twinstack.kernel.netlink import Netlink
+from twinstack.net.cidr import parse_address
+from twinstack.net.family import FAMILIES, Family
+
+pytestmark = [pytest.mark.cluster, pytest.mark.kernel, pytest.mark.slow]
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CONFIG = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "kube-system", "name": "twinstack-load-balancer"}}
+
+
+def service(name: str, policy: str = "RequireDualStack", *, annotations: dict | None = None, port: int = 80, **spec: Any) -> dict:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "demo", "annotations": annotations or {}},
+        "spec": {
+            "type": "LoadBalancer",
+            "ipFamilyPolicy": policy,
+            "selector": {"app": "web"},
+            "ports": [{"name": "http", "port": port, "targetPort": 8080}],
+            **spec,
+        },
+    }
+
+
+class Cluster:
+    """A cluster with the demo's web servers."""
+
+    def __init__(self, lab: Any, name: str) -> None:
+        self.lab, self.name = lab, name
+        lab.up(name)
+        for file in ("00-namespace.yaml", "10-web.yaml"):
+            self.apply((EXAMPLES / file).read_text())
+        self.until(lambda: self.kubectl("get", "deployment", "-n", "demo", "web").get("status", {}).get("availableReplicas") == 4, "pods")
+
+    def kubectl(self, *words: str) -> Any:
+        return self.lab.kubectl(self.name, *words)
+
+    def apply(self, document: Any) -> None:
+        text = document if isinstance(document, str) else json.dumps(document)
+        command = ["kubectl", "--context", f"twinstack-{self.name}", "apply", "-f", "-"]
+        done = subprocess.run(command, env=self.lab.environment, input=text, capture_output=True, text=True, check=False, timeout=30)
+        assert done.returncode == 0, done.stderr
+
+    def until(self, holds: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, f"no {what} within {seconds} s\n{self.lab.logs(self.name)}"
+            time.sleep(0.1)
+
+    def addresses(self, name: str, count: int) -> dict[Family, str]:
+        """The addresses of a Service, once there are so many."""
+
+        def found() -> list[str]:
+            ingress = self.kubectl("get", "service", "-n", "demo", name)["status"]["loadBalancer"].get("ingress") or []
+            assert all(one["ipMode"] == "VIP" for one in ingress)
+            return [one["ip"] for one in ingress]
+
+        self.until(lambda: len(found()) == count, f"{count} addresses of {name}")
+        return {Family.of(parse_address(text)): text for text in found()}
+
+    def ask(self, address: str, port: int = 80) -> dict[str, str] | None:
+        """What the web server says to a client outside; None when nobody answers at once."""
+        family = Family.of(parse_address(address))
+        with namespaces.socket_in(f"/run/netns/twinstack-{self.name}-outside", family.facts.socket_family, socket.SOCK_STREAM) as one:
+            one.settimeout(0.2)
+            try:
+                one.connect((address, port))
+                one.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                data = b""
+                while part := one.recv(4096):
+                    data += part
+            except OSError:
+                return None
+        answer: dict[str, str] = json.loads(data.partition(b"\r\n\r\n")[2])
+        return answer
+
+    def log(self, node: str) -> str:
+        """What the load balancer of a node has said."""
+        return (self.lab.home / "state" / "twinstack" / self.name / "logs" / node / "load-balancer.log").read_text()
+
+    def answered(self, address: str, port: int = 80) -> dict[str, str]:
+        answers: list[dict[str, str] | None] = [None]
+
+        def asked() -> bool:
+            answers[0] = self.ask(address, port)
+            return answers[0] is not None
+
+        self.until(asked, f"answer of {address}", 10.0)
+        assert answers[0] is not None
+        return answers[0]
+
+
+def test_both_addresses_answer_outside_and_another_node_takes_them_when_theirs_dies(lab: Any) -> None:
+    cluster = Cluster(lab, lab.name("lb"))
+    cluster.apply(service("local", externalTrafficPolicy="Local"))
+    cluster.apply(service("lone", "SingleStack", port=81))
+    addresses = cluster.addresses("local", 2)
+    (lone,) = cluster.addresses("lone", 1).values()
+    owners = {}
+    for family, address in addresses.items():
+        told = cluster.answered(address)
+        owners[family] = told["node"]
+        client = parse_address(told["client"])
+        with Netlink(f"/run/netns/twinstack-{cluster.name}-outside") as kernel:
+            own = {one.address for one in kernel.addresses()}
+        assert client in own, "externalTrafficPolicy Local keeps the client's address"
+    assert cluster.answered(lone, 81)
+
+    family = FAMILIES[1]
+    with Netlink(f"/run/netns/twinstack-{cluster.name}-fabric") as kernel:
+        kernel.change_link(f"ts{owners[family]}", up=False)
+        kernel.commit()
+    began = time.monotonic()
+    told = cluster.answered(addresses[family])
+    assert time.monotonic() - began < 10.0 and told["node"] != owners[family]
+    cluster.answered(addresses[family.other])
+    with Netlink(f"/run/netns/twinstack-{cluster.name}-fabric") as kernel:
+        kernel.change_link(f"ts{owners[family]}", up=True)
+        kernel.commit()
+    cluster.until(lambda: (cluster.ask(addresses[family]) or {}).get("node") == owners[family], "way back")
+
+    # a node that is cut off from the API server alone cannot know that another has taken its place, until it hears it
+    netns = f"--net=/run/netns/twinstack-{cluster.name}-{owners[family]}"
+    cut = "table inet tst-cut { chain output { type filter hook output priority 0; tcp dport 6443 drop; }; }"
+    subprocess.run(["nsenter", netns, "nft", "-f", "-"], input=cut, text=True, check=True)
+    cluster.until(lambda: (cluster.ask(addresses[family]) or {}).get("node", owners[family]) != owners[family], "other owner")
+    cluster.until(lambda: "it is theirs" in cluster.log(owners[family]), "silence of the node that is cut off")
+    subprocess.run(["nsenter", netns, "nft", "delete", "table", "inet", "tst-cut"], check=True)
+    cluster.until(lambda: (cluster.ask(addresses[family]) or {}).get("node") == owners[family], "way back")
+
+    # a Service of one family becomes one of both, and goes back
+    cluster.kubectl("patch", "service", "-n", "demo", "lone", "-p", '{"spec": {"ipFamilyPolicy": "PreferDualStack"}}')
+    for address in cluster.addresses("lone", 2).values():
+        assert cluster.answered(address, 81)
+    cluster.kubectl("patch", "service", "-n", "demo", "lone", "-p", '{"spec": {"ipFamilyPolicy": "SingleStack"}}')
+    assert list(cluster.addresses("lone", 1).values()) == [lone]
+    lab.down(cluster.name)
+    assert lab.remains(cluster.name) == {}
+
+
+def test_pools_of_a_config_map_are_waited_for_topped_up_and_shared(lab: Any) -> None:
+    cluster = Cluster(lab, lab.name("pool"))
+    networks = dict(zip(FAMILIES, ("172.30.0.240/30", "fd00:30::f0/126"), strict=True))
+
+    def pools(*families: Family) -> None:
+        cluster.apply(CONFIG | {"data": {"config.yaml": json.dumps({"pools": [{"name": "p", "addresses": [networks[family] for family in families]}]})}})
+
+    pools(FAMILIES[1])
+    key = {"twinstack.dev/load-balancer-sharing-key": "k"}
+    cluster.apply(service("prefer", "PreferDualStack", annotations=key))
+    assert list(cluster.addresses("prefer", 1)) == [FAMILIES[1]]
+    cluster.apply(service("require"))
+    told = f"no {FAMILIES[0]} address is in pool p"
+    cluster.until(lambda: any(told in one["message"] for one in cluster.kubectl("get", "events", "-n", "demo")["items"]), "event that names the empty pool")
+    cluster.addresses("require", 0)
+    pools(*FAMILIES)
+    both = cluster.addresses("prefer", 2)
+    assert both.keys() == set(FAMILIES) and cluster.answered(both[FAMILIES[0]])
+    assert not set(cluster.addresses("require", 2).values()) & set(both.values())
+    cluster.apply(service("shares", "PreferDualStack", annotations=key, port=81))
+    assert cluster.addresses("shares", 2) == both
+    assert cluster.answered(both[FAMILIES[0]], 80) and cluster.answered(both[FAMILIES[0]], 81)
+    cluster.apply(service("ranges", loadBalancerSourceRanges=["203.0.113.0/24", "2001:db8:ffff::/64"]))
+    refused = cluster.addresses("ranges", 2)
+    assert cluster.ask(refused[FAMILIES[0]]) is None, "the client is not of these networks"
+    words = ["kubectl", "--context", f"twinstack-{cluster.name}", "delete", "service", "-n", "demo", "prefer", "--timeout=10s"]
+    assert subprocess.run(words, env=lab.environment, capture_output=True, check=False, timeout=30).returncode == 0, "the finalizer goes"
