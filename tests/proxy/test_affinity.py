@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from twinstack.api import kinds
 from twinstack.api.objects import Key, view_of
-from twinstack.dataplane.ruleset import AddLearned, DeleteElements, Learned, gone
+from twinstack.dataplane.ruleset import AddLearned, DeleteElements, Learned, Table, gone
+from twinstack.dataplane.trace import Packet, trace
 from twinstack.kernel import nftables
 from twinstack.net.family import FAMILIES, Family
 from twinstack.proxy.affinity import forgetting, poorer, remembering, sticky_fronts, true, untrue
@@ -229,6 +230,16 @@ def test_what_is_untrue_is_what_names_an_endpoint_that_may_not_serve():
     assert remembering([]) == forgetting([]) == ()
     put, out = forgetting(entries[:1])
     assert isinstance(put, AddLearned) and isinstance(out, DeleteElements) and out.keys == (entries[0].key,)
+
+
+@pytest.mark.parametrize("front", [("10.0.0.1", 80), ("203.0.113.1", 80), ("192.0.2.9", 30000)], ids=["cluster IP", "external IP", "node port"])
+def test_the_tracer_follows_what_was_learned(front):
+    table = Shape(Family.IPV4, Options()).table([port()], node_addresses=["192.0.2.9"])
+    packet = Packet("10.9.0.1", "tcp", *front, "eth0")
+    assert {outcome.destination for outcome in trace([table], packet, local=frozenset(["192.0.2.9"]))} == {A[0], B[0]}
+    remembered = {AFFINITY.name: {("10.9.0.1", front[0], "tcp", front[1]): B, ("10.9.0.2", front[0], "tcp", front[1]): A}}
+    taught = Table(table.family, table.name, table.chains, table.sets, {**table.elements, **remembered})
+    assert {(outcome.destination, outcome.port) for outcome in trace([taught], packet, local=frozenset(["192.0.2.9"]))} == {B}
 
 
 def test_a_table_without_affinity_has_nothing_of_it():
