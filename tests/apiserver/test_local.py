@@ -71,6 +71,10 @@ async def test_every_answer_has_the_headers_that_clients_look_for(api: Any, path
         assert len(got.headers[name]) == 36
 
 
+async def test_a_request_keeps_the_id_that_its_client_gave_it(api: Any) -> None:
+    assert (await api.get(CONFIGMAPS, **{"Audit-Id": "mine" * 20})).headers["Audit-Id"] == ("mine" * 20)[:64]
+
+
 async def test_a_watch_ends_well_when_the_server_stops(api: Any) -> None:
     async with api.watch(CONFIGMAPS + "?sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true") as watch:
         assert (await watch.next())["type"] == "BOOKMARK"

@@ -50,6 +50,8 @@ from twinstack.store.memory import MemoryStore
 from twinstack.store.sqlite import SQLiteStore
 
 log = logging.getLogger(__name__)
+
+_AUDIT_ID_LENGTH = 64  # of one that the client gives
 Channel = TypeVar("Channel", Stream, Socket)  # what an answer that goes on is said through
 
 WINDOWS = b'"windows"'  # the nodes that matter to the strategies
@@ -98,7 +100,7 @@ class Application:
     async def respond(self, call: Call) -> Reaction:
         """The reaction to any call whatever; failures are Status documents."""
         start = time.perf_counter()
-        visit = Visit(call, self.audit_ids.next())
+        visit = Visit(call, call.headers.get("Audit-Id", "")[:_AUDIT_ID_LENGTH] or self.audit_ids.next())
         reaction: Reaction
         try:
             try:
