@@ -34,6 +34,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "load-balancer": ("twinstack.cli.load_balancer", "command", "Give Services addresses of pools, and answer for them."),
     },
     "Besides": {
+        "node": ("twinstack.cli.node", "node", "Let nodes join a cluster, or leave it."),
         "image": ("twinstack.cli.image", "image", "Load, list and remove images for containers."),
         "cni": ("twinstack.cli.cni", "cni", "Install the network plugin for any runtime."),
         "completion": ("twinstack.cli.completion", "completion", "Print a shell's completion script."),

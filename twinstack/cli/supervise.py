@@ -44,4 +44,10 @@ def command(name: str, go_fd: int, report_fd: int, listen_fd: int) -> None:
     components = [name for process in processes for name in process.components]
     reports.write(json.dumps({"event": "begun", "components": components}) + "\n")
     reports.flush()
-    supervisor.Supervisor(places, processes, reports, verbosity=record.verbosity).run()
+
+    def make(joined: str) -> supervisor.Process | None:
+        now = read_record(places)
+        made = programs.processes(now.topology, places, None) if now is not None else []
+        return next((process for process in made if process.name == joined), None)
+
+    supervisor.Supervisor(places, processes, reports, verbosity=record.verbosity, make=make).run()

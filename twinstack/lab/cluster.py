@@ -203,13 +203,13 @@ def _last_line(path: str) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def _order_restart(places: Places, component: str) -> None:
-    """Have a component or a whole process begun anew. LabError when there is none, or nobody to do it."""
+def order(places: Places, wanted: Order) -> None:
+    """Have the supervisor do something. LabError when it cannot, or there is none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.settimeout(5.0)
         try:
             connection.connect(places.control)
-            connection.send(msgspec.json.encode(Order(restart=component)))
+            connection.send(msgspec.json.encode(wanted))
             answer = json.loads(connection.recv(65536))
         except (OSError, ValueError) as error:
             raise LabError(f"cluster {places.name} has no supervisor that answers: {error}; `twinstack down` and `up` make a new one") from error
@@ -220,7 +220,7 @@ def _order_restart(places: Places, component: str) -> None:
 def restart(places: Places, component: str, wait_seconds: float = 30.0) -> float:
     """Begin a component or a whole process anew, and return the seconds until it serves again."""
     began, clock = time.time(), time.monotonic()
-    _order_restart(places, component)
+    order(places, Order(restart=component))
     while time.monotonic() - clock < wait_seconds:
         known = record.read_components(places)
         mine = [

@@ -62,11 +62,24 @@ def make(topology: Topology, places: Places) -> kubeconfig.Entry:
     for component, user in COMPONENTS.items():
         _kubeconfig(places, component, server, authority, _client(authority, user))
     for node in topology.nodes:
-        _write(places, node.name, _serving(authority, node))
-        _kubeconfig(places, node.name, server, authority, _client(authority, f"system:node:{node.name}", ["system:nodes"]))
+        _node(topology, places, authority, node)
     admin = _client(authority, "kubernetes-admin", ["system:masters"])
     _kubeconfig(places, "admin", server, authority, admin)
     return kubeconfig.Entry(name=topology.context, server="", authorities=authority.certificate, pair=admin)
+
+
+def add(topology: Topology, places: Places, node: Node) -> None:
+    """Write the key, certificate and kubeconfig of one more node."""
+    files = files_of(places, "ca")
+    with translated(f"read {files.key}"), open(files.certificate, "rb") as certificate, open(files.key, "rb") as key:
+        authority = Authority(certificate.read(), key.read())
+    _node(topology, places, authority, node)
+
+
+def _node(topology: Topology, places: Places, authority: Authority, node: Node) -> None:
+    server = f"https://{host_port(topology.address_of(topology.control_plane), API_PORT)}"
+    _write(places, node.name, _serving(authority, node))
+    _kubeconfig(places, node.name, server, authority, _client(authority, f"system:node:{node.name}", ["system:nodes"]))
 
 
 def _client(authority: Authority, user: str, groups: Iterable[str] = ()) -> Pair:

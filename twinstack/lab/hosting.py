@@ -45,9 +45,11 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the supervisor tells a process."""
+    """What the supervisor is told, and tells a process: a component or process to restart, a node to begin, one to end for good."""
 
     restart: str = ""
+    add: str = ""
+    remove: str = ""
 
 
 class Host:

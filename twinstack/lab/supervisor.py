@@ -30,6 +30,7 @@ from twinstack.lab import logfiles, record
 from twinstack.lab.hosting import Host, Order, Program, Report, until_terminated
 from twinstack.lab.places import Places
 from twinstack.lab.record import Component, Components
+from twinstack.net.errors import Error
 
 log = logging.getLogger(__name__)
 _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS, _WELL_SECONDS = 0.1, 10.0, 10.0
@@ -56,12 +57,23 @@ class _Child:
         self.begin_at: float | None = None  # monotonic; None: not to be begun by time
         self.kill_at: float | None = None
         self.ordered = False  # its end was asked for
+        self.leaving = False  # and it is not to be begun again
 
 
 class Supervisor:
     """Keeps processes running until it is told to end."""
 
-    def __init__(self, places: Places, processes: list[Process], reports: IO[str] | None, *, verbosity: int = 0) -> None:
+    def __init__(
+        self,
+        places: Places,
+        processes: list[Process],
+        reports: IO[str] | None,
+        *,
+        verbosity: int = 0,
+        make: Callable[[str], Process | None] = lambda name: None,
+    ) -> None:
+        """*make*: the process of a node that joins later."""
+        self._make = make
         self._places, self._reports, self._verbosity = places, reports, verbosity
         self._children = {process.name: _Child(process) for process in processes}
         self._components = {name: Component(name=name, pid=0, state="waiting", since=time.time()) for process in processes for name in process.components}
@@ -170,7 +182,7 @@ class Supervisor:
         self._reap()
 
     def _reap(self) -> None:
-        for child in self._children.values():
+        for child in list(self._children.values()):
             if child.pid == 0:
                 continue
             try:
@@ -180,6 +192,9 @@ class Supervisor:
             if pid == 0:
                 continue
             child.pid, child.kill_at = 0, None
+            if child.leaving:
+                self._forget(child)
+                continue
             ran = time.monotonic() - child.began
             if child.ordered:
                 child.delay, wait, message = _FIRST_DELAY_SECONDS, 0.0, ""
@@ -250,9 +265,43 @@ class Supervisor:
             connection.settimeout(1.0)
             try:
                 order = msgspec.json.decode(connection.recv(65536), type=Order)
-                connection.send(json.dumps({"error": self._restart(order.restart)}).encode())
-            except (OSError, msgspec.DecodeError) as error:
+                error_told = self._add(order.add) if order.add else self._remove(order.remove) if order.remove else self._restart(order.restart)
+                connection.send(json.dumps({"error": error_told}).encode())
+            except (OSError, Error, msgspec.DecodeError) as error:
                 log.warning("An order was not understood", extra={"err": error})
+
+    def _add(self, name: str) -> str:
+        """Begin a node that has joined."""
+        process = self._make(name)
+        if process is None or name in self._children:
+            return f"there is no place for {name}" if process is None else f"{name} is there already"
+        self._children[name] = _Child(process)
+        for component in process.components:
+            self._components[component] = Component(name=component, pid=0, state="waiting", since=time.time())
+        self._begin(self._children[name])
+        return ""
+
+    def _remove(self, name: str) -> str:
+        """End a node for good; one that is not there is a success."""
+        child = self._children.get(name)
+        if child is None:
+            return ""
+        child.leaving, child.begin_at = True, None
+        if child.pid:
+            self._signal(child, signal.SIGTERM)
+            child.kill_at = time.monotonic() + _GRACE_SECONDS
+        else:
+            self._forget(child)
+        return ""
+
+    def _forget(self, child: _Child) -> None:
+        del self._children[child.process.name]
+        for component in child.process.components:
+            del self._components[component]
+        self._write()
+
+    def _write(self) -> None:
+        record.write(self._places.components, Components(supervisor=os.getpid(), components=list(self._components.values())))
 
     def _restart(self, name: str) -> str:
         """Begin a process or one of its components anew; what is wrong with that, or nothing."""
@@ -276,6 +325,8 @@ class Supervisor:
     # What is known
 
     def _change(self, name: str, *, pid: int | None = None, state: str, message: str = "") -> None:
+        if name not in self._components:  # its node has left
+            return
         before = self._components[name]
         begun = state == "starting" and before.state in ("running", "failed", "starting")
         after = Component(
@@ -289,7 +340,7 @@ class Supervisor:
         if after.state == before.state and after.pid == before.pid and after.message == before.message:
             return
         self._components[name] = after
-        record.write(self._places.components, Components(supervisor=os.getpid(), components=list(self._components.values())))
+        self._write()
         self._tell(event="component", component=name, state=state, message=message)
 
     def _tell(self, **fact: Any) -> None:

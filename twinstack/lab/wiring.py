@@ -59,6 +59,24 @@ def make(topology: Topology, places: Places) -> None:
             raise LabError("the links between the namespaces did not come up within 5 seconds; the kernel's log (dmesg) may say why")
 
 
+def add(topology: Topology, places: Places, machine: Node) -> None:
+    """Make one more node's namespace and wire."""
+    namespaces.create(places.netns(machine.name), [pair for family in FAMILIES for pair in family.facts.route_default_sysctls])
+    end, number = f"ts{machine.name}", _FIRST_NUMBER + 1 + [topology.control_plane, *topology.nodes].index(machine)
+    with ExitStack() as undo:
+        fabric = undo.enter_context(Netlink(places.netns("fabric")))
+        _wire(fabric, undo, places, machine, end, number, topology.underlay, master=_BRIDGE)
+        if not fabric.wait_until_running([end], 5.0):
+            raise LabError(f"the link to {machine.name} did not come up within 5 seconds; the kernel's log (dmesg) may say why")
+
+
+def cut(places: Places, name: str) -> None:
+    """Take a node's wire away, which would go with its namespace a moment later."""
+    with Netlink(places.netns("fabric")) as fabric:
+        fabric.remove_link(f"ts{name}")
+        fabric.commit()
+
+
 def _wire(
     fabric: Netlink, undo: ExitStack, places: Places, machine: Node, end: str, number: int, networks: ByFamily[Network], *, master: str | None = None
 ) -> None:
