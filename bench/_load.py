@@ -65,7 +65,7 @@ class Generator:
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.tls.check_hostname = False
         self.tls.verify_mode = ssl.CERT_NONE
-        self.head = f"Host: bench\r\nAuthorization: Bearer {job['token']}\r\nAccept: application/json\r\n"
+        self.head = f"Host: bench\r\nUser-Agent: bench\r\nAuthorization: Bearer {job['token']}\r\nAccept: application/json\r\n"
 
     async def connect(self, count: int) -> list[Connection]:
         connections: list[Connection] = []
@@ -82,9 +82,46 @@ class Generator:
     def post(self, path: str, body: bytes) -> bytes:
         return f"POST {path} HTTP/1.1\r\n{self.head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
-    def service(self, name: str) -> bytes:
-        """A dual-stack Service of about the size that people write."""
+    def merge(self, path: str, patch: Any) -> bytes:
+        body = json.dumps(patch, separators=(",", ":")).encode()
+        head = f"PATCH {path} HTTP/1.1\r\n{self.head}Content-Type: application/merge-patch+json\r\nContent-Length: {len(body)}\r\n\r\n"
+        return head.encode() + body
+
+    def new(self, name: str) -> bytes:
+        """What the job creates: dual-stack Services, headless ones, or slices."""
+        what = self.job.get("what", "service")
+        return self.slice(name) if what == "slice" else self.service(name, headless=what == "headless")
+
+    def slice(self, name: str) -> bytes:
+        """An EndpointSlice of three endpoints, as a controller writes it."""
+        family = ("IPv4", "IPv6")[int(name.rpartition("-")[2]) % 2]
+        base = "10.244.1." if family == "IPv4" else "fd00:10:244:1::"
+        conditions = {"ready": True, "serving": True, "terminating": False}
         document = {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": name,
+                "labels": {"kubernetes.io/service-name": name, "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io", "app": name},
+            },
+            "addressType": family,
+            "endpoints": [
+                {
+                    "addresses": [f"{base}{number}"],
+                    "conditions": conditions,
+                    "nodeName": f"node{number}",
+                    "zone": "zone-a",
+                    "targetRef": {"kind": "Pod", "namespace": "default", "name": f"{name}-{number}", "uid": "5f3f3a55-7c1b-4b53-8d0a-1d4be1c1a0aa"},
+                }
+                for number in range(1, 4)
+            ],
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        }
+        return json.dumps(document, separators=(",", ":")).encode()
+
+    def service(self, name: str, *, headless: bool = False) -> bytes:
+        """A dual-stack Service of about the size that people write."""
+        document: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": {"name": name, "labels": {"app": name, "team": "bench", "tier": "backend"}, "annotations": {"example.com/owner": "bench@example.com"}},
@@ -95,6 +132,8 @@ class Generator:
                 "ports": [{"name": "http", "port": 80, "targetPort": 8080}, {"name": "metrics", "port": 9090, "targetPort": "metrics"}],
             },
         }
+        if headless:
+            document["spec"]["clusterIP"] = "None"
         return json.dumps(document, separators=(",", ":")).encode()
 
     async def repeat(self) -> dict[str, Any]:
@@ -104,8 +143,13 @@ class Generator:
         numbers = iter(range(count))
         took: list[float] = []
         if kind == "create":
-            bodies = [self.post(self.job["path"], self.service(f"{self.job['prefix']}-{number}")) for number in range(count)]
+            bodies = [self.post(self.job["path"], self.new(f"{self.job['prefix']}-{number}")) for number in range(count)]
             wanted = 201
+        elif kind == "patch":
+            # Each of its own object as long as there are so many; what changes is a label, as people and controllers do it.
+            objects = self.job["objects"]
+            bodies = [self.merge(f"{self.job['path']}-{number % objects}", {"metadata": {"labels": {"turn": f"t{number}"}}}) for number in range(count)]
+            wanted = 200
         else:
             bodies = [self.get(self.job["path"])]
             wanted = 200
@@ -160,8 +204,13 @@ class Generator:
         await asyncio.sleep(0.5 + watchers / 1000)
         for number in range(rounds):
             name = f"{self.job['prefix']}-{number}"
-            request = self.post(self.job["path"], self.service(name))
-            missing, marker = watchers, f'"name":"{name}"'.encode()
+            if "object" in self.job:
+                request = self.merge(self.job["object"], {"metadata": {"labels": {"turn": name}}})
+                marker = f'"turn":"{name}"'.encode()
+            else:
+                request = self.post(self.job["path"], self.service(name))
+                marker = f'"name":"{name}"'.encode()
+            missing = watchers
             done.clear()
             sent_at = time.perf_counter()
             status, body = await writer.ask(request)
