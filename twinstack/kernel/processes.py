@@ -15,7 +15,7 @@ import select
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import NamedTuple
 
 from twinstack.kernel.errors import KernelError, translated
@@ -36,21 +36,46 @@ async def run(
     """Run a program to its end, feeding it *stdin*.
 
     It is killed when *timeout* seconds have passed (TimeoutError), or when the caller is cancelled.
-    KernelError ``.missing`` when there is no such program.
+    KernelError ``.missing`` when there is no such program. What it reads and writes are files of memory, so that
+    nothing has to be done until it ends, and what it may leave running does not keep us waiting.
     """
-    with translated(argv[0]), nullcontext() if netns is None else entered(netns):
-        process = await asyncio.create_subprocess_exec(
-            *argv, env=None if env is None else dict(env), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-    try:
-        async with asyncio.timeout(timeout):
-            out, err = await process.communicate(stdin)
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-    return Completed(process.returncode or 0, out, err)
+    with ExitStack() as undo:
+        streams = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdin", "stdout", "stderr")]
+        for descriptor in streams:
+            undo.callback(os.close, descriptor)
+        with open(streams[0], "r+b", closefd=False) as file:
+            file.write(stdin)
+        os.lseek(streams[0], 0, os.SEEK_SET)
+        actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(streams)]
+        spawn = os.posix_spawn if "/" in argv[0] else os.posix_spawnp
+        with translated(argv[0]), nullcontext() if netns is None else entered(netns):
+            environment = dict(os.environ if env is None else env)
+            pid = spawn(argv[0], list(argv), environment, file_actions=actions, setsigmask=(), setsigdef=(signal.SIGPIPE, signal.SIGXFSZ))
+        pidfd = os.pidfd_open(pid)
+        undo.callback(os.close, pidfd)
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(pidfd, over.set)
+        undo.callback(loop.remove_reader, pidfd)
+        try:
+            async with asyncio.timeout(timeout):
+                await over.wait()
+        finally:
+            if not over.is_set():
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                await over.wait()
+            code = _code(pid)
+        return Completed(code, *(_whole(descriptor) for descriptor in streams[1:]))
+
+
+def _code(pid: int) -> int:
+    """How a child that has ended did so."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _whole(descriptor: int) -> bytes:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with open(descriptor, "rb", closefd=False) as file:
+        return file.read()
 
 
 def start_detached(
