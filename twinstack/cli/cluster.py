@@ -16,7 +16,7 @@ from twinstack.net.family import FAMILIES
 
 F = TypeVar("F", bound=Callable[..., Any])
 # flags of `up` that a --config file may say, too
-_ASKED = ("name", "families", "nodes", "pod_cidr", "service_cidr", "port", "network", "vxlan_underlay")
+_ASKED = ("name", "families", "nodes", "pod_cidr", "service_cidr", "port", "network", "vxlan_underlay", "no_masquerade")
 
 
 class Refused(Error):
@@ -84,6 +84,7 @@ def show(document: Any, output: str) -> None:
 @click.option("--node-cidr-mask-size-ipv6", type=int, default=0, help=f"The same of this family.  [default: {FAMILIES[1].facts.node_mask_size}]")
 @click.option("--network", default="direct", show_default=True, help="How nodes reach each other's pods: direct (routes) or vxlan (a tunnel).")
 @click.option("--vxlan-underlay", default="", help="The family that carries the tunnel, IPv4 or IPv6.  [default: the primary one]")
+@click.option("--no-masquerade", default="", help="Families whose pods reach outside under their own addresses, as with public ones; the way back is known.")
 @click.option("--port", type=int, default=0, help="The API server's port on this machine's loopback.  [default: any that is free]")
 @click.option("--config", "config_file", type=click.Path(dir_okay=False), help="A YAML file that says all of the above; flags win over it.")
 @click.option("--kubeconfig", default="", help="The file that the context goes into.  [default: KUBECONFIG, else ~/.kube/config]")

@@ -102,6 +102,7 @@ def _cluster(name: str, kubeconfig: str) -> tuple[Connection, Layout]:
         outside=place(topology.outside, topology.families),
         pod_netns=lambda node, uid: f"{places.pod_netns_dir(node)}/{uid}",
         resolvers=ByFamily.of(clusterdns.addresses(topology)),
+        unmasqueraded=topology.unmasqueraded,
     )
     return files.load(kubeconfig or record.kubeconfig or None, context=topology.context), layout
 

@@ -15,6 +15,7 @@
       port: 0
       network: vxlan
       vxlanUnderlay: IPv6
+      noMasquerade: [IPv6]
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from twinstack.net.family import FAMILIES, Family
 from twinstack.rules.nodeipam import Problem
 
 API_VERSION, KIND = "twinstack.dev/v1alpha1", "Cluster"
-FIELDS = ("families", "nodes", "podCIDRs", "serviceCIDRs", "nodeCIDRMaskSizes", "port", "network", "vxlanUnderlay")
+FIELDS = ("families", "nodes", "podCIDRs", "serviceCIDRs", "nodeCIDRMaskSizes", "port", "network", "vxlanUnderlay", "noMasquerade")
 
 
 def parse_file(document: Any) -> Request | list[Problem]:
     """The request that a ``--config`` file makes: apiVersion twinstack.dev/v1alpha1, kind Cluster.
 
     ``metadata.name``; in ``spec``: ``families``, ``podCIDRs`` and ``serviceCIDRs`` (lists), ``nodes``, ``port``,
-    ``network``, ``vxlanUnderlay``, and ``nodeCIDRMaskSizes`` (a map by family). Unknown fields are refused.
+    ``network``, ``vxlanUnderlay``, ``noMasquerade`` (a list), and ``nodeCIDRMaskSizes`` (a map by family). Unknown fields are refused.
     """
     if not isinstance(document, dict):
         return [Problem("config", str(document)[:40], "is not a mapping of fields", f"apiVersion: {API_VERSION}, kind: {KIND}, spec: …")]
@@ -60,7 +61,7 @@ def parse_file(document: Any) -> Request | list[Problem]:
     if problems:
         return problems
     texts = {key: _joined(spec.get(key)) for key in ("families", "podCIDRs", "serviceCIDRs")}
-    between = (str(spec.get("network") or "direct"), str(spec.get("vxlanUnderlay") or ""))
+    between = (str(spec.get("network") or "direct"), str(spec.get("vxlanUnderlay") or ""), _joined(spec.get("noMasquerade")))
     name = str(metadata.get("name", "twinstack"))
     return Request(name, texts["families"], numbers["nodes"], texts["podCIDRs"], texts["serviceCIDRs"], masks, numbers["port"], *between)
 

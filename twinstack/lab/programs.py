@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from twinstack.kernel.errors import translated
+from twinstack.kernel.errors import KernelError, translated
 from twinstack.lab import clusterdns
 from twinstack.lab.credentials import API_PORT, files_of
 from twinstack.lab.hosting import Program, Report
@@ -25,6 +26,7 @@ from twinstack.lab.topology import Node, Topology, balancers, halves
 from twinstack.net.family import FAMILIES, Family
 from twinstack.rules.balancer_pools import pools_of, text_of_pools
 
+log = logging.getLogger(__name__)
 APISERVER, CONTROLLERS, SCHEDULER = "kube-apiserver", "kube-controller-manager", "kube-scheduler"
 NODE_PROGRAMS = ("network-plugin", "ip-masq-agent", "kube-proxy", "load-balancer", "kubelet")
 _WATCH = "node-watch"  # tells the supervisor which nodes are ready; no component of anybody's
@@ -92,7 +94,8 @@ def write_files(topology: Topology, places: Places) -> None:
     """Write the files that programs read: ip-masq-agent's configuration, and the load balancer's pools."""
     families = _masqueraded(topology)
     networks = [topology.pod_cidrs, topology.service_cidrs, halves(topology.underlay, 0)]
-    texts = [str(group[family]) for group in networks for family in families if family in group]
+    texts = [str(group[family]) for group in networks for family in families if family in group and family not in topology.unmasqueraded]
+    texts += [family.facts.everything for family in topology.unmasqueraded]
     path = _masq_config(places)
     with translated(f"write {path}"):
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -175,7 +178,7 @@ async def _scheduler(places: Places, ready: Ready) -> None:
 
 
 async def _watch_nodes(topology: Topology, places: Places, report: Callable[[Report], None]) -> None:
-    """Tell of each node that becomes ready, until all are; then rest."""
+    """Tell of each node that becomes ready, until all are; then rest, unless the fabric has to know the way to pods that are not masqueraded."""
     from twinstack.api.kinds import Node as NodeView
     from twinstack.client import kubeconfig
     from twinstack.client.client import Client
@@ -187,8 +190,10 @@ async def _watch_nodes(topology: Topology, places: Places, report: Callable[[Rep
         if after is not None and after.metadata.name in waiting and is_ready(after, len(topology.families)):
             waiting.discard(after.metadata.name)
             report(Report(node=after.metadata.name))
-            if not waiting:
+            if not waiting and not topology.unmasqueraded:
                 done.set()
+        if topology.unmasqueraded:
+            _lead_back(topology, places, informer.list())
 
     async with Client(kubeconfig.load(places.kubeconfig("admin")), user_agent="twinstack") as client:
         informer = Informer(client, NodeView)
@@ -198,6 +203,20 @@ async def _watch_nodes(topology: Topology, places: Places, report: Callable[[Rep
             await done.wait()
             running.cancel()
     await asyncio.Event().wait()
+
+
+def _lead_back(topology: Topology, places: Places, nodes: Iterable[Any]) -> None:
+    """Let the fabric know the way to the pods that reach outside under their own addresses: over their nodes."""
+    from twinstack.agent.routes import wanted_routes
+    from twinstack.dataplane.host import difference
+    from twinstack.kernel.netlink import Netlink
+
+    wanted = [route for route in wanted_routes(nodes, "") if route.family in topology.unmasqueraded]
+    try:
+        with Netlink(places.netns("fabric")) as fabric:
+            fabric.apply(difference([route._replace(link="") for route in fabric.routes()], wanted))
+    except KernelError as error:
+        log.warning("The fabric does not take a route", extra={"error": str(error)})
 
 
 def is_ready(node: Any, families: int) -> bool:

@@ -31,6 +31,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     verbosity: int = 0
     network: str = "direct"
     vxlan_underlay: str = ""
+    no_masquerade: str = ""
 
     @staticmethod
     def of(topology: Topology, *, created: float, version: str, kubeconfig: str, verbosity: int = 0) -> Record:
@@ -48,12 +49,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             verbosity=verbosity,
             network=topology.network,
             vxlan_underlay=str(topology.vxlan_underlay or ""),
+            no_masquerade=",".join(map(str, topology.unmasqueraded)),
         )
 
     @property
     def topology(self) -> Topology:
         masks = {Family(name): size for name, size in self.masks.items()}
-        result = plan(Request(self.name, self.families, self.nodes, self.pod_cidr, self.service_cidr, masks, self.port, self.network, self.vxlan_underlay))
+        result = plan(
+            Request(
+                self.name, self.families, self.nodes, self.pod_cidr, self.service_cidr, masks, self.port, self.network, self.vxlan_underlay, self.no_masquerade
+            )
+        )
         if isinstance(result, Topology):
             return result
         raise LabError(f"the record of cluster {self.name} is of no use: {result[0]}")

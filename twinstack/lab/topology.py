@@ -39,6 +39,7 @@ class Request(NamedTuple):
     port: int = 0
     network: str = "direct"  # between nodes: direct or vxlan
     vxlan_underlay: str = ""  # the family that carries the tunnel
+    no_masquerade: str = ""  # families whose pods reach outside under their own addresses
 
 
 class Node(NamedTuple):
@@ -64,6 +65,7 @@ class Topology(NamedTuple):
     port: int = 0  # on the host's loopback, for the user's kubectl; 0: any that is free
     network: str = "direct"
     vxlan_underlay: Family | None = None  # None: the primary family
+    unmasqueraded: tuple[Family, ...] = ()  # families whose pods reach outside under their own addresses, which the fabric routes back
 
     @property
     def context(self) -> str:
@@ -91,7 +93,8 @@ def plan(request: Request) -> Topology | list[Problem]:
     pods, bad_pods = _networks("pod-cidr", request.pod_cidr, families, {family: family.facts.default_pod_cidr for family in families})
     services, bad_services = _networks("service-cidr", request.service_cidr, families, {family: family.facts.default_service_cidr for family in families})
     underlay_family, bad_network = _network_between(request)
-    problems += [*wrong, *bad_pods, *bad_services, *bad_network]
+    unmasqueraded, bad_egress = _unmasqueraded(request, families)
+    problems += [*wrong, *bad_pods, *bad_services, *bad_network, *bad_egress]
     if problems:
         return problems
     ranges = plan_ranges(tuple(pods.values()), mask_sizes=request.masks, flag="pod-cidr")
@@ -118,6 +121,7 @@ def plan(request: Request) -> Topology | list[Problem]:
         port=request.port,
         network=request.network,
         vxlan_underlay=underlay_family,
+        unmasqueraded=unmasqueraded,
     )
 
 
@@ -176,6 +180,14 @@ def _network_between(request: Request) -> tuple[Family | None, list[Problem]]:
     if request.network != "vxlan":
         return None, [Problem("vxlan-underlay", request.vxlan_underlay, f"means nothing with --network {request.network}", "--network vxlan")]
     return family, []
+
+
+def _unmasqueraded(request: Request, families: Sequence[Family]) -> tuple[tuple[Family, ...], list[Problem]]:
+    known = {family.value.lower(): family for family in families}
+    words = [word.strip().lower() for word in request.no_masquerade.split(",") if word.strip()]
+    if wrong := [word for word in words if word not in known]:
+        return (), [Problem("no-masquerade", request.no_masquerade, f"{wrong[0]!r} is not one of the cluster's families", ",".join(map(str, families)))]
+    return tuple(dict.fromkeys(known[word] for word in words)), []
 
 
 def _families(request: Request) -> tuple[tuple[Family, ...], list[Problem]]:

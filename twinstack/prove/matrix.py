@@ -118,6 +118,7 @@ class Sight(NamedTuple):
     wanted: Sequence[kinds.Service]  # as the manifests have them
     resolvers: ByFamily[Address] = ByFamily()  # where pods look names up
     domain: str = "cluster.local"
+    unmasqueraded: tuple[Family, ...] = ()  # families whose pods reach outside under their own addresses
 
 
 def plan(sight: Sight) -> list[Path]:
@@ -318,11 +319,16 @@ def _to_outside(sight: Sight) -> Iterable[Path]:
     def attempts(family: Family) -> Iterable[Attempt]:
         for pod in _one_a_node(sight.pods):
             if family in sight.outside.addresses and pod.node in nodes and family in pod.addresses:
-                own = nodes[pod.node].addresses.get(family)
+                own = (pod if family in sight.unmasqueraded else nodes[pod.node]).addresses.get(family)
                 yield Attempt(pod, sight.outside.addresses[family], sight.outside_port, seen_as=frozenset((own,)) if own else frozenset())
 
+    kept = f", {' and '.join(map(str, sight.unmasqueraded))} under its own address" if sight.unmasqueraded else ""
     yield Path(
-        "pod → outside", "masqueraded as its node", _by_family(sight, attempts), absent="no pod has an address of this family", owed=frozenset(sight.families)
+        "pod → outside",
+        f"masqueraded as its node{kept}",
+        _by_family(sight, attempts),
+        absent="no pod has an address of this family",
+        owed=frozenset(sight.families),
     )
 
 

@@ -33,6 +33,7 @@ class Layout(NamedTuple):
     outside: Place
     pod_netns: Callable[[str, str], str]  # (node, uid) → the file of the pod's network namespace
     resolvers: ByFamily[Address] = ByFamily()  # where pods look names up
+    unmasqueraded: tuple[Family, ...] = ()  # families whose pods reach outside under their own addresses
 
 
 class Seen(NamedTuple):
@@ -131,6 +132,7 @@ def sight_of(
         refusals=refusals,
         wanted=wanted,
         resolvers=layout.resolvers,
+        unmasqueraded=layout.unmasqueraded,
     )
 
 
