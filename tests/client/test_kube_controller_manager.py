@@ -60,6 +60,7 @@ def test_controllers_are_chosen_by_name(words: Sequence[str], without: list[str]
         ({"allocate_node_cidrs": True, "cluster_cidr": "10.244.0.1/16"}, "10.244.0.0/16 would do"),
         ({"service_cluster_ip_range": "10.0.0.0/24,10.1.0.0/24"}, "is not one CIDR, or one of each family"),
         ({"max_endpoints_per_slice": 0}, "--max-endpoints-per-slice=0 is not within"),
+        ({"mirroring_max_endpoints_per_subset": 1001}, "--mirroring-max-endpoints-per-subset=1001 is not within"),
         ({"concurrent_gc_syncs": 0}, "--concurrent-gc-syncs=0 lets nobody work"),
         ({"node_monitor_grace_period_seconds": 0.0}, "--node-monitor-grace-period=0s is not positive"),
         ({"root_ca_file": "/none"}, "--root-ca-file=/none cannot be read"),

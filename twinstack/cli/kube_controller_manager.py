@@ -23,11 +23,19 @@ from twinstack.net.family import FAMILIES
 @click.option("--node-cidr-mask-size-ipv6", type=int, default=0, help=f"The same, of this family.  [default: {FAMILIES[1].facts.node_mask_size}]")
 @click.option("--max-endpoints-per-slice", type=int, default=100, show_default=True, help="The most endpoints of an EndpointSlice, 1 to 1000.")
 @click.option(
+    "--mirroring-max-endpoints-per-subset",
+    type=int,
+    default=1000,
+    show_default=True,
+    help="The most addresses of a hand-written Endpoints' subset that are mirrored into slices, 1 to 1000.",
+)
+@click.option(
     "--node-monitor-grace-period", "node_monitor_grace_period_seconds", type=Duration(), default="40s", show_default=True, help="How long nodes may be silent."
 )
 @click.option("--root-ca-file", default="", help="A certificate (PEM) that every namespace gets as ConfigMap kube-root-ca.crt.")
 @click.option("--concurrent-service-endpoint-syncs", type=int, default=5, show_default=True)
 @click.option("--concurrent-endpoint-syncs", type=int, default=5, show_default=True)
+@click.option("--mirroring-concurrent-service-endpoint-syncs", type=int, default=5, show_default=True)
 @click.option("--concurrent-deployment-syncs", type=int, default=5, show_default=True)
 @click.option("--concurrent-replicaset-syncs", type=int, default=5, show_default=True)
 @click.option("--concurrent-namespace-syncs", type=int, default=10, show_default=True)

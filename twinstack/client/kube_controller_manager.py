@@ -30,10 +30,12 @@ class Settings(Common, frozen=True, kw_only=True):
     node_cidr_mask_size: int = 0
     node_cidr_mask_sizes: tuple[int, int] = (0, 0)  # by family, in the order of net.family.FAMILIES; 0: not set
     max_endpoints_per_slice: int = 100
+    mirroring_max_endpoints_per_subset: int = 1000
     node_monitor_grace_period_seconds: float = 40.0
     root_ca_file: str = ""
     concurrent_service_endpoint_syncs: int = 5
     concurrent_endpoint_syncs: int = 5
+    mirroring_concurrent_service_endpoint_syncs: int = 5
     concurrent_deployment_syncs: int = 5
     concurrent_replicaset_syncs: int = 5
     concurrent_namespace_syncs: int = 10
@@ -79,6 +81,13 @@ CONTROLLERS: Mapping[str, Row] = {
         lambda settings: ((), {"max_endpoints": settings.max_endpoints_per_slice}),
         "concurrent_service_endpoint_syncs",
         "endpointslice",
+    ),
+    "endpointslice-mirroring-controller": Row(
+        "endpointslicemirroring",
+        "EndpointSliceMirroring",
+        lambda settings: ((), {"max_endpoints": settings.mirroring_max_endpoints_per_subset}),
+        "mirroring_concurrent_service_endpoint_syncs",
+        "endpointslicemirroring",
     ),
     "endpoints-controller": Row("endpoints", "EndpointsObjects", workers="concurrent_endpoint_syncs", alias="endpoint"),
     "deployment-controller": Row("deployments", "Deployments", workers="concurrent_deployment_syncs", alias="deployment"),
@@ -128,8 +137,12 @@ def controllers_of(settings: Settings) -> list[Controller]:
 
 def check(settings: Settings) -> None:
     """SettingsError for what is refused before anything is touched."""
-    if not 1 <= settings.max_endpoints_per_slice <= 1000:
-        raise SettingsError(f"--max-endpoints-per-slice={settings.max_endpoints_per_slice} is not within 1 to 1000; 100 would do")
+    for flag, most, would_do in (
+        ("max-endpoints-per-slice", settings.max_endpoints_per_slice, 100),
+        ("mirroring-max-endpoints-per-subset", settings.mirroring_max_endpoints_per_subset, 1000),
+    ):
+        if not 1 <= most <= 1000:
+            raise SettingsError(f"--{flag}={most} is not within 1 to 1000; {would_do} would do")
     for row in CONTROLLERS.values():
         if row.workers and getattr(settings, row.workers) < 1:
             raise SettingsError(f"--{row.workers.replace('_', '-')}={getattr(settings, row.workers)} lets nobody work; 5 would do")
