@@ -10,7 +10,8 @@ from twinstack.api.kinds import Endpoints, Pod, Service
 from twinstack.api.objects import Key
 from twinstack.api.services import CoreEndpointPort, EndpointAddress
 from twinstack.api.world import Patch
-from twinstack.controllers.endpoints import CAPACITY, LEADER, MANAGED_BY, MANAGER, EndpointsObjects
+from twinstack.controllers.endpoints import CAPACITY, MANAGED_BY, MANAGER, EndpointsObjects
+from twinstack.rules.endpoints import LEADER
 from twinstack.rules.subsets import cut, subsets_of
 
 WEB = Key("default", "web")

@@ -7,9 +7,8 @@ import pytest
 from twinstack.api.kinds import Endpoints, EndpointSlice, Service
 from twinstack.api.objects import Key
 from twinstack.api.world import Create, Delete, Patch
-from twinstack.controllers.endpoints import LEADER
 from twinstack.controllers.endpointslicemirroring import MANAGER, SKIP, EndpointSliceMirroring
-from twinstack.rules.endpoints import MANAGED_BY, SERVICE_NAME, TRIGGER_TIME
+from twinstack.rules.endpoints import LEADER, MANAGED_BY, SERVICE_NAME, TRIGGER_TIME
 
 WEB = Key("default", "web")
 PORT = [{"name": "http", "port": 80, "protocol": "TCP"}]

@@ -23,7 +23,6 @@ from twinstack.rules.workloads import ready_since
 
 MANAGED_BY, MANAGER = "endpoints.kubernetes.io/managed-by", "endpoint-controller"
 CAPACITY = "endpoints.kubernetes.io/over-capacity"
-LEADER = "control-plane.alpha.kubernetes.io/leader"
 _MOST = 1000
 _RESOURCE = resource_of(Endpoints)
 
@@ -45,7 +44,7 @@ class EndpointsObjects:
     def decide(self, key: Key, world: World) -> list[Action]:
         service, present = world.get(Service, key), world.get(Endpoints, key)
         if service is None:
-            if present is not None and LEADER not in present.annotations:
+            if present is not None and rules.LEADER not in present.annotations:
                 return [Delete(_RESOURCE, key, uid=present.metadata.uid)]
             return []
         if not rules.selects_pods(service) or service.metadata.deletionTimestamp is not None:

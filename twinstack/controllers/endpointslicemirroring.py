@@ -18,7 +18,6 @@ from twinstack.api.objects import Document, Key, document_of
 from twinstack.api.resources import resource_of
 from twinstack.api.services import EndpointAddress, EndpointSubset
 from twinstack.api.world import Action, Create, Delete, Patch, Tell, Watch, World, own_key
-from twinstack.controllers.endpoints import LEADER
 from twinstack.net.cidr import parse_address
 from twinstack.net.errors import AddressError
 from twinstack.net.family import Address, Family
@@ -97,7 +96,7 @@ class EndpointSliceMirroring:
 
 
 def _is_mirrored(one: Endpoints, service: Service | None) -> bool:
-    return service is not None and service.spec.selector is None and one.labels.get(SKIP) != "true" and LEADER not in one.annotations
+    return service is not None and service.spec.selector is None and one.labels.get(SKIP) != "true" and rules.LEADER not in one.annotations
 
 
 def _offers(subsets: Iterable[EndpointSubset], malformed: list[str]) -> Iterable[Offer]:

@@ -42,6 +42,7 @@ MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 HEADLESS = "service.kubernetes.io/headless"
 ZONE = "topology.kubernetes.io/zone"
 TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
+LEADER = "control-plane.alpha.kubernetes.io/leader"  # an Endpoints object that elects a leader holds no endpoints
 _TOPOLOGY = ("service.kubernetes.io/topology-aware-hints", "service.kubernetes.io/topology-mode")
 
 Ports = tuple[EndpointPort, ...]
