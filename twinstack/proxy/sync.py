@@ -54,6 +54,7 @@ class NodeState:
         self.place = place
         self.addresses: dict[Family, tuple[str, ...]] = {}
         self.service_cidrs: dict[Family, tuple[str, ...]] = {}
+        self.making = asyncio.Lock()  # one family makes everything while the other's is on its way to the kernel, not beside it
 
 
 class FamilySync:
@@ -167,12 +168,13 @@ class FamilySync:
             self._assembly.put("", self._shape.node_part(self._node.addresses.get(self.family, ()), cidrs))
         self._marked, self._everything, self._node_marked = set(), False, False
         before: dict[Key, Before] = {}
-        with _without_collections() if everything else contextlib.nullcontext():
-            for number, key in enumerate(marked):
-                if number % _AT_A_TIME == _AT_A_TIME - 1:
-                    await asyncio.sleep(0)
-                before[key] = Before(self._flows.get(key, {}), self._sticky.get(key, {}))
-                self._make_one(key)
+        async with self._node.making if everything else contextlib.nullcontext():
+            with _without_collections() if everything else contextlib.nullcontext():
+                for number, key in enumerate(marked):
+                    if number % _AT_A_TIME == _AT_A_TIME - 1:
+                        await asyncio.sleep(0)
+                    before[key] = Before(self._flows.get(key, {}), self._sticky.get(key, {}))
+                    self._make_one(key)
         return before
 
     def _grow(self, shape: Shape) -> None:
