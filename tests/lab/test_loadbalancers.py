@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import subprocess
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from twinstack.kernel import namespaces
+from twinstack.kernel.neighbours import NeighbourDoor, Told, mac_of
 from twinstack.kernel.netlink import Netlink
 from twinstack.net.cidr import parse_address
 from twinstack.net.family import FAMILIES, Family
@@ -89,6 +91,25 @@ class Cluster:
         answer: dict[str, str] = json.loads(data.partition(b"\r\n\r\n")[2])
         return answer
 
+    def answerers(self, text: str) -> set[bytes]:
+        """The link-layer addresses that say that they have an address when the fabric asks anew."""
+        address, netns = parse_address(text), f"/run/netns/twinstack-{self.name}-fabric"
+        with Netlink(netns) as kernel:
+            link = kernel.link("ts0")
+        assert link is not None
+        door = NeighbourDoor("ts0", link.number, mac_of(link.mac), netns)
+        try:
+            subprocess.run(["nsenter", f"--net={netns}", "ip", "neigh", "flush", "to", text], check=True, capture_output=True)
+            self.ask(text)
+            found: set[bytes] = set()
+            deadline = time.monotonic() + 1.0
+            while (left := deadline - time.monotonic()) > 0:
+                for one in select.select(door.sockets(), [], [], left)[0]:
+                    found |= {word.mac for word in door.receive(one) if isinstance(word, Told) and word.target == address}
+            return found
+        finally:
+            door.close()
+
     def log(self, node: str) -> str:
         """What the load balancer of a node has said."""
         return (self.lab.home / "state" / "twinstack" / self.name / "logs" / node / "load-balancer.log").read_text()
@@ -120,6 +141,8 @@ def test_both_addresses_answer_outside_and_another_node_takes_them_when_theirs_d
             own = {one.address for one in kernel.addresses()}
         assert client in own, "externalTrafficPolicy Local keeps the client's address"
     assert cluster.answered(lone, 81)
+    for address in (*addresses.values(), lone):
+        assert len(cluster.answerers(address)) == 1, "exactly one node answers"
 
     family = FAMILIES[1]
     with Netlink(f"/run/netns/twinstack-{cluster.name}-fabric") as kernel:

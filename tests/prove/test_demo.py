@@ -79,7 +79,7 @@ async def test_the_examples_are_applied_and_the_right_ones_refused(
         sight = sight_of(seen, layout, many="web", alone="alone", outside_port=1, pod_port=8080, refusals=refusals, wanted=wanted)
         verdicts = {path.verdict.state for path in plan(sight) if path.verdict is not None}
         assert verdicts == ({State.REFUSED} if refused else set())
-        assert len(sight.services) == 8 - len(refused)
+        assert len(sight.services) == 9 - len(refused)
         with pytest.raises(NotReady, match="Deployment web has 0 of 4 pods ready; Deployment alone has 0 of 1 pods ready"):
             await wait_until_ready(client, "demo", replicas, timeout_seconds=0)
         await command._clean_up(client, told.append)

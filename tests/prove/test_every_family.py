@@ -49,7 +49,7 @@ def test_every_path_of_a_cluster_works(run: Run, families: str) -> None:
     cells = [(row["path"], family, cell["state"]) for row in found["rows"] for family, cell in row["cells"].items()]
     assert {family for _, family, _ in cells} == set(families.split(","))
     tried = {path for path, _, state in cells if state == "works"}
-    assert len(tried) == 11, "every way was tried"
+    assert len(tried) == 12, "every way was tried"
     refused = {row["what"].split()[0] for row in found["rows"] if row["path"] == "Service refused"}
     assert len(refused) == (0 if "," in families else 3)
 

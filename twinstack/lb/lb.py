@@ -62,7 +62,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None, s
 async def _allocate(client: Client, cache: Cache, recorder: Recorder, controller: LoadBalancers) -> None:
     """Give addresses out whenever this instance leads."""
     while True:
-        election = leader.Election(client, LOCK, identity=leader.identity(), lease_seconds=6.0, renew_seconds=4.0, retry_seconds=1.5)
+        election = leader.Election(client, LOCK, identity=leader.identity(), lease_seconds=6.0, renew_seconds=4.0, retry_seconds=2.0)
         reconciler = Reconciler(controller, cache, cache.perform, recorder=recorder, workers=controller.workers)
         try:
             await election.run(reconciler.run)
