@@ -36,6 +36,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
     "Besides": {
         "node": ("twinstack.cli.node", "node", "Let nodes join a cluster, or leave it."),
         "image": ("twinstack.cli.image", "image", "Load, list and remove images for containers."),
+        "store": ("twinstack.cli.store", "store", "Check, back up and restore the API server's data."),
         "cni": ("twinstack.cli.cni", "cni", "Install the network plugin for any runtime."),
         "completion": ("twinstack.cli.completion", "completion", "Print a shell's completion script."),
         "version": ("twinstack.cli.version", "version", "Print the version."),

@@ -14,7 +14,9 @@ Theory. Three threads know SQLite, each with a connection of its own, and nobody
 3. Compaction deletes superseded rows in slices of a few hundred, between commits, in the writer.
 
 A crash at any instant leaves a prefix of the transactions: SQLite checks each frame of the log, and a torn tail
-is not part of it. Opening reads the newest row of each key; there is nothing to repair.
+is not part of it. Opening reads the newest row of each key; there is nothing to repair. What a disk does to pages that
+were written long ago, SQLite does not check: so each row has a checksum, and a row that does not fit it, or one
+that the index knows and the table does not, keeps the store from opening rather than a cluster from its objects.
 
 Hazard. Two SQLite libraries, or a file descriptor of our own, on one database file in one process lose the
 file's POSIX locks when either closes it. So the file is opened by the standard library's SQLite only, and
@@ -31,6 +33,7 @@ import os
 import queue
 import sqlite3
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -47,14 +50,14 @@ BATCH_WRITES = 2_000
 SLICE_ROWS = 500
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS kv (rev INTEGER PRIMARY KEY, key TEXT NOT NULL, deleted INTEGER NOT NULL, value BLOB);
+CREATE TABLE IF NOT EXISTS kv (rev INTEGER PRIMARY KEY, key TEXT NOT NULL, deleted INTEGER NOT NULL, value BLOB, sum INTEGER);
 CREATE INDEX IF NOT EXISTS kv_key ON kv (key, rev);
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 """
-_INSERT = "INSERT INTO kv (rev, key, deleted, value) VALUES (?, ?, ?, ?)"
+_INSERT = "INSERT INTO kv (rev, key, deleted, value, sum) VALUES (?, ?, ?, ?, ?)"
 _LOAD = """
-SELECT kv.key, kv.value, kv.rev FROM (SELECT key, MAX(rev) AS newest FROM kv GROUP BY key) AS last
-JOIN kv ON kv.rev = last.newest WHERE kv.deleted = 0 ORDER BY kv.key
+SELECT last.key, kv.value, last.newest, kv.deleted, kv.sum FROM (SELECT key, MAX(rev) AS newest FROM kv GROUP BY key) AS last
+LEFT JOIN kv ON kv.rev = last.newest ORDER BY last.key
 """
 _SUPERSEDED = """
 SELECT rev, deleted OR EXISTS (SELECT 1 FROM kv AS newer WHERE newer.key = kv.key AND newer.rev > kv.rev AND newer.rev <= :limit)
@@ -93,6 +96,7 @@ class SQLiteStore:
             try:
                 connection.executescript(_SCHEMA)
                 _check_version(connection)
+                _add_sums(connection)
                 self._durable: Revision = connection.execute("SELECT COALESCE(MAX(rev), 0) FROM kv").fetchone()[0]
                 self._compacted: Revision = _meta(connection, "compact_rev")
                 # The newest row may be a forgotten deletion; its revision must not come again.
@@ -101,7 +105,7 @@ class SQLiteStore:
                 connection.close()
         except sqlite3.Error as error:
             os.close(self._guard)
-            raise StoreError(f"{self._path} cannot be used as the store: {error}") from error
+            raise StoreError(f"{self._path} cannot be used as the store: {error}; {way_back(directory)}") from error
         except BaseException:
             os.close(self._guard)
             raise
@@ -130,11 +134,16 @@ class SQLiteStore:
         connection = _connect(self._path)
         try:
             revisions = self._ledger.revisions
-            for key, value, revision in connection.execute(_LOAD):
+            for key, value, revision, deleted, total in connection.execute(_LOAD):
+                sound = deleted is not None and isinstance(value, bytes | None) and (total is None or total == checksum(revision, key, value))
+                if not sound:
+                    raise StoreError(f"{self._path} is damaged: revision {revision} of {key!r} is not what was written; {way_back(self._path.parent)}")
+                if deleted:
+                    continue
                 revisions[key] = revision
                 yield Item(key, value, revision)
-        except sqlite3.Error as error:
-            raise StoreError(f"{self._path} cannot be read: {error}") from error
+        except (sqlite3.Error, UnicodeError) as error:
+            raise StoreError(f"{self._path} cannot be read: {error}; {way_back(self._path.parent)}") from error
         finally:
             connection.close()
 
@@ -313,6 +322,16 @@ class SQLiteStore:
             connection.close()
 
 
+def checksum(revision: Revision, key: str, value: bytes | None) -> int:
+    """What a row must add up to (CRC-32 of all of it); a deletion is told from an empty value."""
+    return zlib.crc32(value or b"", zlib.crc32(f"{revision} {value is None} {key}".encode()))
+
+
+def way_back(directory: Path) -> str:
+    """What to do about a damaged store, in the words of an error."""
+    return f"`twinstack store check {directory}` tells what is damaged, and `twinstack store restore` makes a new data directory of a backup"
+
+
 # ---- SQLite
 
 
@@ -333,7 +352,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _insert(connection: sqlite3.Connection, batch: Sequence[_Commit]) -> int:
     """One transaction of many commits; returns about how many bytes it added to the log."""
     rows = [
-        (revision, write.key, 1 if write.value is None else 0, write.value)
+        (revision, write.key, 1 if write.value is None else 0, write.value, checksum(revision, write.key, write.value))
         for commit in batch
         for revision, write in zip(commit.revisions, commit.writes, strict=True)
     ]
@@ -372,6 +391,12 @@ def _compact_slice(connection: sqlite3.Connection, limit: Revision, after: Revis
 def _meta(connection: sqlite3.Connection, name: str) -> int:
     row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
     return int(row[0]) if row else 0
+
+
+def _add_sums(connection: sqlite3.Connection) -> None:
+    """Give a store of before rows had checksums the column for them; rows without one are taken as they are."""
+    if all(row[1] != "sum" for row in connection.execute("PRAGMA table_info(kv)")):
+        connection.execute("ALTER TABLE kv ADD COLUMN sum INTEGER")
 
 
 def _check_version(connection: sqlite3.Connection) -> None:
