@@ -82,6 +82,7 @@ class Changes:
     def __init__(self, cache: Cache, store: Store, now: Callable[[], datetime], chance: random.Random | None = None, *, doors: Doors | None = None) -> None:
         self.cache = cache
         self._doors = doors
+        self._alike: dict[tuple[Any, ...], list[Any]] = {}
         self.store = store
         self.now = now
         self._chance = chance or random.Random()
@@ -174,6 +175,20 @@ class Changes:
             writer = apply.Writer(manager, "", resource.api_version, metadata["creationTimestamp"])
             if entries := apply.created(document, writer, door):
                 metadata["managedFields"] = entries
+
+    def _own_alike(self, resource: Resource, document: Document) -> None:
+        """Say that what is written beside an object is the server's own. Records of one shape have the same fields, so these are found once."""
+        metadata, spec = document["metadata"], document.get("spec") or {}
+        if "parentRef" not in spec:
+            self._own(resource, document, OURSELVES)
+            return
+        shape = (resource, *metadata, *metadata.get("labels", ()), *spec, *spec["parentRef"])
+        owned = self._alike.get(shape)
+        if owned is None:
+            self._own(resource, document, OURSELVES)
+            self._alike[shape] = metadata.get("managedFields") or []
+        elif owned:
+            metadata["managedFields"] = [{**owned[0], "time": metadata["creationTimestamp"]}]
 
     def _owners(self, resource: Resource, before: Document, after: Document, given: Any, manager: str, subresource: str) -> list[Any]:
         """Who owns what of a document that *manager* changes; as before when nobody is named or no schema tells."""
@@ -326,7 +341,7 @@ class Changes:
             if collection.strategy.counts_generation:
                 metadata.setdefault("generation", 1)
             collection.strategy.default(document)
-            self._own(resource, document, OURSELVES)
+            self._own_alike(resource, document)
             writes.append(collection.write(document, 0))
         for resource, key in transaction.deletes:
             collection = self.cache.collections[resource]
