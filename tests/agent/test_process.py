@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,32 @@ async def test_containers_outlive_the_agent_and_the_next_one_finds_them(runtime,
         pid = second._spawner_pid
     async with asyncio.timeout(5):
         await processes.ended(pid)  # with nothing to keep and nobody to serve
+
+
+async def test_a_spawner_that_ends_as_an_agent_comes_is_replaced(launch, tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    folder = os.open(root, os.O_RDONLY)
+    leaving = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    leaving.bind(f"/proc/self/fd/{folder}/spawner.sock")
+    os.close(folder)
+    leaving.listen()
+
+    def leave() -> None:
+        connection, _ = leaving.accept()
+        leaving.close()
+        connection.close()
+
+    gone = asyncio.ensure_future(asyncio.to_thread(leave))
+    async with ProcessRuntime(root) as made:
+        try:
+            await gone
+            one = await made.start(launch("exit 3"), netns=None)
+            assert (await ended(made, one.id)).exit_code == 3
+        finally:
+            os.kill(made.spawner_pid, signal.SIGKILL)
+            await processes.ended(made.spawner_pid)
+            processes.reap(made.spawner_pid)
 
 
 async def test_one_root_directory_serves_one_agent(runtime, tmp_path):

@@ -81,6 +81,19 @@ class ProcessRuntime:
 
     async def _connect(self) -> None:
         address = f"/proc/self/fd/{self._directory}/{_SOCKET}"  # a socket's path may be only 107 bytes long, a root directory longer
+        # one that has nothing to keep may end in the very moment in which we come; then another is started
+        connection, hello = await self._greet(address) or await self._greet(address) or (None, {})
+        if connection is None:
+            raise ContainerError(f"the spawner has ended; see {self._root / 'spawner.log'}")
+        if hello.get("protocol") != spawner.PROTOCOL:
+            connection.close()
+            raise ContainerError(f"the spawner of {self._root} speaks protocol {hello.get('protocol')}, not {spawner.PROTOCOL}; drain the node and end it")
+        self._connection, self._spawner_pid = connection, hello["pid"]
+        self._records |= {record.id: record for record in map(_record, hello["containers"])}
+        asyncio.get_running_loop().add_reader(connection.fileno(), self._readable)
+
+    async def _greet(self, address: str) -> tuple[socket.socket, dict[str, Any]] | None:
+        """Connect with the spawner, or with one that is started now, and hear its first word; None when it has ended before that."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             try:
@@ -94,12 +107,10 @@ class ProcessRuntime:
         except BaseException:
             connection.close()
             raise
-        if hello.get("protocol") != spawner.PROTOCOL:
+        if hello is None:
             connection.close()
-            raise ContainerError(f"the spawner of {self._root} speaks protocol {hello.get('protocol')}, not {spawner.PROTOCOL}; drain the node and end it")
-        self._connection, self._spawner_pid = connection, hello["pid"]
-        self._records |= {record.id: record for record in map(_record, hello["containers"])}
-        asyncio.get_running_loop().add_reader(connection.fileno(), self._readable)
+            return None
+        return connection, hello
 
     def _start_spawner(self, address: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -120,7 +131,7 @@ class ProcessRuntime:
                 pass_fds=[listener.fileno()],
             )
 
-    async def _first_message(self, connection: socket.socket) -> dict[str, Any]:
+    async def _first_message(self, connection: socket.socket) -> dict[str, Any] | None:
         readable = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_reader(connection.fileno(), readable.set)
@@ -135,9 +146,7 @@ class ProcessRuntime:
             received = spawner.receive(connection)
         except ConnectionResetError:
             received = None
-        if received is None:
-            raise ContainerError(f"the spawner has ended; see {self._root / 'spawner.log'}")
-        return received[0]
+        return received[0] if received is not None else None
 
     def _disconnect(self) -> None:
         if self._connection is not None:
