@@ -207,3 +207,26 @@ def processes_with(word: str) -> list[int]:
 
 def _is_below(pid: int, parent: int) -> bool:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) == parent
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+def test_limits_and_lost_capabilities_hold_for_containers_and_for_commands_in_them(world, busybox) -> None:
+    async def story(w) -> None:
+        await w.give_pod_cidrs()
+        Images(w.folder / "images").load(busybox())
+        eats = container("cat /dev/zero | grep -q x", resources={"limits": {"memory": "24Mi"}}, securityContext={"allowPrivilegeEscalation": False})
+        await w.create("eats", init="", restartPolicy="Never", container=eats)
+        probe = {"exec": {"command": ["sh", "-c", "grep -q 'CapBnd:.*0000000000000400' /proc/self/status && grep -q 'NoNewPrivs:.*1' /proc/self/status"]}}
+        limited = {"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}, "allowPrivilegeEscalation": False}
+        await w.create("limited", init="", container=container("exec sleep 1000", securityContext=limited, readinessProbe={**probe, "periodSeconds": 1}))
+        await w.until_pod("limited", running)
+        await w.until_pod("eats", ended)
+        state = (await w.pod("eats"))["status"]["containerStatuses"][0]["state"]["terminated"]
+        assert (state["exitCode"], state["reason"]) == (137, "OOMKilled")
+        for name in ("eats", "limited"):
+            await w.delete(name, grace_period_seconds=0)
+            await w.until_gone(name)
+        await w.nothing_is_left()
+
+    world(story)
