@@ -85,7 +85,11 @@ def test_a_pod_lives_with_an_address_of_each_family_and_leaves_nothing(world):
         await w.delete("web")
         await w.until_gone("web")
         await w.nothing_is_left()
-        assert {"Created", "Started", "Killing"} <= await w.events("web")
+
+        async def told():
+            return {"Created", "Started", "Killing"} <= await w.events("web")
+
+        await w.until(told)
 
     world(story)
 
