@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinstack.api.kinds import Deployment, Pod, ReplicaSet, condition_of
+from twinstack.api.kinds import Deployment, Pod, ReplicaSet, ReplicationController, condition_of
 from twinstack.api.objects import Key
 from twinstack.api.times import text_of_time
 from twinstack.api.world import Create, Delete, Patch
 from twinstack.controllers.deployments import HASH, REVISION, Deployments
-from twinstack.controllers.replicasets import ReplicaSets
+from twinstack.controllers.replicasets import ReplicaSets, ReplicationControllers
 from twinstack.rules.workloads import active, ready
 
 WEB = Key("default", "web")
@@ -309,3 +309,26 @@ def test_whatever_happens_in_whatever_order_the_newest_template_wins(new_world, 
     cluster.settle()
     assert cluster.images() == [image] * wanted
     assert cluster.deployment.status.availableReplicas == wanted
+
+
+def test_a_replication_controller_keeps_adopts_and_releases_pods(world, loop, pod):
+    running = loop(world, ReplicationControllers(), ReplicaSets())
+    world.put(pod("stray", labels={"app": "old"}))
+    template = {"metadata": {"labels": {"app": "old"}}, "spec": {"containers": [{"name": "main"}]}}
+    world.put(
+        {
+            "apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "old", "namespace": "default"},
+            "spec": {"replicas": 3, "selector": {"app": "old"}, "template": template},
+        }
+    )  # fmt: skip
+    key = Key("default", "old")
+    running.run()
+    pods = world.list(Pod)
+    assert len(pods) == 3 and {(one.metadata.controller.kind, one.metadata.controller.apiVersion) for one in pods} == {("ReplicationController", "v1")}
+    world.change(Pod, Key("default", "stray"), {"metadata": {"labels": {"app": "mine"}}})
+    running.run()
+    assert world.get(Pod, Key("default", "stray")).metadata.controller is None
+    assert len(world.list(Pod)) == 4 and world.get(ReplicationController, key).status.replicas == 3
+    world.change(ReplicationController, key, {"spec": {"replicas": 0}})
+    running.run()
+    assert [one.metadata.name for one in world.list(Pod)] == ["stray"] and running.writes_wanted([key]) == []

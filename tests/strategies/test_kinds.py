@@ -39,6 +39,7 @@ SAMPLES = {
     "events": {"metadata": {"name": "a"}, "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"}, "source": {"component": "c"}},
     "deployments": {"metadata": {"name": "a"}, "spec": {**WORKLOAD, "strategy": {"rollingUpdate": {"maxSurge": 1}}}},
     "replicasets": {"metadata": {"name": "a"}, "spec": WORKLOAD},
+    "replicationcontrollers": {"metadata": {"name": "a"}, "spec": {"template": TEMPLATE}},
     "daemonsets": {"metadata": {"name": "a"}, "spec": {"selector": WORKLOAD["selector"], "template": WORKLOAD["template"], "minReadySeconds": 1}},
     "leases": {"metadata": {"name": "a"}, "spec": {"holderIdentity": "h", "leaseDurationSeconds": 15}},
     "endpointslices": {
@@ -451,6 +452,7 @@ async def test_a_lease_is_updated_only_by_who_knows_its_version(new_server):
         ("namespaces", "status.phase", "Active"),
         ("events", "involvedObject.name", "p"),
         ("replicasets", "status.replicas", "0"),
+        ("replicationcontrollers", "status.replicas", "0"),
     ],
 )
 async def test_what_objects_can_be_selected_by(new_server, plural, field, value):
@@ -501,3 +503,17 @@ async def test_a_daemon_set_counts_its_templates(new_server):
         counts.append((changed["metadata"]["generation"], changed["metadata"]["annotations"]["deprecated.daemonset.template.generation"]))
     assert counts == [(2, "1"), (3, "2"), (3, "2")]
     assert await server.causes(server.patch("daemonsets", "a", {"status": {"numberReady": -1}}, sub="status")) == [("status.numberReady", "FieldValueInvalid")]
+
+
+async def test_a_replication_controller_takes_its_selector_and_labels_from_its_template(new_server):
+    server = await new_server()
+    made = await server.post("replicationcontrollers", SAMPLES["replicationcontrollers"])
+    assert (made["spec"]["selector"], made["metadata"]["labels"], made["spec"]["replicas"], made["status"]) == ({"app": "x"}, {"app": "x"}, 1, {"replicas": 0})
+    assert await server.causes(server.patch("replicationcontrollers", "a", {"spec": {"selector": {"b": "c"}}})) == [
+        ("spec.template.metadata.labels", "FieldValueInvalid")
+    ]
+    moved = await server.patch("replicationcontrollers", "a", {"spec": {"selector": {"b": "c", "app": None}, "template": {"metadata": {"labels": {"b": "c"}}}}})
+    assert (moved["spec"]["selector"], moved["metadata"]["generation"]) == ({"b": "c"}, 2), "its selector may change"
+    problem = [("spec.selector", "FieldValueRequired"), ("spec.replicas", "FieldValueInvalid")]
+    bare = {"metadata": {"name": "b"}, "spec": {"replicas": -1, "template": {"spec": {"containers": [CONTAINER]}}}}
+    assert sorted(await server.causes(server.post("replicationcontrollers", bare))) == sorted(problem)

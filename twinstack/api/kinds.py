@@ -309,6 +309,12 @@ from twinstack.api.workloads import (
     ReplicaSetStatus as ReplicaSetStatus,
 )
 from twinstack.api.workloads import (
+    ReplicationController as ReplicationController,
+)
+from twinstack.api.workloads import (
+    ReplicationControllerSpec as ReplicationControllerSpec,
+)
+from twinstack.api.workloads import (
     ReportedEvent as ReportedEvent,
 )
 from twinstack.api.workloads import (

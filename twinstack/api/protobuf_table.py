@@ -216,6 +216,11 @@ ProjectedVolumeSource: 1 sources:[VolumeProjection], 2 defaultMode:int32!
 QuobyteVolumeSource: 1 registry:string!, 2 volume:string!, 3 readOnly:bool, 4 user:string, 5 group:string, 6 tenant:string
 RBDVolumeSource: 1 monitors:[string], 2 image:string!, 3 fsType:string, 4 pool:string, 5 user:string, 6 keyring:string, 7 secretRef:LocalObjectReference,
   8 readOnly:bool
+ReplicationController: 1 metadata:ObjectMeta, 2 spec:ReplicationControllerSpec, 3 status:ReplicationControllerStatus
+ReplicationControllerCondition: 1 type:string!, 2 status:string!, 3 lastTransitionTime:Time, 4 reason:string, 5 message:string
+ReplicationControllerSpec: 1 replicas:int32!, 2 selector:{string}, 3 template:PodTemplateSpec, 4 minReadySeconds:int32
+ReplicationControllerStatus: 1 replicas:int32!, 2 fullyLabeledReplicas:int32, 3 observedGeneration:int64, 4 readyReplicas:int32,
+  5 availableReplicas:int32, 6 conditions:[ReplicationControllerCondition]
 ResourceClaim: 1 name:string!, 2 request:string
 ResourceFieldSelector: 1 containerName:string, 2 resource:string!, 3 divisor:Quantity
 ResourceHealth: 1 resourceID:string!, 2 health:string, 6 message:string!

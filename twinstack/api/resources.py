@@ -102,6 +102,8 @@ RESOURCES: tuple[Resource, ...] = (
     Resource("", "v1", "serviceaccounts", "serviceaccount", "ServiceAccount", True, kinds.ServiceAccount, ("sa",),
              subresources=(Subresource("token", _ASKED, "TokenRequest", "authentication.k8s.io", "v1"),)),
     Resource("", "v1", "events", "event", "Event", True, kinds.Event, ("ev",)),
+    Resource("", "v1", "replicationcontrollers", "replicationcontroller", "ReplicationController", True, kinds.ReplicationController, ("rc",), ("all",),
+             subresources=(_scale, _status)),
     Resource("apps", "v1", "deployments", "deployment", "Deployment", True, kinds.Deployment, ("deploy",), ("all",), subresources=(_scale, _status)),
     Resource("apps", "v1", "replicasets", "replicaset", "ReplicaSet", True, kinds.ReplicaSet, ("rs",), ("all",), subresources=(_scale, _status)),
     Resource("apps", "v1", "daemonsets", "daemonset", "DaemonSet", True, kinds.DaemonSet, ("ds",), ("all",), subresources=(_status,)),

@@ -73,6 +73,20 @@ class ReplicaSet(Object, frozen=True):
     status: ReplicaSetStatus = ReplicaSetStatus()
 
 
+class ReplicationControllerSpec(View, frozen=True):
+    replicas: int | None = None
+    selector: dict[str, str] | None = None
+    template: PodTemplate = PodTemplate()
+    minReadySeconds: int = 0
+
+
+class ReplicationController(Object, frozen=True):
+    """What ReplicaSets were called before, with a selector of values only."""
+
+    spec: ReplicationControllerSpec = ReplicationControllerSpec()
+    status: ReplicaSetStatus = ReplicaSetStatus()
+
+
 class RollingUpdateDaemonSet(View, frozen=True):
     maxUnavailable: int | str | None = None
     maxSurge: int | str | None = None

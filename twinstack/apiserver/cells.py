@@ -400,6 +400,10 @@ def replicaset_selector(document: Document, now: datetime) -> Any:
     return _selector(document, NONE, "<error>")
 
 
+def replicationcontroller_selector(document: Document, now: datetime) -> Any:
+    return _pairs(_spec(document).get("selector"))
+
+
 def policy_pods(document: Document, now: datetime) -> Any:
     try:
         return text_of_selector(_spec(document).get("podSelector")) or NONE

@@ -25,7 +25,8 @@ def scale_of(document: Document) -> Document:
     named = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
     spec, status = document.get("spec") or {}, document.get("status") or {}
     shown: Document = {"replicas": status.get("replicas", 0)}
-    if selector := _selector_text(spec.get("selector") or {}):
+    selects = spec.get("selector") or {}
+    if selector := _selector_text({"matchLabels": selects} if document.get("kind") == "ReplicationController" else selects):
         shown["selector"] = selector
     replicas = spec.get("replicas", 1)
     return {

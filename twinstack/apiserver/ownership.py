@@ -22,6 +22,7 @@ _EMPTY: Final[Mapping[str, Document]] = {
     "Pod": {"spec": {"containers": None}},
     "Deployment": {"spec": {"selector": None, "template": _POD, "strategy": {}}},
     "ReplicaSet": {"spec": {"selector": None, "template": _POD}, "status": {"replicas": 0}},
+    "ReplicationController": {"status": {"replicas": 0}},
     "DaemonSet": {"spec": {"selector": None, "template": _POD, "updateStrategy": {}}},
     "StatefulSet": {"spec": {"selector": None, "template": _POD, "serviceName": "", "updateStrategy": {}}},
     "Service": {"status": {"loadBalancer": {}}},

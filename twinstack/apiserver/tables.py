@@ -226,6 +226,15 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         *_WORKLOAD,
         _column("Selector", cells.replicaset_selector, "The labels of the ReplicaSet's pods.", wide=True),
     ),
+    "ReplicationController": (
+        _name(),
+        _column("Desired", cells.replicas_desired, "How many replicas are wanted.", type_="integer"),
+        _column("Current", cells.replicas_current, "How many replicas there are.", type_="integer"),
+        _column("Ready", cells.replicas_ready, "How many replicas are ready.", type_="integer"),
+        _AGE,
+        *_WORKLOAD,
+        _column("Selector", cells.replicationcontroller_selector, "The labels of the ReplicationController's pods.", wide=True),
+    ),
     "DaemonSet": (
         _name(),
         _column("Desired", cells.daemons_desired, "How many nodes the pod is wanted on.", type_="integer"),

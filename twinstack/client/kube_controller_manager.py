@@ -38,6 +38,7 @@ class Settings(Common, frozen=True, kw_only=True):
     mirroring_concurrent_service_endpoint_syncs: int = 5
     concurrent_deployment_syncs: int = 5
     concurrent_replicaset_syncs: int = 5
+    concurrent_rc_syncs: int = 5
     concurrent_namespace_syncs: int = 10
     concurrent_gc_syncs: int = 20
     concurrent_serviceaccount_syncs: int = 5
@@ -92,6 +93,7 @@ CONTROLLERS: Mapping[str, Row] = {
     "endpoints-controller": Row("endpoints", "EndpointsObjects", workers="concurrent_endpoint_syncs", alias="endpoint"),
     "deployment-controller": Row("deployments", "Deployments", workers="concurrent_deployment_syncs", alias="deployment"),
     "replicaset-controller": Row("replicasets", "ReplicaSets", workers="concurrent_replicaset_syncs", alias="replicaset"),
+    "replicationcontroller-controller": Row("replicasets", "ReplicationControllers", workers="concurrent_rc_syncs", alias="replicationcontroller"),
     "daemonset-controller": Row("daemonsets", "DaemonSets", alias="daemonset"),
     "namespace-controller": Row("namespaces", "Namespaces", workers="concurrent_namespace_syncs", alias="namespace"),
     "garbage-collector-controller": Row("garbage", "Garbage", workers="concurrent_gc_syncs", alias="garbagecollector"),

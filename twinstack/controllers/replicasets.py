@@ -1,4 +1,4 @@
-"""A ReplicaSet has as many active pods of its template as it asks for.
+"""A ReplicaSet, or a ReplicationController, has as many active pods of its template as it asks for.
 
 The invariant: the pods that the ReplicaSet controls and selects, without those that are finished or being deleted, are
 ``spec.replicas`` many; its status tells their count, and how many are ready and available.
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from twinstack.api.kinds import Pod, ReplicaSet
+from twinstack.api.kinds import LabelSelector, Pod, ReplicaSet, ReplicationController
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import resource_of
 from twinstack.api.times import parse_time
@@ -37,7 +37,8 @@ from twinstack.rules.workloads import (
 
 COST = "controller.kubernetes.io/pod-deletion-cost"
 _BURST = 500  # creations or deletions in one decision
-_RESOURCE, _PODS = resource_of(ReplicaSet), resource_of(Pod)
+_PODS = resource_of(Pod)
+Replicated = ReplicaSet | ReplicationController
 _PHASES = {"Pending": 0, "Unknown": 1, "Running": 2}
 
 
@@ -45,15 +46,16 @@ class ReplicaSets:
     """Pods for ReplicaSets."""
 
     name = "replicaset-controller"
+    view: type[ReplicaSet] | type[ReplicationController] = ReplicaSet
 
     def __init__(self) -> None:
-        self.watches: Sequence[Watch] = (Watch(ReplicaSet, own_key), Watch(Pod, _keys_of_pod))
+        self.watches: Sequence[Watch] = (Watch(self.view, own_key), Watch(Pod, _waker(self.view)))
 
     def decide(self, key: Key, world: World) -> list[Action]:
-        one = world.get(ReplicaSet, key)
+        one: Replicated | None = world.get(self.view, key)
         if one is None:
             return []
-        selector = selector_of(one.spec.selector)
+        selector = selector_of(_selector(one))
         if selector is None:
             return []
         claimed = claims(one, selector, world.owned(Pod, one.metadata.uid), _candidates(one, world))
@@ -66,20 +68,32 @@ class ReplicaSets:
         return actions
 
 
-def _candidates(one: ReplicaSet, world: World) -> Sequence[Pod]:
+class ReplicationControllers(ReplicaSets):
+    """Pods for ReplicationControllers, which are ReplicaSets but for their name and the form of their selector."""
+
+    name = "replicationcontroller-controller"
+    view = ReplicationController
+
+
+def _selector(one: Replicated) -> LabelSelector | None:
+    selector = one.spec.selector
+    return LabelSelector(matchLabels=selector) if isinstance(selector, dict) else selector
+
+
+def _candidates(one: Replicated, world: World) -> Sequence[Pod]:
     namespace = one.metadata.namespace
-    exact = exact_labels(one.spec.selector)
+    exact = exact_labels(_selector(one))
     if not exact:
         return world.list(Pod, namespace)
     return min((world.labelled(Pod, namespace, label, value) for label, value in exact.items()), key=len)
 
 
-def _adoption(one: ReplicaSet, pod: Pod) -> Patch:
+def _adoption(one: Replicated, pod: Pod) -> Patch:
     owners = references([*pod.metadata.ownerReferences, owner_reference(one)])
     return _owners(pod, owners)
 
 
-def _release(one: ReplicaSet, pod: Pod) -> Patch:
+def _release(one: Replicated, pod: Pod) -> Patch:
     return _owners(pod, references(owner for owner in pod.metadata.ownerReferences if owner.uid != one.metadata.uid))
 
 
@@ -89,7 +103,7 @@ def _owners(pod: Pod, owners: list[Document]) -> Patch:
     return Patch(_PODS, Key(metadata.namespace, metadata.name), patch, uid=metadata.uid, resource_version=metadata.resourceVersion)
 
 
-def _to_size(one: ReplicaSet, pods: list[Pod], world: World) -> Iterable[Action]:
+def _to_size(one: Replicated, pods: list[Pod], world: World) -> Iterable[Action]:
     missing = _replicas(one) - len(pods)
     if missing > 0:
         count = min(missing, _BURST)
@@ -103,11 +117,11 @@ def _to_size(one: ReplicaSet, pods: list[Pod], world: World) -> Iterable[Action]
         yield Tell(one, "Normal", "SuccessfulDelete", f"Deleted {names}")
 
 
-def _replicas(one: ReplicaSet) -> int:
+def _replicas(one: Replicated) -> int:
     return 1 if one.spec.replicas is None else one.spec.replicas
 
 
-def _pod_of(one: ReplicaSet) -> Document:
+def _pod_of(one: Replicated) -> Document:
     metadata = template_metadata(one.spec.template)
     metadata["generateName"] = f"{one.metadata.name}-"
     metadata["namespace"] = one.metadata.namespace
@@ -118,7 +132,7 @@ def _pod_of(one: ReplicaSet) -> Document:
 # ---- Which pods go first
 
 
-def _worth(one: ReplicaSet, world: World) -> Any:
+def _worth(one: Replicated, world: World) -> Any:
     """How much a pod would be missed: the least goes first."""
     now = world.now
     crowd = Counter(pod.spec.nodeName for pod in _siblings(one, world) if active(pod))
@@ -140,10 +154,10 @@ def _worth(one: ReplicaSet, world: World) -> Any:
     return worth
 
 
-def _siblings(one: ReplicaSet, world: World) -> Iterable[Pod]:
+def _siblings(one: Replicated, world: World) -> Iterable[Pod]:
     """The pods of all ReplicaSets of the same owner."""
     owner = one.metadata.controller
-    family = [other for other in world.owned(ReplicaSet, owner.uid) if controlled_by(other, owner.uid)] if owner else [one]
+    family: Sequence[Replicated] = [other for other in world.owned(type(one), owner.uid) if controlled_by(other, owner.uid)] if owner else [one]
     for other in family:
         yield from (pod for pod in world.owned(Pod, other.metadata.uid) if controlled_by(pod, other.metadata.uid))
 
@@ -167,7 +181,7 @@ def _magnitude(moment: datetime | None, now: datetime) -> int:
 # ---- Status
 
 
-def _status(one: ReplicaSet, pods: list[Pod], now: datetime) -> Iterable[Action]:
+def _status(one: Replicated, pods: list[Pod], now: datetime) -> Iterable[Action]:
     waits = [seconds_until_available(pod, one.spec.minReadySeconds, now) for pod in pods]
     template = (one.spec.template.metadata.labels or {}).items()
     before = one.status
@@ -180,7 +194,7 @@ def _status(one: ReplicaSet, pods: list[Pod], now: datetime) -> Iterable[Action]
     }
     if counts != {name: getattr(before, name) for name in counts}:
         metadata = one.metadata
-        yield Patch(_RESOURCE, Key(metadata.namespace, metadata.name), {"status": counts}, subresource="status", uid=metadata.uid)
+        yield Patch(resource_of(type(one)), Key(metadata.namespace, metadata.name), {"status": counts}, subresource="status", uid=metadata.uid)
     soonest = min((wait for wait in waits if wait), default=None)
     if soonest is not None:
         yield After(soonest)
@@ -189,13 +203,15 @@ def _status(one: ReplicaSet, pods: list[Pod], now: datetime) -> Iterable[Action]
 # ---- What wakes us
 
 
-_controller = controller_key("ReplicaSet")
+def _waker(view: type[ReplicaSet] | type[ReplicationController]) -> Callable[[Any, Any, World], Iterable[Key]]:
+    controller = controller_key(resource_of(view).kind)
 
+    def keys(before: Pod | None, after: Pod | None, world: World) -> Iterable[Key]:
+        yield from dict.fromkeys(controller(before, after, world))
+        if after is not None and after.metadata.controller is None and (before is None or before.metadata != after.metadata):
+            for one in world.list(view, after.metadata.namespace):
+                selector = selector_of(_selector(one))
+                if selector is not None and selector.matches(after.metadata.labels):
+                    yield Key(one.metadata.namespace, one.metadata.name)
 
-def _keys_of_pod(before: Pod | None, after: Pod | None, world: World) -> Iterable[Key]:
-    yield from dict.fromkeys(_controller(before, after, world))
-    if after is not None and after.metadata.controller is None and (before is None or before.metadata != after.metadata):
-        for one in world.list(ReplicaSet, after.metadata.namespace):
-            selector = selector_of(one.spec.selector)
-            if selector is not None and selector.matches(after.metadata.labels):
-                yield Key(one.metadata.namespace, one.metadata.name)
+    return keys

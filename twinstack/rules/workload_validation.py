@@ -1,4 +1,4 @@
-"""Deployments, ReplicaSets and DaemonSets on their way: their defaults, and everything that can be wrong with them.
+"""Workloads on their way: their defaults, and everything that can be wrong with them.
 
 The pod template in them is judged as a pod is, but for what only a running pod may have.
 """
@@ -53,6 +53,18 @@ def default_replica_set(document: Document) -> None:
     default_conditions(status, ("lastTransitionTime",))
 
 
+def default_replication_controller(document: Document) -> None:
+    """The version's static defaults of a ReplicationController; its selector, and its labels, are its template's when left out."""
+    default_replica_set(document)
+    spec = document["spec"]
+    labels = spec["template"]["metadata"].get("labels")
+    if labels:
+        if not spec.get("selector"):
+            spec["selector"] = dict(labels)
+        if not document["metadata"].get("labels"):
+            document["metadata"]["labels"] = dict(labels)
+
+
 def default_daemon_set(document: Document) -> None:
     """The version's static defaults of a DaemonSet."""
     spec = part(document, "spec")
@@ -103,6 +115,19 @@ def problems_with_replica_set(after: Document, before: Document | None = None) -
     return _problems_with_workload(after.get("spec") or {}, before)
 
 
+def problems_with_replication_controller(after: Document) -> list[FieldProblem]:
+    """What is wrong with a ReplicationController's spec, whose selector may change."""
+    spec = after.get("spec") or {}
+    selector, template = spec.get("selector") or {}, spec.get("template") or {}
+    problems = _problems_with_counts(spec)
+    if not selector:
+        problems.append(required("spec.selector"))
+    labels = (template.get("metadata") or {}).get("labels") or {}
+    if not selector.items() <= labels.items():
+        problems.append(wrong("spec.template.metadata.labels", labels, "must be selected by spec.selector"))
+    return [*problems, *_problems_with_template(template)]
+
+
 def problems_with_daemon_set(after: Document, before: Document | None = None) -> list[FieldProblem]:
     """What is wrong with a DaemonSet's spec."""
     spec = after.get("spec") or {}
@@ -144,12 +169,16 @@ def problems_with_daemon_set_status(after: Document, before: Document) -> list[F
     return problems
 
 
-def _problems_with_workload(spec: Mapping[str, Any], before: Document | None) -> list[FieldProblem]:
-    problems = [
+def _problems_with_counts(spec: Mapping[str, Any]) -> list[FieldProblem]:
+    return [
         wrong(f"spec.{field}", spec[field], "must not be negative")
         for field in ("replicas", "minReadySeconds")
         if spec.get(field) is not None and spec[field] < 0
     ]
+
+
+def _problems_with_workload(spec: Mapping[str, Any], before: Document | None) -> list[FieldProblem]:
+    problems = _problems_with_counts(spec)
     selector = spec.get("selector")
     if before is not None and selector != (before.get("spec") or {}).get("selector"):
         problems.append(wrong("spec.selector", selector, "may not change"))

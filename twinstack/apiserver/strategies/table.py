@@ -20,6 +20,7 @@ _PLAIN: dict[type[kinds.Object], type[Strategy]] = {
     kinds.ReportedEvent: configuration.NewEvents,
     kinds.Deployment: workloads.Deployments,
     kinds.ReplicaSet: workloads.ReplicaSets,
+    kinds.ReplicationController: workloads.ReplicationControllers,
     kinds.DaemonSet: workloads.DaemonSets,
     kinds.Lease: configuration.Leases,
     kinds.Role: access.Roles,

@@ -1,4 +1,4 @@
-"""Deployments, ReplicaSets and DaemonSets: pods after one template."""
+"""Workloads: pods after one template."""
 
 from __future__ import annotations
 
@@ -64,6 +64,24 @@ class ReplicaSets(Workload):
         if subresource == "status":
             return workload_validation.problems_with_workload_status(after, before)
         return workload_validation.problems_with_replica_set(after, before)
+
+    def fields(self, document: Document) -> dict[str, str]:
+        return {"status.replicas": str((document.get("status") or {}).get("replicas", 0))}
+
+
+class ReplicationControllers(Workload):
+    """The same, under the name and with the selector that they had first."""
+
+    def fill_workload(self, document: Document) -> None:
+        workload_validation.default_replication_controller(document)
+
+    def problems_with_create(self, document: Document) -> list[FieldProblem]:
+        return workload_validation.problems_with_replication_controller(document)
+
+    def problems_with_update(self, after: Document, before: Document, subresource: str) -> list[FieldProblem]:
+        if subresource == "status":
+            return workload_validation.problems_with_workload_status(after, before)
+        return workload_validation.problems_with_replication_controller(after)
 
     def fields(self, document: Document) -> dict[str, str]:
         return {"status.replicas": str((document.get("status") or {}).get("replicas", 0))}
