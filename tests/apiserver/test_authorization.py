@@ -307,6 +307,11 @@ async def test_kubectl_asks_who_may_and_who_it_is(guarded: Any, tmp_path: Path) 
     assert code == 0
     who = (await kubectl("auth", "whoami", "-o", "json", token=token.strip()))[1]
     assert json.loads(who)["status"]["userInfo"]["username"] == "system:serviceaccount:default:robot"
+    review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview"}
+    (tmp_path / "review.json").write_text(
+        json.dumps({**review, "spec": {"user": "jane", "resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "default"}}})
+    )
+    assert json.loads((await kubectl("create", "-f", str(tmp_path / "review.json"), "-o", "json"))[1])["status"]["allowed"] is True
     assert "reconciled" in (await kubectl("auth", "reconcile", "-f", str(_reconciled(tmp_path))))[1]
 
 

@@ -44,7 +44,7 @@ from twinstack.apiserver.visits import INTERACTIVE, LONG_RUNNING, Visit
 from twinstack.loops.health import Check, answer
 from twinstack.net.cidr import host_port
 from twinstack.rules.cidrs import parse_port_range, parse_service_ranges
-from twinstack.rules.rbac import MASTERS
+from twinstack.rules.rbac import MASTERS, Attributes
 from twinstack.store.base import Store
 from twinstack.store.memory import MemoryStore
 from twinstack.store.sqlite import SQLiteStore
@@ -55,6 +55,9 @@ _AUDIT_ID_LENGTH = 64  # of one that the client gives
 Channel = TypeVar("Channel", Stream, Socket)  # what an answer that goes on is said through
 
 WINDOWS = b'"windows"'  # the nodes that matter to the strategies
+# kubectl asks whether a kind that cannot be patched, such as a review, is somebody's own before it creates one. There are none of these.
+DEFINITIONS_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+NO_DEFINITIONS = b'{"kind":"CustomResourceDefinitionList","apiVersion":"apiextensions.k8s.io/v1","metadata":{"resourceVersion":"1"},"items":[]}'
 _CONTEXT_RESOURCES = frozenset(("services", "servicecidrs", "ipaddresses"))
 
 
@@ -140,6 +143,9 @@ class Application:
             if not is_open(call.path):
                 visit.verdict = self.authorizer.check(user, asked_of_path(call.method, call.path))
             return self._besides(call)
+        if call.path == DEFINITIONS_PATH and call.method == "GET" and "watch" not in call.query:
+            visit.verdict = self.authorizer.check(user, Attributes("list", "apiextensions.k8s.io", "customresourcedefinitions"))
+            return Answer(200, NO_DEFINITIONS)
         request = visit.request = requests.parse(call.method, call.path, call.query)
         asked, selected = asked_by(request)
         visit.verdict = self.authorizer.check(user, asked, selected)
