@@ -61,6 +61,8 @@ class Announcer:
     async def run(self) -> None:
         """Take part until cancelled; then give the Lease up, so that others need not wait."""
         with ExitStack() as undo:
+            if self._settings.interface:
+                self._opened()  # a name that is none is told at once
             for view in (Service, EndpointSlice, Node):
                 undo.callback(self._cache.subscribe(view, self._woken))
             undo.callback(self._cache.subscribe(Lease, self._lease_seen))
