@@ -122,11 +122,6 @@ def capacity_for(most: int) -> int:
     return FIRST_CAPACITY + MORE_CAPACITY * max(0, -(-(most - FIRST_CAPACITY) // MORE_CAPACITY))
 
 
-def most_endpoints(ports: Iterable[ServicePort]) -> int:
-    """The most endpoints that any of these front ends picks from."""
-    return max((max(len(port.cluster), len(port.local)) for port in ports), default=0)
-
-
 class Shape:
     """The rules of one family under given options, and the elements that Service ports are among them.
 
@@ -143,8 +138,9 @@ class Shape:
 
     def fitting(self, ports: Iterable[ServicePort]) -> Shape:
         """This shape, or one with room for these ports besides."""
-        own = list(ports)
-        most, sticky = most_endpoints(own), any(port.affinity_seconds for port in own)
+        most, sticky = 0, False
+        for port in ports:
+            most, sticky = max(most, len(port.cluster), len(port.local)), sticky or port.affinity_seconds > 0
         if most <= self.capacity and sticky <= self.sticky:
             return self
         return Shape(self.family, self.options, max(self.capacity, capacity_for(most)), sticky=self.sticky or sticky)

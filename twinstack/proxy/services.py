@@ -149,7 +149,10 @@ def service_ports(service: kinds.Service, slices: Iterable[kinds.EndpointSlice],
     if address is None:
         return []
     spec = service.spec
-    own = sorted((one for one in slices if one.addressType == family.value), key=lambda one: one.metadata.name)
+    type_ = family.value
+    own = [one for one in slices if one.addressType == type_]
+    if len(own) > 1:
+        own.sort(key=lambda one: one.metadata.name)
     externals = _addresses(spec.externalIPs, family)
     balancers = _balancers(service, family)
     sources = source_ranges(spec.loadBalancerSourceRanges, family) if balancers else None
@@ -183,8 +186,8 @@ def service_ports(service: kinds.Service, slices: Iterable[kinds.EndpointSlice],
                 internal_local=internal_local,
                 external_local=external_local,
                 affinity_seconds=affinity,
-                here=frozenset(backend[0] for backend in (*cluster, *local) if candidates[backend].local),
-                serving=frozenset(backend for backend, one in candidates.items() if one.serving) if port.protocol in FLOWING else frozenset(),
+                here=frozenset([backend[0] for backend in (*cluster, *local) if candidates[backend].local]),
+                serving=frozenset([backend for backend, one in candidates.items() if one.serving]) if port.protocol in FLOWING else frozenset(),
             )
         )
     return result

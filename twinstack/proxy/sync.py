@@ -35,6 +35,7 @@ from twinstack.proxy.services import DATED, FlowFronts, Place, ServicePort, flow
 
 FULL_SYNC_SECONDS = 3600.0
 FIRST_RETRY_SECONDS = 1.0
+_NONE: Counter[str] = Counter()
 _AT_A_TIME = 200  # Services between two looks at the event loop
 
 log = logging.getLogger(__name__)
@@ -325,11 +326,14 @@ def _forget_all_stale(conntrack: Conntrack, family: Family, fronts: FlowFronts) 
 
 
 def _without_local(ports: Sequence[ServicePort]) -> Counter[str]:
-    found: Counter[str] = Counter()
-    for port in ports:
-        if port.exists and not port.local:
-            found.update(policy for policy, local in (("internal", port.internal_local), ("external", port.external_local)) if local)
-    return found
+    policies = [
+        policy
+        for port in ports
+        if (port.internal_local or port.external_local) and port.exists and not port.local
+        for policy, local in (("internal", port.internal_local), ("external", port.external_local))
+        if local
+    ]
+    return Counter(policies) if policies else _NONE
 
 
 def _moment(text: str) -> float | None:
