@@ -167,8 +167,12 @@ def test_containers_may_share_a_pids_namespace_or_the_hosts(world):
         for name in ("together", "host"):
             await w.until_gone(name)
         await w.nothing_is_left()
-        running = b"".join(_read(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
-        assert b"54321" not in running and b"12345" not in running
+
+        async def all_have_ended():
+            running = b"".join(_read(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
+            return b"54321" not in running and b"12345" not in running
+
+        await w.until(all_have_ended)
 
     world(story)
 

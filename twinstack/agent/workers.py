@@ -279,6 +279,7 @@ class Worker:
             backoff = next_backoff(before.backoff, before.record.finished_at, now)
         try:
             record = await node.runtime.start(launch, netns=sandbox.netns or None)
+            record = self._with_last_words(node.limiter.judged(record), container)  # it may have ended already
         except (ContainerError, KernelError) as error:
             if isinstance(error, KernelError) or not error.errno:
                 await self._pause(RETRY_SECONDS)  # the runtime itself is not there at the moment
