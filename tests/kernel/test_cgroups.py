@@ -13,7 +13,11 @@ import pytest
 from twinstack.kernel import cgroups
 from twinstack.kernel.cgroups import Groups, Limits, Tree, trees
 
-V1 = "31 23 0:28 / {0} rw - tmpfs tmpfs rw\n32 31 0:29 / {0}/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n33 31 0:30 / {0}/memory rw - cgroup cgroup rw,memory\n"
+V1 = (
+    "31 23 0:28 / {0} rw - tmpfs tmpfs rw\n"
+    "32 31 0:29 / {0}/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
+    "33 31 0:30 / {0}/memory rw - cgroup cgroup rw,memory\n"
+)
 V2 = "40 31 0:40 / {0}/unified rw - cgroup2 cgroup2 rw\n"
 OWN = "4:memory:/slice/one\n1:cpu,cpuacct:/\n0::/user\n"
 LIMITS = Limits(memory=1 << 26, cpu_quota=50_000, cpu_shares=512, cpu_weight=20, pids=99)
