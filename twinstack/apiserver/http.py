@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from multidict import CIMultiDict
 from yarl import URL
 
 from twinstack.api.channels import Socket
-from twinstack.api.errors import BadRequest, InternalError, RequestEntityTooLarge, ServiceUnavailable, from_status
+from twinstack.api.errors import BadRequest, InternalError, RequestEntityTooLarge, ServiceUnavailable, Timeout, UnsupportedMediaType, from_status
 from twinstack.apiserver.calls import Answer, Call, Reaction, Stream, Streamed, Subject, Upgraded, failure
 from twinstack.client.certificates import Pair, client_context
 from twinstack.client.websockets import LONGEST_MESSAGE, WebSocket
@@ -50,6 +51,7 @@ _ALWAYS: tuple[tuple[str, str], ...] = (
     ("X-Kubernetes-Pf-Flowschema-Uid", _uid_of("global-default")),
     ("X-Kubernetes-Pf-Prioritylevel-Uid", _uid_of("global-default-level")),
 )
+HEAD_SECONDS, BODY_SECONDS = 32.0, 60.0  # as upstream has it: what comes slower holds a connection for nothing
 CLOSE_SECONDS = 2.0  # so long is waited for the other side of a WebSocket to close too
 HEARTBEAT_SECONDS = 30.0
 Responder = Callable[[Call], Awaitable[Reaction]]
@@ -63,9 +65,51 @@ class _NotOurFault(logging.Filter):
 
 
 class _Handler(RequestHandler):
-    """aiohttp's handler of a connection; answers a client that has said all and closed its half, which only plain connections can."""
+    """aiohttp's handler of a connection.
 
-    __slots__ = ()
+    It answers a client that has said all and closed its half, which only plain connections can; ends a connection whose
+    request's head does not come to its end; and answers what is no HTTP as it answers everything, with a Status.
+    """
+
+    __slots__ = ("_head_due", "_head_seconds")
+
+    def __init__(self, manager: web.Server, *, head_seconds: float, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._head_seconds = head_seconds
+        self._head_due: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages:
+            self._head_is_there()
+        elif self._head_due is None and self._waiter is not None and not self._waiter.done():
+            self._head_due = self._loop.call_later(self._head_seconds, self._head_is_late)
+
+    def _head_is_there(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+
+    def _head_is_late(self) -> None:
+        self._head_due = None
+        if self._waiter is not None and not self._waiter.done():
+            self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._head_is_there()
+        super().connection_lost(exc)
+
+    def handle_error(self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None) -> web.StreamResponse:
+        super().handle_error(request, status, exc, message)  # which logs, and knows whether something was sent already
+        if status >= 500:
+            told = failure(InternalError("Internal error occurred"))
+        else:
+            first = (message or "").partition("\n")[0].rstrip(": ")
+            too_long = isinstance(exc, LineTooLong) or "Too many headers" in first
+            told = failure(BadRequest(f"the request is not HTTP: {first}", code=431 if too_long else 400))
+        response = web.Response(status=told.status, body=told.body, headers=CIMultiDict((("Content-Type", told.content_type), *_ALWAYS)))
+        response.force_close()
+        return response
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         transport = self.transport
@@ -91,15 +135,17 @@ class _Handler(RequestHandler):
 class _Connections(web.Server):
     """aiohttp's low-level server; tells streams when their connection is lost."""
 
-    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
+    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], head_seconds: float) -> None:
         told = logging.getLogger(f"{__name__}.connections")
         if not told.filters:
             told.addFilter(_NotOurFault())
-        super().__init__(handler, access_log=None, logger=told, keepalive_timeout=300.0, tcp_keepalive=True, max_line_size=64 << 10, max_field_size=64 << 10)
+        limits: dict[str, Any] = {"max_line_size": 64 << 10, "max_field_size": 64 << 10, "auto_decompress": False}
+        super().__init__(handler, access_log=None, logger=told, keepalive_timeout=300.0, tcp_keepalive=True, **limits)
+        self._head_seconds = head_seconds
         self.streams: dict[RequestHandler, asyncio.Event] = {}
 
     def __call__(self) -> RequestHandler:
-        return _Handler(self, loop=self._loop, **self._kwargs)
+        return _Handler(self, head_seconds=self._head_seconds, loop=self._loop, **self._kwargs)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
@@ -109,16 +155,20 @@ class _Connections(web.Server):
 
 
 class HTTPServer:
-    """Listens until stopped, and has every request answered by *respond*."""
+    """Listens until stopped, and has every request answered by *respond*.
 
-    def __init__(self, respond: Responder) -> None:
+    A request's head must come within *head_seconds* of its first byte, and its body within *body_seconds*.
+    """
+
+    def __init__(self, respond: Responder, *, head_seconds: float = HEAD_SECONDS, body_seconds: float = BODY_SECONDS) -> None:
         self._respond = respond
+        self._head_seconds, self._body_seconds = head_seconds, body_seconds
         self._connections: _Connections | None = None
         self._listeners: list[asyncio.Server] = []
 
     async def start(self, sockets: Iterable[socket.socket], tls: ssl.SSLContext | None) -> None:
         """Serve on sockets that are bound; they are closed at the end."""
-        self._connections = _Connections(self._handle)
+        self._connections = _Connections(self._handle, self._head_seconds)
         loop = asyncio.get_running_loop()
         for one in sockets:
             one.setblocking(False)
@@ -146,7 +196,7 @@ class HTTPServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         head_only = request.method == "HEAD"
-        too_large = False
+        unread = False
         try:
             target, _, query = request.raw_path.partition("?")
             if not target.startswith("/"):
@@ -159,7 +209,7 @@ class HTTPServer:
             certificate = transport.get_extra_info("peercert") if transport is not None else None
             peer = transport.get_extra_info("peername") if transport is not None else None
             local = transport is not None and _is_local(transport)
-            body = await _body(request) if request.body_exists else b""
+            body = await _body(request, self._body_seconds) if request.body_exists else b""
             streams = request.version >= (1, 1)
             reaction = await self._respond(
                 Call(
@@ -174,8 +224,11 @@ class HTTPServer:
                 )
             )
         except RequestEntityTooLarge as error:
-            reaction, too_large = failure(error), True
-        except BadRequest as error:
+            reaction, unread = failure(error), True
+        except Timeout as error:
+            reaction, unread = failure(error), True
+            request.protocol._lingering_time = 0.0  # what did not come until now is not waited for once more
+        except (BadRequest, UnsupportedMediaType) as error:
             reaction = failure(error)
         if isinstance(reaction, Upgraded):
             return await self._upgrade(request, reaction)
@@ -193,7 +246,7 @@ class HTTPServer:
             headers.add("Vary", "Accept-Encoding")
         # To HEAD the library sends the head alone, with the length of what GET would get.
         response = web.Response(status=reaction.status, body=body, headers=headers)
-        if too_large:
+        if unread:
             response.force_close()
         return response
 
@@ -394,22 +447,33 @@ async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _body(request: web.BaseRequest) -> bytes:
-    """The whole body; RequestEntityTooLarge beyond the limit."""
+async def _body(request: web.BaseRequest, seconds: float) -> bytes:
+    """The whole body; RequestEntityTooLarge beyond the limit, Timeout when it does not come."""
     if (request.content_length or 0) > BODY_LIMIT:
         raise _too_large()
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("the body of the request is compressed, which is not accepted: a few bytes may stand for gigabytes")
     if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    parts: list[bytes] = []
-    size = 0
     try:
-        while part := await request.content.readany():
-            size += len(part)
-            if size > BODY_LIMIT:
-                raise _too_large()
-            parts.append(part)
+        if request.content.is_eof():  # it came with the head, as most do
+            return await _read(request.content)
+        async with asyncio.timeout(seconds):
+            return await _read(request.content)
+    except TimeoutError as error:
+        raise Timeout(f"the body of the request did not come within {seconds:g} seconds") from error
     except (web.HTTPException, RequestPayloadError, ValueError) as error:
         raise BadRequest(f"the request's body cannot be read: {error}") from error
+
+
+async def _read(content: StreamReader) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while part := await content.readany():
+        size += len(part)
+        if size > BODY_LIMIT:
+            raise _too_large()
+        parts.append(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
