@@ -167,7 +167,6 @@ async def test_kill_9_at_random_instants_loses_nothing_and_revisions_go_on(tmp_p
         newest = max(newest, revision)
     acknowledged = sum(writer.acknowledged for writer in writers)
     assert acknowledged > 10 * KILLS and expired + resumed == KILLS
-    ready = sorted(server.ready_seconds)
     half = sorted(server.ready_seconds)[KILLS // 2]
     watches = f"{resumed} watches resumed, {expired} told 410"
     print(f"{KILLS} kills: {acknowledged} writes acknowledged, none lost; {watches}; ready after {half:.2f} s (p50)")
