@@ -142,6 +142,15 @@ def test_a_pool_that_is_not_automatic_is_for_who_asks_for_it() -> None:
     assert texts(assign(held(claim("a", V4, pool="n"), "192.0.2.8"), (), pools)) == ["203.0.113.7"]
 
 
+def test_a_pool_that_is_asked_for_in_vain_takes_nothing_away() -> None:
+    pools = parse_pools("pools: [{name: n, addresses: [203.0.113.7]}, {name: d, addresses: [192.0.2.8]}]")
+    has, other = held(claim("a", V4), "192.0.2.8"), held(claim("b", V4), "203.0.113.7")
+    for pool, words in (("n", "no IPv4 address is left in pool n (all 1 are taken)"), ("x", "there is no pool x")):
+        assert assign(has._replace(pool=pool), [other], pools) == Assignment(has.held, (words,))
+    assert texts(assign(has._replace(pool="n"), (), pools)) == ["203.0.113.7"]
+    assert texts(assign(held(claim("a", V4), "198.51.100.1"), (), pools)) == ["203.0.113.7"], "what is in no pool any more is left"
+
+
 HTTP, HTTPS = frozenset({("TCP", 80)}), frozenset({("TCP", 443)})
 WEB = frozenset({("app", "web")})
 

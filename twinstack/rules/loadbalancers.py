@@ -9,6 +9,7 @@ Theory. Each family is decided alone, from the first reason that applies:
     somebody shares one with us          the address of that Service
     else                                 the lowest that is free in the pools
 
+What is asked for and cannot be had changes nothing: a Service keeps what it holds, as long as that is in any pool.
 RequireDualStack is the one rule across families: a Service that holds nothing gets both or waits. Any other has what there is,
 and what is missing is given when a pool has room. Of two that hold one address and may not share it, the older keeps it.
 
@@ -145,7 +146,7 @@ def assign(claim: Claim, others: Iterable[Claim], pools: Sequence[AddressPool]) 
     hindered = bool(missing)
     for family in claim.families:
         held = next((address for address in claim.held if Family.of(address) is family), None)
-        if held is not None and not _hindrance(claim, held, holders, known, before=True):
+        if held is not None and not _hindrance(claim, held, holders, pools, before=True):
             kept[family] = held
         named = claim.named.get(family)
         if named is not None and named != kept.get(family) and not hindered:
@@ -154,14 +155,15 @@ def assign(claim: Claim, others: Iterable[Claim], pools: Sequence[AddressPool]) 
                 chosen[family] = named
                 continue
             missing.append(why)
-        if family in kept:
+        if family in kept and (named is not None or hindered or any(pool.holds(kept[family]) for pool in known)):
             chosen[family] = kept[family]
         elif named is None and not hindered:
             found = _shared(claim, family, holders, known) or next_free(_open(known, claim), family, holders)
+            if found is None:
+                missing.append(_emptiness(family, _open(known, claim)))
+                found = kept.get(family)  # of another pool than it asks for by now
             if found is not None:
                 chosen[family] = found
-            else:
-                missing.append(_emptiness(family, _open(known, claim)))
     if claim.both and not kept and len(chosen) < 2:
         chosen = {}
     return Assignment(tuple(chosen[family] for family in claim.families if family in chosen), tuple(missing))
