@@ -161,6 +161,8 @@ SPECS: dict[str, dict[str, Any]] = {
     },
     "daemonsets": {"spec": {"selector": {"matchLabels": {"app": "x"}}, "template": TEMPLATE, "updateStrategy": {"rollingUpdate": {"maxUnavailable": 1}}}},
     "replicasets": {"spec": {"replicas": 1, "selector": {"matchLabels": {"app": "x"}}, "template": TEMPLATE}},
+    "statefulsets": {"spec": {**WORKLOAD, "serviceName": "a", "updateStrategy": {"rollingUpdate": {"partition": 1}}, "ordinals": {"start": 1}}},
+    "controllerrevisions": {"data": {"spec": {}}, "revision": 1},
     "replicationcontrollers": {"spec": {"replicas": 1, "selector": {"app": "x"}, "template": TEMPLATE}},
     "leases": {"spec": {"holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:00.000000Z"}},
     "endpointslices": {"addressType": "IPv6", "endpoints": [{"addresses": ["fd00::1"], "conditions": {"ready": True}}], "ports": [{"port": 80, "name": "a"}]},

@@ -39,6 +39,8 @@ SAMPLES = {
     "events": {"metadata": {"name": "a"}, "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"}, "source": {"component": "c"}},
     "deployments": {"metadata": {"name": "a"}, "spec": {**WORKLOAD, "strategy": {"rollingUpdate": {"maxSurge": 1}}}},
     "replicasets": {"metadata": {"name": "a"}, "spec": WORKLOAD},
+    "statefulsets": {"metadata": {"name": "a"}, "spec": {**WORKLOAD, "serviceName": "a"}},
+    "controllerrevisions": {"metadata": {"name": "a"}, "data": {"spec": {}}, "revision": 3},
     "replicationcontrollers": {"metadata": {"name": "a"}, "spec": {"template": TEMPLATE}},
     "daemonsets": {"metadata": {"name": "a"}, "spec": {"selector": WORKLOAD["selector"], "template": WORKLOAD["template"], "minReadySeconds": 1}},
     "leases": {"metadata": {"name": "a"}, "spec": {"holderIdentity": "h", "leaseDurationSeconds": 15}},
@@ -517,3 +519,33 @@ async def test_a_replication_controller_takes_its_selector_and_labels_from_its_t
     problem = [("spec.selector", "FieldValueRequired"), ("spec.replicas", "FieldValueInvalid")]
     bare = {"metadata": {"name": "b"}, "spec": {"replicas": -1, "template": {"spec": {"containers": [CONTAINER]}}}}
     assert sorted(await server.causes(server.post("replicationcontrollers", bare))) == sorted(problem)
+
+
+async def test_what_a_stateful_set_may_not_say_and_may_not_change(new_server):
+    server = await new_server()
+    made = await server.post("statefulsets", SAMPLES["statefulsets"])
+    assert made["status"] == {"replicas": 0, "availableReplicas": 0}
+    assert made["spec"]["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}
+    assert (made["spec"]["podManagementPolicy"], made["spec"]["replicas"], made["spec"]["revisionHistoryLimit"]) == ("OrderedReady", 1, 10)
+    for change, causes in (
+        ({"volumeClaimTemplates": [{"metadata": {"name": "d"}}]}, [("spec.volumeClaimTemplates", "FieldValueForbidden")]),
+        ({"podManagementPolicy": "Any"}, [("spec.podManagementPolicy", "FieldValueInvalid")]),
+        ({"updateStrategy": {"type": "OnDelete", "rollingUpdate": {}}}, [("spec.updateStrategy.rollingUpdate", "FieldValueInvalid")]),
+        ({"updateStrategy": {"rollingUpdate": {"partition": -1}}}, [("spec.updateStrategy.rollingUpdate.partition", "FieldValueInvalid")]),
+        ({"updateStrategy": {"rollingUpdate": {"maxUnavailable": 0}}}, [("spec.updateStrategy.rollingUpdate.maxUnavailable", "FieldValueInvalid")]),
+        ({"ordinals": {"start": -1}}, [("spec.ordinals.start", "FieldValueInvalid")]),
+        ({"serviceName": "a.b"}, [("spec.serviceName", "FieldValueInvalid")]),
+    ):
+        sample = {"metadata": {"name": "b"}, "spec": {**SAMPLES["statefulsets"]["spec"], **change}}
+        assert await server.causes(server.post("statefulsets", sample)) == causes
+    assert await server.causes(server.patch("statefulsets", "a", {"spec": {"serviceName": "b"}})) == [("spec", "FieldValueForbidden")]
+    assert (await server.patch("statefulsets", "a", {"spec": {"replicas": 4}}))["metadata"]["generation"] == 2
+    told = await server.causes(server.patch("statefulsets", "a", {"status": {"replicas": 1, "currentReplicas": 2}}, sub="status"))
+    assert told == [("status.currentReplicas", "FieldValueInvalid")]
+
+
+async def test_a_kept_template_stays_as_it_is(new_server):
+    server = await new_server()
+    await server.post("controllerrevisions", SAMPLES["controllerrevisions"])
+    assert (await server.patch("controllerrevisions", "a", {"revision": 4}))["revision"] == 4
+    assert await server.causes(server.patch("controllerrevisions", "a", {"data": {"spec": {"x": 1}}})) == [("data", "FieldValueInvalid")]

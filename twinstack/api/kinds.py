@@ -264,6 +264,9 @@ from twinstack.api.workloads import (
     ConfigMap as ConfigMap,
 )
 from twinstack.api.workloads import (
+    ControllerRevision as ControllerRevision,
+)
+from twinstack.api.workloads import (
     DaemonSet as DaemonSet,
 )
 from twinstack.api.workloads import (
@@ -325,4 +328,13 @@ from twinstack.api.workloads import (
 )
 from twinstack.api.workloads import (
     ServiceAccount as ServiceAccount,
+)
+from twinstack.api.workloads import (
+    StatefulSet as StatefulSet,
+)
+from twinstack.api.workloads import (
+    StatefulSetSpec as StatefulSetSpec,
+)
+from twinstack.api.workloads import (
+    StatefulSetStatus as StatefulSetStatus,
 )

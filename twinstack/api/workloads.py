@@ -123,6 +123,57 @@ class DaemonSet(Object, frozen=True):
     status: DaemonSetStatus = DaemonSetStatus()
 
 
+class RollingUpdateStatefulSet(View, frozen=True):
+    partition: int | None = None
+    maxUnavailable: int | str | None = None
+
+
+class StatefulSetUpdateStrategy(View, frozen=True):
+    type: str = "RollingUpdate"
+    rollingUpdate: RollingUpdateStatefulSet | None = None
+
+
+class StatefulSetOrdinals(View, frozen=True):
+    start: int = 0
+
+
+class StatefulSetSpec(View, frozen=True):
+    replicas: int | None = None
+    selector: LabelSelector | None = None
+    template: PodTemplate = PodTemplate()
+    serviceName: str = ""
+    podManagementPolicy: str = "OrderedReady"
+    updateStrategy: StatefulSetUpdateStrategy = StatefulSetUpdateStrategy()
+    revisionHistoryLimit: int | None = None
+    minReadySeconds: int = 0
+    ordinals: StatefulSetOrdinals | None = None
+
+
+class StatefulSetStatus(View, frozen=True):
+    observedGeneration: int = 0
+    replicas: int = 0
+    readyReplicas: int = 0
+    availableReplicas: int = 0
+    currentReplicas: int = 0
+    updatedReplicas: int = 0
+    currentRevision: str = ""
+    updateRevision: str = ""
+    collisionCount: int | None = None
+    conditions: list[Condition] | None = None
+
+
+class StatefulSet(Object, frozen=True):
+    spec: StatefulSetSpec = StatefulSetSpec()
+    status: StatefulSetStatus = StatefulSetStatus()
+
+
+class ControllerRevision(Object, frozen=True):
+    """A template as it was."""
+
+    data: dict[str, Any] | None = None
+    revision: int = 0
+
+
 class NamespaceSpec(View, frozen=True):
     finalizers: list[str] | None = None
 

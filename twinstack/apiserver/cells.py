@@ -446,6 +446,19 @@ daemons_desired, daemons_current = _count("desiredNumberScheduled"), _count("cur
 daemons_ready, daemons_updated, daemons_available = _count("numberReady"), _count("updatedNumberScheduled"), _count("numberAvailable")
 
 
+def revision_controller(document: Document, now: datetime) -> Any:
+    """``statefulset.apps/web``"""
+    for owner in _part(document, "metadata").get("ownerReferences") or ():
+        if owner.get("controller"):
+            group = str(owner.get("apiVersion") or "").rpartition("/")[0]
+            return f"{str(owner.get('kind') or '').lower()}{'.' if group else ''}{group}/{owner.get('name')}"
+    return NONE
+
+
+def revision_number(document: Document, now: datetime) -> Any:
+    return document.get("revision") or 0
+
+
 def daemons_nodes(document: Document, now: datetime) -> Any:
     return _pairs(_part(_part(_spec(document), "template"), "spec").get("nodeSelector"))
 

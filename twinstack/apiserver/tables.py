@@ -235,6 +235,13 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         *_WORKLOAD,
         _column("Selector", cells.replicationcontroller_selector, "The labels of the ReplicationController's pods.", wide=True),
     ),
+    "StatefulSet": (_name(), _column("Ready", cells.deployment_ready, "How many replicas are ready, of those wanted."), _AGE, *_WORKLOAD),
+    "ControllerRevision": (
+        _name(),
+        _column("Controller", cells.revision_controller, "Whose template it was."),
+        _column("Revision", cells.revision_number, "The how-manieth template it was.", type_="integer"),
+        _AGE,
+    ),
     "DaemonSet": (
         _name(),
         _column("Desired", cells.daemons_desired, "How many nodes the pod is wanted on.", type_="integer"),

@@ -13,7 +13,7 @@ from twinstack.api.kinds import LabelSelector
 from twinstack.api.objects import Document, view_of
 from twinstack.api.selectors import of_selector
 from twinstack.rules.metadata import problems_with_annotations, problems_with_labels
-from twinstack.rules.names import label_value_problem, qualified_problem
+from twinstack.rules.names import label_problem, label_value_problem, qualified_problem
 from twinstack.rules.pod_validation import problems_with_pod_spec
 from twinstack.rules.pods import default_pod_spec
 from twinstack.rules.problems import forbidden, required, unsupported, wrong
@@ -84,6 +84,31 @@ def default_daemon_set(document: Document) -> None:
     default_conditions(status, ("lastTransitionTime",))
 
 
+def default_stateful_set(document: Document) -> None:
+    """The version's static defaults of a StatefulSet."""
+    spec = part(document, "spec")
+    drop_zeros(spec, ("minReadySeconds", "volumeClaimTemplates"))
+    spec.setdefault("replicas", 1)
+    spec.setdefault("revisionHistoryLimit", 10)
+    spec.setdefault("serviceName", "")
+    default(spec, "podManagementPolicy", "OrderedReady")
+    strategy = part(spec, "updateStrategy")
+    if not strategy.get("type"):
+        strategy["type"] = "RollingUpdate"
+        part(strategy, "rollingUpdate")
+    if strategy["type"] == "RollingUpdate" and strategy.get("rollingUpdate") is not None:
+        strategy["rollingUpdate"].setdefault("partition", 0)
+    retention = part(spec, "persistentVolumeClaimRetentionPolicy")
+    default(retention, "whenDeleted", "Retain")
+    default(retention, "whenScaled", "Retain")
+    _default_template(spec)
+    status = part(document, "status")
+    drop_zeros(status, ("observedGeneration", "readyReplicas", "currentReplicas", "updatedReplicas", "currentRevision", "updateRevision", "conditions"))
+    status.setdefault("replicas", 0)
+    status.setdefault("availableReplicas", 0)
+    default_conditions(status, ("lastTransitionTime",))
+
+
 _ALWAYS_COUNTED = ("currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady")
 _COUNTS = (
     "observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas", "fullyLabeledReplicas",
@@ -135,6 +160,74 @@ def problems_with_daemon_set(after: Document, before: Document | None = None) ->
     history = spec.get("revisionHistoryLimit")
     if history is not None and history < 0:
         problems.append(wrong("spec.revisionHistoryLimit", history, "must not be negative"))
+    return problems
+
+
+def problems_with_stateful_set(after: Document, before: Document | None = None) -> list[FieldProblem]:
+    """What is wrong with a StatefulSet's spec, of which little may change."""
+    spec = after.get("spec") or {}
+    problems = [*_problems_with_workload(spec, None), *_problems_with_order(spec)]
+    if before is not None:
+        had = before.get("spec") or {}
+        if changed := sorted(field for field in {*spec, *had} - _MOVABLE if spec.get(field) != had.get(field)):
+            problems.append(forbidden("spec", f"may not change but for {', '.join(sorted(_MOVABLE))}; this changes {', '.join(changed)}"))
+    return problems
+
+
+_MOVABLE = frozenset(("replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit", "persistentVolumeClaimRetentionPolicy", "minReadySeconds"))
+
+
+def _problems_with_order(spec: Mapping[str, Any]) -> Iterator[FieldProblem]:
+    if spec.get("volumeClaimTemplates"):
+        yield forbidden("spec.volumeClaimTemplates", "there are no persistent volumes here, so no pod could ever start; leave it out, or use an emptyDir")
+    if spec.get("podManagementPolicy") not in ("OrderedReady", "Parallel"):
+        yield wrong("spec.podManagementPolicy", spec.get("podManagementPolicy"), "must be OrderedReady or Parallel")
+    if spec.get("serviceName") and (problem := label_problem(spec["serviceName"])):
+        yield wrong("spec.serviceName", spec["serviceName"], problem)
+    for path, value in (("spec.revisionHistoryLimit", spec.get("revisionHistoryLimit")), ("spec.ordinals.start", (spec.get("ordinals") or {}).get("start"))):
+        if value is not None and value < 0:
+            yield wrong(path, value, "must not be negative")
+    for field, value in (spec.get("persistentVolumeClaimRetentionPolicy") or {}).items():
+        if value not in ("Retain", "Delete"):
+            yield unsupported(f"spec.persistentVolumeClaimRetentionPolicy.{field}", value, ("Retain", "Delete"))
+    strategy = spec.get("updateStrategy") or {}
+    path, type_, rolling = "spec.updateStrategy", strategy.get("type"), strategy.get("rollingUpdate")
+    if type_ not in ("RollingUpdate", "OnDelete"):
+        yield wrong(path, strategy, "type must be RollingUpdate or OnDelete")
+    elif rolling is not None and type_ == "OnDelete":
+        yield wrong(f"{path}.rollingUpdate", rolling, "must be left out where type is OnDelete")
+    elif rolling is not None:
+        if rolling.get("partition") is not None and rolling["partition"] < 0:
+            yield wrong(f"{path}.rollingUpdate.partition", rolling["partition"], "must not be negative")
+        most = rolling.get("maxUnavailable")
+        if most is not None and (problem := _share_problem(most) or ("must not be 0" if most in (0, "0%") else None)):
+            yield wrong(f"{path}.rollingUpdate.maxUnavailable", most, problem)
+        elif _percent(most) > 100:
+            yield wrong(f"{path}.rollingUpdate.maxUnavailable", most, "must be at most 100%")
+
+
+def problems_with_stateful_set_status(after: Document, before: Document) -> list[FieldProblem]:
+    """As of other workloads; and no more may be of a revision than there are."""
+    status = after.get("status") or {}
+    total = status.get("replicas", 0)
+    problems = problems_with_workload_status(after, before)
+    for field in ("currentReplicas",):
+        if status.get(field, 0) < 0:
+            problems.append(wrong(f"status.{field}", status[field], "must not be negative"))
+        elif status.get(field, 0) > total:
+            problems.append(wrong(f"status.{field}", status[field], f"must be at most status.replicas, which is {total}"))
+    return problems
+
+
+def problems_with_revision(after: Document, before: Document | None = None) -> list[FieldProblem]:
+    """A kept template is an object, and stays as it is."""
+    problems = []
+    if not isinstance(after.get("data"), dict):
+        problems.append(required("data"))
+    if before is not None and after.get("data") != before.get("data"):
+        problems.append(wrong("data", after.get("data"), "may not change"))
+    if after.get("revision", 0) < 0:
+        problems.append(wrong("revision", after["revision"], "must not be negative"))
     return problems
 
 

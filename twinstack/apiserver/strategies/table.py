@@ -22,6 +22,8 @@ _PLAIN: dict[type[kinds.Object], type[Strategy]] = {
     kinds.ReplicaSet: workloads.ReplicaSets,
     kinds.ReplicationController: workloads.ReplicationControllers,
     kinds.DaemonSet: workloads.DaemonSets,
+    kinds.StatefulSet: workloads.StatefulSets,
+    kinds.ControllerRevision: workloads.ControllerRevisions,
     kinds.Lease: configuration.Leases,
     kinds.Role: access.Roles,
     kinds.ClusterRole: access.Roles,

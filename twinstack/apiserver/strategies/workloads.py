@@ -87,6 +87,34 @@ class ReplicationControllers(Workload):
         return {"status.replicas": str((document.get("status") or {}).get("replicas", 0))}
 
 
+class StatefulSets(Workload):
+    """So many pods, each with a name of its own."""
+
+    def fill_workload(self, document: Document) -> None:
+        workload_validation.default_stateful_set(document)
+
+    def problems_with_create(self, document: Document) -> list[FieldProblem]:
+        return workload_validation.problems_with_stateful_set(document)
+
+    def problems_with_update(self, after: Document, before: Document, subresource: str) -> list[FieldProblem]:
+        if subresource == "status":
+            return workload_validation.problems_with_stateful_set_status(after, before)
+        return workload_validation.problems_with_stateful_set(after, before)
+
+
+class ControllerRevisions(Typed):
+    """Templates as they were."""
+
+    def fill(self, document: Document) -> None:
+        document.setdefault("revision", 0)
+
+    def problems_with_create(self, document: Document) -> list[FieldProblem]:
+        return workload_validation.problems_with_revision(document)
+
+    def problems_with_update(self, after: Document, before: Document, subresource: str) -> list[FieldProblem]:
+        return workload_validation.problems_with_revision(after, before)
+
+
 class DaemonSets(Workload):
     """A pod on every node that the template fits. Changes of the template are counted, in an annotation that clients of long ago read."""
 
