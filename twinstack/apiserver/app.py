@@ -58,6 +58,7 @@ WINDOWS = b'"windows"'  # the nodes that matter to the strategies
 # kubectl asks whether a kind that cannot be patched, such as a review, is somebody's own before it creates one. There are none of these.
 DEFINITIONS_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 NO_DEFINITIONS = b'{"kind":"CustomResourceDefinitionList","apiVersion":"apiextensions.k8s.io/v1","metadata":{"resourceVersion":"1"},"items":[]}'
+_SPEC = b'"spec":{'
 _CONTEXT_RESOURCES = frozenset(("services", "servicecidrs", "ipaddresses"))
 
 
@@ -96,7 +97,12 @@ class Application:
         self.not_ready: dict[str, str] = {"poststarthook/bootstrap": "not finished"}
 
     def _observe(self, resource: Resource, before: Stored | None, after: Stored | None) -> None:
-        """Feed the allocators with what they look at."""
+        """Feed the allocators with what they look at. It is on the way of every write, so nothing is decoded that cannot matter to them."""
+        if resource.plural == "services" and not _may_hold_otherwise(before, after):
+            return
+        if resource.plural == "ipaddresses" and after is not None:  # of a record that is there, they look at the name alone
+            self.context.observe(resource, None, {"metadata": {"name": after.key.name}})
+            return
         if resource.plural in _CONTEXT_RESOURCES or (resource.plural == "nodes" and any(one and WINDOWS in one.raw for one in (before, after))):
             self.context.observe(resource, before.raw_document() if before else None, after.raw_document() if after else None)
 
@@ -214,6 +220,19 @@ class Application:
             checks = {one: checks[one]}
         code, body = answer(checks, name, verbose=query.has("verbose"), exclude=frozenset(query.texts("exclude")))
         return Answer(code, body.encode(), "text/plain; charset=utf-8", [("X-Content-Type-Options", "nosniff")])
+
+
+def _may_hold_otherwise(before: Stored | None, after: Stored | None) -> bool:
+    """Whether a Service may hold other ports or addresses than before, seen by its bytes.
+
+    No text can contain the quotes of ``"spec":{``, so its first place is the spec's, or one before it.
+    """
+    if before is None:
+        return after is not None and b"odePort" in after.raw  # as in NodePort, nodePort and healthCheckNodePort
+    if after is None:
+        return True
+    old, new = before.raw.find(_SPEC), after.raw.find(_SPEC)
+    return old < 0 or new < 0 or before.raw[old:] != after.raw[new:]
 
 
 class Hand:

@@ -120,7 +120,8 @@ class Changes:
             return await self._create(collection, document, now, owner, dry_run=dry_run)
         original = objects.encode(document)
         for attempt in range(1, ATTEMPTS + 1):
-            document = objects.decode(original)
+            if attempt > 1:
+                document = objects.decode(original)
             if generated:
                 document["metadata"]["name"] = collection.strategy.generated_name(metadata["generateName"], self._suffix())
             try:
