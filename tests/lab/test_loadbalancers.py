@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import select
+import signal
 import socket
 import subprocess
 import time
@@ -165,6 +167,18 @@ def test_both_addresses_answer_outside_and_another_node_takes_them_when_theirs_d
     cluster.until(lambda: "it is theirs" in cluster.log(owners[family]), "silence of the node that is cut off")
     subprocess.run(["nsenter", netns, "nft", "delete", "table", "inet", "tst-cut"], check=True)
     cluster.until(lambda: (cluster.ask(addresses[family]) or {}).get("node") == owners[family], "way back")
+
+    # while the API server is away everybody looks dead to everybody, and nobody takes anything
+    moves = [cluster.log(node).count("Answering for") for node in ("node1", "node2", "node3")]
+    pid = lab.pid_of(cluster.name, "kube-apiserver")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(3.0)  # more than a lease
+        assert cluster.answered(addresses[family])["node"] == owners[family]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    time.sleep(1.0)
+    assert moves == [cluster.log(node).count("Answering for") for node in ("node1", "node2", "node3")]
 
     # a Service of one family becomes one of both, and goes back
     cluster.kubectl("patch", "service", "-n", "demo", "lone", "-p", '{"spec": {"ipFamilyPolicy": "PreferDualStack"}}')

@@ -7,26 +7,34 @@ from twinstack.lb.members import Members
 LEASE = 2.0
 
 
-def members(*others: str, now: float = 0.0) -> Members:
-    """One that has been at work for some time."""
+def members(*others: str) -> Members:
+    """One that has been at work for some time, and has just heard from all."""
     one = Members("me", lease_seconds=LEASE)
     for node in ("me", *others):
-        one.observe(node, "-1", now - 10)
-    one.begin(now - 5)
-    for moment in (now - 3, now - 1.5, now):
+        one.observe(node, "first", -10)
+    one.begin(-5)
+    for tenth in range(-35, 1, 5):
         for node in ("me", *others):
-            one.observe(node, str(moment), moment)
+            one.observe(node, str(tenth / 10), tenth / 10)
     return one
+
+
+def hear(one: Members, node: str, first: float, last: float) -> None:
+    """Renewals twice a second."""
+    moment = first
+    while moment <= last:
+        one.observe(node, f"{node} {moment}", moment)
+        moment += 0.5
 
 
 def test_who_is_silent_for_a_lease_is_dead_until_it_is_heard_again() -> None:
     one = members("a", "b")
-    one.observe("a", "x", 1.0)
-    one.observe("me", "x", 1.0)
+    hear(one, "a", 0.5, 1.5)
+    hear(one, "me", 0.5, 1.5)
     assert not one.judge(1.99) and one.living == {"me", "a", "b"}
     assert one.judge(2.0) and one.living == {"me", "a"}
-    assert one.patience(2.0) == 1.0, "when a's own lease ends"
-    assert one.observe("b", "y", 2.5) and one.living == {"me", "a", "b"}
+    assert one.patience(2.0) == 1.5, "when a's own lease ends"
+    assert one.observe("b", "again", 2.5) and one.living == {"me", "a", "b"}
 
 
 def test_who_gives_its_lease_up_is_gone_at_once() -> None:
@@ -39,15 +47,30 @@ def test_while_we_are_deaf_nobody_is_judged_and_afterwards_all_get_a_whole_lease
     one = members("a", "b")
     assert not one.judge(60.0) and one.living == {"me", "a", "b"} and one.patience(60.0) is None
     assert one.observe("me", "back", 61.0), "that we are back is news"
+    hear(one, "me", 61.5, 63.0)
+    hear(one, "a", 61.5, 63.0)
     assert not one.judge(62.9)
-    one.observe("a", "back", 61.5)
-    one.observe("me", "more", 62.5)
     assert one.judge(63.0) and one.living == {"me", "a"}
+
+
+def test_when_the_api_server_stops_nobody_is_judged_whoever_spoke_first() -> None:
+    """All fall silent within one interval of renewals; who spoke last must not bury the others while its own Lease still stands."""
+    one = members("a")
+    hear(one, "a", 0.6, 1.2)
+    hear(one, "me", 0.5, 1.7)
+    for moment in (3.1, 3.2, 3.4):
+        assert not one.judge(moment)
+    assert one.living == {"me", "a"} and one.patience(3.3) is None
+    one.observe("me", "y", 3.45)  # it is back before our own lease is over, and we are the first
+    assert not one.judge(3.46)
+    hear(one, "me", 3.95, 4.45)
+    one.observe("a", "y", 4.4)
+    assert not one.judge(4.45) and one.living == {"me", "a"}
 
 
 def test_what_was_seen_before_is_no_renewal() -> None:
     one = members("a")
-    one.observe("me", "x", 1.5)
+    hear(one, "me", 0.5, 1.5)
     assert not one.observe("a", "0.0", 1.5), "a list that is read again"
     assert one.judge(2.0) and one.living == {"me"}
 
@@ -59,9 +82,8 @@ def test_while_there_is_nothing_to_answer_for_nobody_is_judged() -> None:
     assert not one.judge(9.5) and one.patience(9.5) is None
     one.begin(10.0)
     assert not one.is_current(10.0)
-    one.observe("me", "y", 10.1)
-    assert not one.judge(12.0)
-    one.observe("me", "z", 11.9)
+    hear(one, "me", 10.1, 12.1)
+    assert not one.judge(12.05)
     assert one.judge(12.1) and one.living == {"me"}
 
 

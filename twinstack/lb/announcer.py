@@ -81,7 +81,10 @@ class Announcer:
         if one is None or LABEL not in one.labels:
             return
         renewal = after.spec.renewTime if after is not None and after.spec.holderIdentity else None
-        if self._members.observe(one.labels[LABEL], renewal, self._now()):
+        news = self._members.observe(one.labels[LABEL], renewal, self._now())
+        if self._members.judge(self._now()):
+            self._changed.set()
+        if news:
             if one.labels[LABEL] == self._node:  # we were away, and neighbours may have been told otherwise
                 self._yielded.clear()
                 self._announce(self._held)
