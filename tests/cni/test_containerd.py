@@ -89,7 +89,7 @@ class Runtime:
 
     def call(self, method: str, request: bytes) -> dict[int, list[Any]]:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(30)
+            connection.settimeout(60)
             connection.connect(self._path)
             names = {
                 ":method": "POST", ":scheme": "http", ":path": f"/runtime.v1.RuntimeService/{method}", ":authority": "localhost",
@@ -99,11 +99,10 @@ class Runtime:
             body = b"\0" + struct.pack("!I", len(request)) + request
             connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0) + frame(1, 4, 1, block) + frame(0, 1, 1, body))
             answer = b""
-            file = connection.makefile("rb")
             while True:
-                head = file.read(9)
+                head = exactly(connection, 9)
                 length, kind, flags = int.from_bytes(head[:3], "big"), head[3], head[4]
-                payload = file.read(length)
+                payload = exactly(connection, length)
                 if kind == 4 and not flags & 1:
                     connection.sendall(frame(4, 1, 0))
                 elif kind == 6 and not flags & 1:
@@ -114,6 +113,15 @@ class Runtime:
                     break
         assert answer, f"{method} failed: {self._log.read_text().splitlines()[-1]}"  # the trailers are compressed by Huffman's code
         return fields(answer[5:])
+
+
+def exactly(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = connection.recv(size - len(data))
+        assert part, "containerd has hung up"
+        data += part
+    return data
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -210,10 +218,15 @@ def containerd(node: Any, tmp_path: Path) -> Iterator[Runtime]:
                 subprocess.run(["umount", "-l", line.split()[4]], check=False)
         for group in Path("/sys/fs/cgroup").glob(f"*/tst-{os.getpid()}"):
             for folder, _, _ in os.walk(group, topdown=False):
+                for pid in (Path(folder) / "cgroup.procs").read_text().split():  # of a test that has failed
+                    with suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
                 with suppress(OSError):
                     os.rmdir(folder)
         if not was_there:
-            shutil.rmtree("/run/containerd", ignore_errors=True)
+            for folder, _, _ in os.walk("/run/containerd", topdown=False):  # what somebody else uses is not empty
+                with suppress(OSError):
+                    os.rmdir(folder)
 
 
 def _commands() -> Iterator[tuple[int, bytes]]:

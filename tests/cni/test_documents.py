@@ -22,7 +22,7 @@ def config(**more: Any) -> bytes:
 def test_the_list_we_write_is_a_configuration_we_read() -> None:
     whole = cni.network_config("net", ["10.7.1.0/24", "fd07:1::/64"], mtu=1400, data_dir="/data")
     read = cni.parse_config(json.dumps({**whole["plugins"][0], "name": whole["name"], "cniVersion": whole["cniVersion"]}).encode())
-    assert (read.network, read.mtu, read.data_dir, read.version) == ("net", 1400, "/data", "1.1.0")
+    assert (read.network, read.mtu, read.data_dir, read.version) == ("net", 1400, "/data", "1.0.0")
     assert [str(ranges[0].subnet) for ranges in read.range_sets] == ["10.7.1.0/24", "fd07:1::/64"]
 
 

@@ -32,6 +32,7 @@ from twinstack.net.family import Address, Family
 
 TABLE = "twinstack-hostport"
 _ANY, _ONE, _HAIRPIN = "ports", "addressed", "hairpin"
+_CONNECTIONLESS = ("udp", "sctp")
 _Elements = dict[str, list[str]]  # family → elements as "<set> <key>[ : <value>]"
 
 
@@ -201,14 +202,15 @@ def _link_to(family: Family, address: Address) -> str:
 
 
 def _forget_flows(elements: _Elements) -> None:
-    """Forget the UDP flows that clients have to the host ports."""
+    """Forget the flows that clients have to the host ports and that no end of a connection ends."""
     stale: dict[Family, list[Stale]] = {}
     for name, some in elements.items():
         for element in some:
             place, _, rest = element.partition(" ")
             words = rest.partition(" : ")[0].split(" . ")
-            if place != _HAIRPIN and words[-2] == "udp":
-                stale.setdefault(Family(name), []).append(Stale(str(parse_address(words[0])) if place == _ONE else "", int(words[-1]), "", 0))
+            if place != _HAIRPIN and words[-2] in _CONNECTIONLESS:
+                destination = str(parse_address(words[0])) if place == _ONE else ""
+                stale.setdefault(Family(name), []).append(Stale(destination, int(words[-1]), "", 0, words[-2]))
     if not stale:
         return
     kernel = Conntrack()
