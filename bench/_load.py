@@ -224,11 +224,35 @@ class Generator:
             connection.transport.abort()
         return {"took": sorted(delays)}
 
+    async def idle(self) -> dict[str, Any]:
+        """Watchers who hear nothing; says so once all are there, and leaves when it is told."""
+        connections = await self.connect(self.job["watchers"])
+        answered = 0
+        there = asyncio.Event()
+
+        def heard(data: bytes) -> None:
+            nonlocal answered
+            answered += data.startswith(b"HTTP/1.1 200")
+            if answered == len(connections):
+                there.set()
+
+        for connection in connections:
+            connection.heard = heard
+            connection.transport.write(self.get(self.job["watch"]))
+        async with asyncio.timeout(120):
+            await there.wait()
+        print(answered, flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+        for connection in connections:
+            connection.transport.abort()
+        return {}
+
 
 def main() -> None:
     job = json.loads(sys.argv[1])
     generator = Generator(job)
-    json.dump(uvloop.run(generator.events() if job["kind"] == "events" else generator.repeat()), sys.stdout)
+    kinds = {"events": generator.events, "idle": generator.idle}
+    json.dump(uvloop.run(kinds.get(job["kind"], generator.repeat)()), sys.stdout)
 
 
 if __name__ == "__main__":

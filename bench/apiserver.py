@@ -49,6 +49,7 @@ def run(scale: float) -> list[Result]:
         results.append(Result(bench=BENCH, name=f"resident memory, {total:,} Services and {2 * total:,} slices", value=value, unit="MB", target=200.0))
         results += lists(port, bare, scale)
         results += events(port, bare, scale)
+        results += idle(port, pid, scale)
     return results
 
 
@@ -147,6 +148,33 @@ def events(port: int, bare: int, scale: float) -> Iterator[Result]:
             target=target,
             detail=milliseconds(found["took"]),
         )
+
+
+def idle(port: int, pid: int, scale: float) -> Iterator[Result]:
+    """Ten thousand watchers of what does not change: what they take, and whether others notice."""
+    watchers = max(100, int(10_000 * min(1.0, scale)))
+    path = "/api/v1/namespaces/watched/services"
+    count = max(50, int(1000 * scale))
+    alone = load(port, kind="get", clients=1, count=count, path=f"{path}/s-0")
+    before = resident(pid)
+    job = json.dumps({"port": port, "token": TOKEN, "kind": "idle", "watchers": watchers, "watch": "/api/v1/namespaces/warm/services?watch=1"})
+    with subprocess.Popen([sys.executable, "-m", "bench._load", job], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        if process.stdout.readline().strip() != str(watchers):
+            raise RuntimeError("not every watcher was let in")
+        value = (resident(pid) - before) * 1024 / watchers
+        yield Result(bench=BENCH, name=f"resident memory, each of {watchers:,} idle watchers", value=value, unit="kB")
+        found = load(port, kind="get", clients=1, count=count, path=f"{path}/s-0")
+        yield Result(
+            bench=BENCH,
+            name=f"GET beside {watchers:,} idle watchers, p50",
+            value=percentile(found["took"], 0.5) * 1000,
+            unit="ms",
+            baseline="without them",
+            baseline_value=percentile(alone["took"], 0.5) * 1000,
+            detail=milliseconds(found["took"]),
+        )
+        process.communicate("\n")
 
 
 # ---- the parts
