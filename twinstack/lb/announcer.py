@@ -176,7 +176,7 @@ class Announcer:
         services = [service for service in self._cache.list(Service) if is_ours(service)]
         anything = bool(announced(services))
         if anything and not self._members.active:
-            self._members.begin(self._now())
+            self._members.begin()
             self._begun.set()
         elif not anything and self._members.active:
             self._members.rest()
