@@ -162,6 +162,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "daemonsets": {"spec": {"selector": {"matchLabels": {"app": "x"}}, "template": TEMPLATE, "updateStrategy": {"rollingUpdate": {"maxUnavailable": 1}}}},
     "replicasets": {"spec": {"replicas": 1, "selector": {"matchLabels": {"app": "x"}}, "template": TEMPLATE}},
     "statefulsets": {"spec": {**WORKLOAD, "serviceName": "a", "updateStrategy": {"rollingUpdate": {"partition": 1}}, "ordinals": {"start": 1}}},
+    "jobs": {"spec": {"completions": 2, "backoffLimit": 1, "template": {"spec": {"containers": [CONTAINER], "restartPolicy": "Never"}}}},
     "controllerrevisions": {"data": {"spec": {}}, "revision": 1},
     "replicationcontrollers": {"spec": {"replicas": 1, "selector": {"app": "x"}, "template": TEMPLATE}},
     "leases": {"spec": {"holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:00.000000Z"}},

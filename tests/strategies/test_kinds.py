@@ -40,6 +40,7 @@ SAMPLES = {
     "deployments": {"metadata": {"name": "a"}, "spec": {**WORKLOAD, "strategy": {"rollingUpdate": {"maxSurge": 1}}}},
     "replicasets": {"metadata": {"name": "a"}, "spec": WORKLOAD},
     "statefulsets": {"metadata": {"name": "a"}, "spec": {**WORKLOAD, "serviceName": "a"}},
+    "jobs": {"metadata": {"name": "a"}, "spec": {"template": {"spec": {"containers": [CONTAINER], "restartPolicy": "Never"}}, "completions": 2}},
     "controllerrevisions": {"metadata": {"name": "a"}, "data": {"spec": {}}, "revision": 3},
     "replicationcontrollers": {"metadata": {"name": "a"}, "spec": {"template": TEMPLATE}},
     "daemonsets": {"metadata": {"name": "a"}, "spec": {"selector": WORKLOAD["selector"], "template": WORKLOAD["template"], "minReadySeconds": 1}},
@@ -549,3 +550,25 @@ async def test_a_kept_template_stays_as_it_is(new_server):
     await server.post("controllerrevisions", SAMPLES["controllerrevisions"])
     assert (await server.patch("controllerrevisions", "a", {"revision": 4}))["revision"] == 4
     assert await server.causes(server.patch("controllerrevisions", "a", {"data": {"spec": {"x": 1}}})) == [("data", "FieldValueInvalid")]
+
+
+async def test_a_job_selects_its_own_pods_and_says_what_is_not_served(new_server):
+    server = await new_server()
+    made = await server.post("jobs", SAMPLES["jobs"])
+    uid = made["metadata"]["uid"]
+    assert made["spec"]["selector"] == {"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}
+    assert made["spec"]["template"]["metadata"]["labels"] == {
+        "controller-uid": uid, "batch.kubernetes.io/controller-uid": uid, "job-name": "a", "batch.kubernetes.io/job-name": "a",
+    }  # fmt: skip
+    assert [made["spec"][field] for field in ("parallelism", "completions", "backoffLimit", "suspend", "completionMode")] == [1, 2, 6, False, "NonIndexed"]
+    spec = SAMPLES["jobs"]["spec"]
+    for change, causes in (
+        ({"completionMode": "Indexed"}, [("spec.completionMode", "FieldValueForbidden")]),
+        ({"podFailurePolicy": {"rules": []}}, [("spec.podFailurePolicy", "FieldValueForbidden")]),
+        ({"backoffLimit": -1}, [("spec.backoffLimit", "FieldValueInvalid")]),
+        ({"template": {"spec": {"containers": [CONTAINER]}}}, [("spec.template.spec.restartPolicy", "FieldValueRequired")]),
+        ({"manualSelector": True}, [("spec.selector", "FieldValueRequired")]),
+    ):
+        assert await server.causes(server.post("jobs", {"metadata": {"name": "b"}, "spec": {**spec, **change}})) == causes
+    assert await server.causes(server.patch("jobs", "a", {"spec": {"completions": 3}})) == [("spec.completions", "FieldValueInvalid")]
+    assert (await server.patch("jobs", "a", {"spec": {"parallelism": 3, "suspend": True}}))["metadata"]["generation"] == 2

@@ -44,6 +44,15 @@ from twinstack.api.access import (
 from twinstack.api.access import (
     TokenReview as TokenReview,
 )
+from twinstack.api.batch import (
+    Job as Job,
+)
+from twinstack.api.batch import (
+    JobSpec as JobSpec,
+)
+from twinstack.api.batch import (
+    JobStatus as JobStatus,
+)
 from twinstack.api.metadata import (
     Condition as Condition,
 )

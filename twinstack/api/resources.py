@@ -109,6 +109,7 @@ RESOURCES: tuple[Resource, ...] = (
     Resource("apps", "v1", "daemonsets", "daemonset", "DaemonSet", True, kinds.DaemonSet, ("ds",), ("all",), subresources=(_status,)),
     Resource("apps", "v1", "statefulsets", "statefulset", "StatefulSet", True, kinds.StatefulSet, ("sts",), ("all",), subresources=(_scale, _status)),
     Resource("apps", "v1", "controllerrevisions", "controllerrevision", "ControllerRevision", True, kinds.ControllerRevision),
+    Resource("batch", "v1", "jobs", "job", "Job", True, kinds.Job, (), ("all",), subresources=(_status,)),
     Resource("coordination.k8s.io", "v1", "leases", "lease", "Lease", True, kinds.Lease),
     Resource("discovery.k8s.io", "v1", "endpointslices", "endpointslice", "EndpointSlice", True, kinds.EndpointSlice),
     Resource("rbac.authorization.k8s.io", "v1", "roles", "role", "Role", True, kinds.Role),

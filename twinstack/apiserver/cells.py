@@ -446,6 +446,29 @@ daemons_desired, daemons_current = _count("desiredNumberScheduled"), _count("cur
 daemons_ready, daemons_updated, daemons_available = _count("numberReady"), _count("updatedNumberScheduled"), _count("numberAvailable")
 
 
+def job_status(document: Document, now: datetime) -> Any:
+    """How it ended, or what keeps it from ending."""
+    true = {one.get("type") for one in _status(document).get("conditions") or () if one.get("status") == "True"}
+    ended = next((type_ for type_ in ("Complete", "Failed") if type_ in true), None)
+    if ended or not _part(document, "metadata").get("deletionTimestamp"):
+        return ended or next((type_ for type_ in ("Suspended", "FailureTarget", "SuccessCriteriaMet") if type_ in true), "Running")
+    return "Terminating"
+
+
+def job_completions(document: Document, now: datetime) -> Any:
+    """``1/3``, and ``1/1 of 4`` where the first success is enough."""
+    spec, done = _spec(document), _status(document).get("succeeded") or 0
+    if spec.get("completions") is not None:
+        return f"{done}/{spec['completions']}"
+    return f"{done}/1 of {spec['parallelism']}" if (spec.get("parallelism") or 0) > 1 else f"{done}/1"
+
+
+def job_duration(document: Document, now: datetime) -> Any:
+    status = _status(document)
+    start, end = parse_time(status.get("startTime")), parse_time(status.get("completionTime"))
+    return "" if start is None else text_of_duration((end or now) - start)
+
+
 def revision_controller(document: Document, now: datetime) -> Any:
     """``statefulset.apps/web``"""
     for owner in _part(document, "metadata").get("ownerReferences") or ():

@@ -25,6 +25,7 @@ _EMPTY: Final[Mapping[str, Document]] = {
     "ReplicationController": {"status": {"replicas": 0}},
     "DaemonSet": {"spec": {"selector": None, "template": _POD, "updateStrategy": {}}},
     "StatefulSet": {"spec": {"selector": None, "template": _POD, "serviceName": "", "updateStrategy": {}}, "status": {"replicas": 0, "availableReplicas": 0}},
+    "Job": {"spec": {"template": _POD}},
     "ControllerRevision": {"revision": 0},
     "Service": {"status": {"loadBalancer": {}}},
     "Node": {"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": 0}}}},

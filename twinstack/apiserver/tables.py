@@ -236,6 +236,15 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         _column("Selector", cells.replicationcontroller_selector, "The labels of the ReplicationController's pods.", wide=True),
     ),
     "StatefulSet": (_name(), _column("Ready", cells.deployment_ready, "How many replicas are ready, of those wanted."), _AGE, *_WORKLOAD),
+    "Job": (
+        _name(),
+        _column("Status", cells.job_status, "How the Job stands."),
+        _column("Completions", cells.job_completions, "How many pods have succeeded, of those wanted."),
+        _column("Duration", cells.job_duration, "How long it ran."),
+        _AGE,
+        *_WORKLOAD,
+        _column("Selector", cells.replicaset_selector, "The labels of the Job's pods.", wide=True),
+    ),
     "ControllerRevision": (
         _name(),
         _column("Controller", cells.revision_controller, "Whose template it was."),

@@ -40,6 +40,7 @@ class Settings(Common, frozen=True, kw_only=True):
     concurrent_replicaset_syncs: int = 5
     concurrent_rc_syncs: int = 5
     concurrent_statefulset_syncs: int = 5
+    concurrent_job_syncs: int = 5
     concurrent_namespace_syncs: int = 10
     concurrent_gc_syncs: int = 20
     concurrent_serviceaccount_syncs: int = 5
@@ -97,6 +98,8 @@ CONTROLLERS: Mapping[str, Row] = {
     "replicationcontroller-controller": Row("replicasets", "ReplicationControllers", workers="concurrent_rc_syncs", alias="replicationcontroller"),
     "daemonset-controller": Row("daemonsets", "DaemonSets", alias="daemonset"),
     "statefulset-controller": Row("statefulsets", "StatefulSets", workers="concurrent_statefulset_syncs", alias="statefulset"),
+    "job-controller": Row("jobs", "Jobs", workers="concurrent_job_syncs", alias="job"),
+    "ttl-after-finished-controller": Row("jobs", "FinishedJobs", alias="ttl-after-finished"),
     "namespace-controller": Row("namespaces", "Namespaces", workers="concurrent_namespace_syncs", alias="namespace"),
     "garbage-collector-controller": Row("garbage", "Garbage", workers="concurrent_gc_syncs", alias="garbagecollector"),
     "pod-garbage-collector-controller": Row("podgc", "PodGarbage", alias="podgc"),

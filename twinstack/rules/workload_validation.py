@@ -36,7 +36,7 @@ def default_deployment(document: Document) -> None:
         rolling = part(strategy, "rollingUpdate")
         rolling.setdefault("maxUnavailable", SHARE)
         rolling.setdefault("maxSurge", SHARE)
-    _default_template(spec)
+    default_template(spec)
     drop_zeros(part(document, "status"), _COUNTS)
     default_conditions(document["status"], ("lastUpdateTime", "lastTransitionTime"))
 
@@ -46,7 +46,7 @@ def default_replica_set(document: Document) -> None:
     spec = part(document, "spec")
     drop_zeros(spec, ("minReadySeconds",))
     spec.setdefault("replicas", 1)
-    _default_template(spec)
+    default_template(spec)
     status = part(document, "status")
     drop_zeros(status, [count for count in _COUNTS if count != "replicas"])
     status.setdefault("replicas", 0)
@@ -76,7 +76,7 @@ def default_daemon_set(document: Document) -> None:
         rolling = part(strategy, "rollingUpdate")
         rolling.setdefault("maxUnavailable", 1)
         rolling.setdefault("maxSurge", 0)
-    _default_template(spec)
+    default_template(spec)
     status = part(document, "status")
     drop_zeros(status, ("observedGeneration", "updatedNumberScheduled", "numberAvailable", "numberUnavailable", "conditions"))
     for count in _ALWAYS_COUNTED:
@@ -101,7 +101,7 @@ def default_stateful_set(document: Document) -> None:
     retention = part(spec, "persistentVolumeClaimRetentionPolicy")
     default(retention, "whenDeleted", "Retain")
     default(retention, "whenScaled", "Retain")
-    _default_template(spec)
+    default_template(spec)
     status = part(document, "status")
     drop_zeros(status, ("observedGeneration", "readyReplicas", "currentReplicas", "updatedReplicas", "currentRevision", "updateRevision", "conditions"))
     status.setdefault("replicas", 0)
@@ -117,7 +117,8 @@ _COUNTS = (
 _PARTS = ("updatedReplicas", "readyReplicas", "availableReplicas", "fullyLabeledReplicas")
 
 
-def _default_template(spec: dict[str, Any]) -> None:
+def default_template(spec: dict[str, Any]) -> None:
+    """The defaults of the pod template in a workload's spec."""
     template = part(spec, "template")
     drop_zeros(part(template, "metadata"), ("labels", "annotations"))
     default_pod_spec(part(template, "spec"))
@@ -126,7 +127,7 @@ def _default_template(spec: dict[str, Any]) -> None:
 def problems_with_deployment(after: Document, before: Document | None = None) -> list[FieldProblem]:
     """What is wrong with a Deployment's spec."""
     spec = after.get("spec") or {}
-    problems = [*_problems_with_workload(spec, before), *_problems_with_strategy(spec.get("strategy") or {})]
+    problems = [*problems_with_workload(spec, before), *_problems_with_strategy(spec.get("strategy") or {})]
     history, deadline = spec.get("revisionHistoryLimit"), spec.get("progressDeadlineSeconds")
     if history is not None and history < 0:
         problems.append(wrong("spec.revisionHistoryLimit", history, "must not be negative"))
@@ -137,7 +138,7 @@ def problems_with_deployment(after: Document, before: Document | None = None) ->
 
 def problems_with_replica_set(after: Document, before: Document | None = None) -> list[FieldProblem]:
     """What is wrong with a ReplicaSet's spec."""
-    return _problems_with_workload(after.get("spec") or {}, before)
+    return problems_with_workload(after.get("spec") or {}, before)
 
 
 def problems_with_replication_controller(after: Document) -> list[FieldProblem]:
@@ -156,7 +157,7 @@ def problems_with_replication_controller(after: Document) -> list[FieldProblem]:
 def problems_with_daemon_set(after: Document, before: Document | None = None) -> list[FieldProblem]:
     """What is wrong with a DaemonSet's spec."""
     spec = after.get("spec") or {}
-    problems = [*_problems_with_workload(spec, before), *_problems_with_update_strategy(spec.get("updateStrategy") or {})]
+    problems = [*problems_with_workload(spec, before), *_problems_with_update_strategy(spec.get("updateStrategy") or {})]
     history = spec.get("revisionHistoryLimit")
     if history is not None and history < 0:
         problems.append(wrong("spec.revisionHistoryLimit", history, "must not be negative"))
@@ -166,7 +167,7 @@ def problems_with_daemon_set(after: Document, before: Document | None = None) ->
 def problems_with_stateful_set(after: Document, before: Document | None = None) -> list[FieldProblem]:
     """What is wrong with a StatefulSet's spec, of which little may change."""
     spec = after.get("spec") or {}
-    problems = [*_problems_with_workload(spec, None), *_problems_with_order(spec)]
+    problems = [*problems_with_workload(spec, None), *_problems_with_order(spec)]
     if before is not None:
         had = before.get("spec") or {}
         if changed := sorted(field for field in {*spec, *had} - _MOVABLE if spec.get(field) != had.get(field)):
@@ -270,7 +271,8 @@ def _problems_with_counts(spec: Mapping[str, Any]) -> list[FieldProblem]:
     ]
 
 
-def _problems_with_workload(spec: Mapping[str, Any], before: Document | None) -> list[FieldProblem]:
+def problems_with_workload(spec: Mapping[str, Any], before: Document | None, *, restarts: tuple[str, ...] = ("Always",)) -> list[FieldProblem]:
+    """What workloads have in common: counts, a selector that selects the template's pods, the template; *restarts* are its restart policies."""
     problems = _problems_with_counts(spec)
     selector = spec.get("selector")
     if before is not None and selector != (before.get("spec") or {}).get("selector"):
@@ -289,17 +291,17 @@ def _problems_with_workload(spec: Mapping[str, Any], before: Document | None) ->
         selects = found is not None and found.matches(labels)
     if not selects:
         problems.append(wrong("spec.template.metadata.labels", labels, "must be selected by spec.selector"))
-    return [*problems, *_problems_with_template(template)]
+    return [*problems, *_problems_with_template(template, restarts)]
 
 
-def _problems_with_template(template: Mapping[str, Any]) -> Iterator[FieldProblem]:
+def _problems_with_template(template: Mapping[str, Any], restarts: tuple[str, ...] = ("Always",)) -> Iterator[FieldProblem]:
     path, metadata, spec = "spec.template", template.get("metadata") or {}, template.get("spec") or {}
     yield from problems_with_labels(metadata.get("labels"), f"{path}.metadata.labels")
     yield from problems_with_annotations(metadata.get("annotations"), f"{path}.metadata.annotations")
     yield from problems_with_pod_spec(spec, f"{path}.spec")
-    if spec.get("restartPolicy") not in (None, "", "Always"):
-        yield unsupported(f"{path}.spec.restartPolicy", spec["restartPolicy"], ("Always",))
-    if spec.get("activeDeadlineSeconds") is not None:
+    if spec.get("restartPolicy") not in (None, "", "Always", *restarts):
+        yield unsupported(f"{path}.spec.restartPolicy", spec["restartPolicy"], restarts)
+    if spec.get("activeDeadlineSeconds") is not None and "Always" in restarts:
         yield forbidden(f"{path}.spec.activeDeadlineSeconds", "a workload's pods have no deadline")
 
 

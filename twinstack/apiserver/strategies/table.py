@@ -22,6 +22,7 @@ _PLAIN: dict[type[kinds.Object], type[Strategy]] = {
     kinds.ReplicaSet: workloads.ReplicaSets,
     kinds.ReplicationController: workloads.ReplicationControllers,
     kinds.DaemonSet: workloads.DaemonSets,
+    kinds.Job: workloads.Jobs,
     kinds.StatefulSet: workloads.StatefulSets,
     kinds.ControllerRevision: workloads.ControllerRevisions,
     kinds.Lease: configuration.Leases,

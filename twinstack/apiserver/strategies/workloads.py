@@ -6,7 +6,7 @@ from twinstack.api.errors import FieldProblem
 from twinstack.api.objects import Document
 from twinstack.apiserver.strategies.base import Transaction
 from twinstack.apiserver.strategies.typed import Typed, take_back
-from twinstack.rules import workload_validation
+from twinstack.rules import job_validation, workload_validation
 from twinstack.rules.pod_types import check_pod_types
 from twinstack.rules.shape import part
 
@@ -100,6 +100,28 @@ class StatefulSets(Workload):
         if subresource == "status":
             return workload_validation.problems_with_stateful_set_status(after, before)
         return workload_validation.problems_with_stateful_set(after, before)
+
+
+class Jobs(Workload):
+    """Pods that run to their end."""
+
+    def begin_create(self, document: Document, transaction: Transaction) -> None:
+        super().begin_create(document, transaction)
+        job_validation.give_selector(document)
+
+    def fill_workload(self, document: Document) -> None:
+        job_validation.default_job(document)
+
+    def problems_with_create(self, document: Document) -> list[FieldProblem]:
+        return job_validation.problems_with_job(document)
+
+    def problems_with_update(self, after: Document, before: Document, subresource: str) -> list[FieldProblem]:
+        if subresource == "status":
+            return job_validation.problems_with_job_status(after)
+        return job_validation.problems_with_job(after, before)
+
+    def fields(self, document: Document) -> dict[str, str]:
+        return {"status.successful": str((document.get("status") or {}).get("succeeded", 0))}
 
 
 class ControllerRevisions(Typed):

@@ -1,0 +1,286 @@
+"""A Job runs pods until so many have succeeded, or too many have failed, or its time is over.
+
+The invariant: while the Job is not finished there are as many active pods as ``spec.parallelism`` and what is missing to
+``spec.completions`` allow; its status counts each pod that has ended once. When it is finished, no pod of it runs.
+
+Theory. A pod that is gone cannot be counted any more, so each pod has a finalizer that holds it until it is: first
+its uid is written into the status as uncounted, then the finalizer is taken away, then the uid makes way for one more in the
+count. Whatever write comes last before an interruption, the next decision goes on from what stands.
+A pod that is being deleted counts as failed, unless it is the Job itself that takes it away (less parallelism, suspension).
+
+After failures in a row the next pod waits: 10 s, doubled with each, 10 minutes at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from twinstack.api.kinds import Condition, Job, Pod, condition_of
+from twinstack.api.objects import Document, Key, document_of
+from twinstack.api.resources import resource_of
+from twinstack.api.times import parse_time, text_of_time
+from twinstack.api.world import Absent, Action, After, Create, Delete, Patch, Tell, Watch, World, controller_key, own_key
+from twinstack.rules.workloads import active, controlled_by, owner_reference, ready, references, template_metadata, with_condition
+
+TRACKING = "batch.kubernetes.io/job-tracking"
+JOB_NAME = "batch.kubernetes.io/job-name"
+_RESOURCE, _PODS = resource_of(Job), resource_of(Pod)
+_FIRST_DELAY, _LAST_DELAY = 10, 600
+_BURST = 500
+_ENDS = {"SuccessCriteriaMet": "Complete", "FailureTarget": "Failed"}  # what is decided, and what it is once no pod runs any more
+
+
+class Jobs:
+    """Pods for Jobs."""
+
+    name = "job-controller"
+
+    def __init__(self) -> None:
+        self.watches: Sequence[Watch] = (Watch(Job, own_key), Watch(Pod, controller_key("Job")))
+
+    def decide(self, key: Key, world: World) -> list[Action]:
+        one = world.get(Job, key)
+        actions = list(_orphans_let_go(key, one, world))
+        if one is None:
+            return actions
+        pods = [pod for pod in world.owned(Pod, one.metadata.uid) if controlled_by(pod, one.metadata.uid)]
+        status = _counted(one, pods)
+        if one.metadata.deletionTimestamp is None and _end_of(one) is None:
+            actions.extend(_on_its_way(one, pods, status, world))
+        live = [pod for pod in pods if active(pod)]
+        status["active"] = len(live)
+        status["ready"] = sum(1 for pod in live if ready(pod))
+        status["terminating"] = sum(1 for pod in pods if pod.metadata.deletionTimestamp is not None and pod.status.phase not in ("Failed", "Succeeded"))
+        _end(status, world.now)
+        before = document_of(one.status)
+        if {name: value for name, value in status.items() if value} != {name: value for name, value in before.items() if value}:
+            uncounted = {word: status["uncountedTerminatedPods"].get(word) for word in ("succeeded", "failed")}
+            patch: Document = {"status": status | {"uncountedTerminatedPods": uncounted if any(uncounted.values()) else None}}
+            actions.append(Patch(_RESOURCE, key, patch, subresource="status", uid=one.metadata.uid))
+        actions.extend(_counted_let_go(one, pods))
+        return actions
+
+
+class FinishedJobs:
+    """Deletes Jobs so long after they have finished as they say themselves."""
+
+    name = "ttl-after-finished-controller"
+
+    def __init__(self) -> None:
+        self.watches: Sequence[Watch] = (Watch(Job, own_key),)
+
+    def decide(self, key: Key, world: World) -> list[Action]:
+        one = world.get(Job, key)
+        end = _end_of(one) if one else None
+        since = parse_time(end.lastTransitionTime) if end else None
+        if one is None or since is None or one.spec.ttlSecondsAfterFinished is None or one.metadata.deletionTimestamp is not None:
+            return []
+        left = one.spec.ttlSecondsAfterFinished - (world.now - since).total_seconds()
+        return [After(left)] if left > 0 else [Delete(_RESOURCE, key, uid=one.metadata.uid, propagation_policy="Foreground")]
+
+
+# ---- What has ended
+
+
+def _has_succeeded(pod: Pod) -> bool:
+    return pod.status.phase == "Succeeded"
+
+
+def _has_failed(pod: Pod) -> bool:
+    return pod.status.phase == "Failed" or (pod.metadata.deletionTimestamp is not None and not _has_succeeded(pod))
+
+
+def _counted(one: Job, pods: Sequence[Pod]) -> Document:
+    """The status with what can be counted now, and what is to be counted next."""
+    status = document_of(one.status)
+    held = {pod.metadata.uid: pod for pod in pods if TRACKING in pod.metadata.finalizers}
+    uncounted = one.status.uncountedTerminatedPods
+    remaining: dict[str, list[str]] = {}
+    for word, before, has_ended in (
+        ("succeeded", (uncounted and uncounted.succeeded) or (), _has_succeeded),
+        ("failed", (uncounted and uncounted.failed) or (), _has_failed),
+    ):
+        status[word] = status.get(word, 0) + sum(1 for uid in before if uid not in held)
+        remaining[word] = [uid for uid in before if uid in held]
+        remaining[word] += [uid for uid, pod in held.items() if has_ended(pod) and uid not in before]
+    status["uncountedTerminatedPods"] = {word: uids for word, uids in remaining.items() if uids}
+    return status
+
+
+def _counted_let_go(one: Job, pods: Iterable[Pod]) -> Iterator[Action]:
+    """The finalizers of pods whose uid is written down go."""
+    uncounted = one.status.uncountedTerminatedPods
+    written = {*((uncounted and uncounted.succeeded) or ()), *((uncounted and uncounted.failed) or ())}
+    yield from (_let_go(pod) for pod in pods if pod.metadata.uid in written and TRACKING in pod.metadata.finalizers)
+
+
+def _orphans_let_go(key: Key, one: Job | None, world: World) -> Iterator[Action]:
+    """Pods whose Job is gone are held by nothing; that it is gone is asked for once more."""
+    for pod in world.labelled(Pod, key.namespace, JOB_NAME, key.name):
+        owner = pod.metadata.controller
+        if TRACKING in pod.metadata.finalizers and (owner is None or (owner.kind == "Job" and (one is None or owner.uid != one.metadata.uid))):
+            if owner is not None:
+                yield Absent(_RESOURCE, key, owner.uid)
+            yield _let_go(pod)
+
+
+def _let_go(pod: Pod) -> Patch:
+    metadata = pod.metadata
+    left = [name for name in metadata.finalizers if name != TRACKING]
+    patch: Document = {"metadata": {"finalizers": left or None}}
+    return Patch(_PODS, Key(metadata.namespace, metadata.name), patch, uid=metadata.uid, resource_version=metadata.resourceVersion)
+
+
+# ---- What is to run
+
+
+def _on_its_way(one: Job, pods: Sequence[Pod], status: Document, world: World) -> Iterator[Action]:
+    """Pods made and taken away, and the conditions that follow; *status* is written into."""
+    live = [pod for pod in pods if active(pod)]
+    verdict = _verdict(one, live, status, world)
+    if verdict is not None:
+        type_, reason, message = verdict
+        if not _has(status, type_):
+            _set(status, type_, "True", reason, message, world.now)
+            if type_ == "FailureTarget":
+                yield Tell(one, "Warning", reason, message)
+            else:
+                yield Tell(one, "Normal", "Completed", "The Job is done")
+        yield from (Delete(_PODS, Key(pod.metadata.namespace, pod.metadata.name), uid=pod.metadata.uid) for pod in live)
+        return
+    if one.spec.suspend:
+        if not _has(status, "Suspended"):
+            _set(status, "Suspended", "True", "JobSuspended", "The Job is suspended", world.now)
+            yield Tell(one, "Normal", "Suspended", "The Job is suspended")
+        status.pop("startTime", None)
+        if one.status.startTime:
+            status["startTime"] = None
+        yield from _taken_away(live)
+        return
+    if _has(status, "Suspended"):
+        _set(status, "Suspended", "False", "JobResumed", "The Job is resumed", world.now)
+        yield Tell(one, "Normal", "Resumed", "The Job is resumed")
+    if not status.get("startTime"):
+        status["startTime"] = text_of_time(world.now)
+    if one.spec.activeDeadlineSeconds is not None:
+        yield After(max(0.0, one.spec.activeDeadlineSeconds - _seconds_since(status["startTime"], world.now)))
+    yield from _to_size(one, pods, live, status, world)
+
+
+def _to_size(one: Job, pods: Sequence[Pod], live: Sequence[Pod], status: Document, world: World) -> Iterator[Action]:
+    parallelism = 1 if one.spec.parallelism is None else one.spec.parallelism
+    succeeded = _total(status, "succeeded")
+    if one.spec.completions is None:
+        wanted = min(len(live), parallelism) if succeeded else parallelism
+    else:
+        wanted = min(parallelism, max(0, one.spec.completions - succeeded))
+    if len(live) > wanted:
+        order = sorted(live, key=lambda pod: (bool(pod.spec.nodeName), ready(pod), pod.metadata.creationTimestamp or ""))
+        yield from _taken_away(order[: len(live) - wanted])
+    elif len(live) < wanted:
+        wait = _seconds_to_wait(pods, world.now)
+        if wait > 0:
+            yield After(wait)
+            return
+        count = min(wanted - len(live), _BURST)
+        yield from (Create(_PODS, _pod_of(one)) for _ in range(count))
+        yield Tell(one, "Normal", "SuccessfulCreate", f"Made {count} pods")
+
+
+def _taken_away(pods: Iterable[Pod]) -> Iterator[Action]:
+    """These do not count as failed."""
+    for pod in pods:
+        if TRACKING in pod.metadata.finalizers:
+            yield _let_go(pod)
+        yield Delete(_PODS, Key(pod.metadata.namespace, pod.metadata.name), uid=pod.metadata.uid)
+
+
+def _pod_of(one: Job) -> Document:
+    metadata = template_metadata(one.spec.template)
+    metadata["labels"] = {**metadata.get("labels", {}), JOB_NAME: one.metadata.name}
+    metadata["finalizers"] = [*metadata.get("finalizers", ()), TRACKING]
+    metadata |= {"generateName": f"{one.metadata.name}-", "namespace": one.metadata.namespace, "ownerReferences": references([owner_reference(one)])}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": one.spec.template.spec}
+
+
+def _seconds_to_wait(pods: Iterable[Pod], now: datetime) -> float:
+    """How long the next pod waits after failures in a row."""
+    ends = sorted(((_ended_at(pod, now), _has_succeeded(pod)) for pod in pods if _has_succeeded(pod) or _has_failed(pod)), reverse=True)
+    failures = next((place for place, (_, good) in enumerate(ends) if good), len(ends))
+    if not failures:
+        return 0.0
+    delay: float = min(_FIRST_DELAY * 2 ** min(failures - 1, 10), _LAST_DELAY)
+    return delay - (now - ends[0][0]).total_seconds()
+
+
+def _ended_at(pod: Pod, now: datetime) -> datetime:
+    ends = [parse_time(one.state.terminated.finishedAt) for one in pod.status.containerStatuses or () if one.state.terminated]
+    return max((end for end in ends if end), default=None) or parse_time(pod.metadata.deletionTimestamp) or parse_time(pod.metadata.creationTimestamp) or now
+
+
+# ---- How it ends
+
+
+def _verdict(one: Job, live: Sequence[Pod], status: Document, world: World) -> tuple[str, str, str] | None:
+    """Whether it is decided how the Job ends: the condition, its reason and message."""
+    for type_ in _ENDS:
+        found = condition_of(one.status.conditions, type_)
+        if found is not None and found.status == "True":
+            return type_, found.reason, found.message
+    succeeded, failed = _total(status, "succeeded"), _total(status, "failed")
+    limit = 6 if one.spec.backoffLimit is None else one.spec.backoffLimit
+    if failed > limit or _restarted_too_often(one, live, limit):
+        return "FailureTarget", "BackoffLimitExceeded", "More pods have failed than the backoffLimit allows"
+    deadline = one.spec.activeDeadlineSeconds
+    if deadline is not None and not one.spec.suspend and status.get("startTime") and _seconds_since(status["startTime"], world.now) >= deadline:
+        return "FailureTarget", "DeadlineExceeded", "The Job was active for longer than its deadline"
+    wanted = one.spec.completions
+    done = (succeeded > 0 and not live) if wanted is None else succeeded >= wanted
+    return ("SuccessCriteriaMet", "CompletionsReached", "So many pods have succeeded as were wanted") if done else None
+
+
+def _restarted_too_often(one: Job, live: Iterable[Pod], limit: int) -> bool:
+    if one.spec.template.spec.get("restartPolicy") != "OnFailure":
+        return False
+    counts: list[int] = [each.restartCount for pod in live for each in (*(pod.status.initContainerStatuses or ()), *(pod.status.containerStatuses or ()))]
+    return sum(counts) >= max(limit, 1)
+
+
+def _end(status: Document, now: datetime) -> None:
+    """What was decided is final once nothing runs and everything is counted."""
+    if status["active"] or status["terminating"] or status.get("uncountedTerminatedPods"):
+        return
+    for decided, final in _ENDS.items():
+        if _has(status, decided) and not _has(status, final):
+            found = next(one for one in status["conditions"] if one["type"] == decided)
+            _set(status, final, "True", found.get("reason", ""), found.get("message", ""), now)
+            if final == "Complete":
+                status["completionTime"] = text_of_time(now)
+
+
+def _end_of(one: Job) -> Condition | None:
+    """The condition by which the Job is finished."""
+    found = (condition_of(one.status.conditions, type_) for type_ in _ENDS.values())
+    return next((condition for condition in found if condition is not None and condition.status == "True"), None)
+
+
+def _total(status: Document, word: str) -> int:
+    """Those that are counted, and those that are about to be."""
+    uncounted: dict[str, Any] = status.get("uncountedTerminatedPods") or {}
+    return int(status.get(word, 0)) + len(uncounted.get(word) or ())
+
+
+def _has(status: Document, type_: str) -> bool:
+    return any(one["type"] == type_ and one.get("status") == "True" for one in status.get("conditions") or ())
+
+
+def _set(status: Document, type_: str, value: str, reason: str, message: str, now: datetime) -> None:
+    conditions = [Condition(**one) for one in status.get("conditions") or ()]
+    status["conditions"] = [document_of(one) for one in with_condition(conditions, type_, value, reason, message, now)]
+
+
+def _seconds_since(text: str, now: datetime) -> float:
+    since = parse_time(text)
+    return (now - since).total_seconds() if since else 0.0
