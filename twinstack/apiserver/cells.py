@@ -464,6 +464,7 @@ def job_completions(document: Document, now: datetime) -> Any:
 
 
 def job_duration(document: Document, now: datetime) -> Any:
+    """From its start to its success, or until now."""
     status = _status(document)
     start, end = parse_time(status.get("startTime")), parse_time(status.get("completionTime"))
     return "" if start is None else text_of_duration((end or now) - start)
