@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
@@ -92,7 +93,8 @@ class Caller(threading.Thread):
 
     def stop(self) -> None:
         self._stopped.set()
-        self.join()
+        if self.ident is not None:
+            self.join()
 
     def wait_for(self, count: int, seconds: float) -> None:
         """Wait until so many more answers came. TimeoutError when they do not."""
@@ -108,31 +110,32 @@ class Caller(threading.Thread):
 
 def _once(number: int) -> dict[Family, float]:
     name = f"tst-bench-{os.getpid()}-lb{number}"
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory() as home, ExitStack() as undo:
         environment = {**os.environ, "HOME": home, "XDG_STATE_HOME": f"{home}/state", "KUBECONFIG": f"{home}/kubeconfig"}
-        try:
-            json.loads(_twinstack(environment, "up", "--name", name, "-o", "json"))
-            with open(f"{home}/state/twinstack/{name}/load-balancer.yaml", encoding="utf-8") as file:
-                addresses = owned_by(_VICTIM, file.read())
-            asyncio.run(_make(environment, addresses))
-            callers = {Family.of(address): Caller(f"/run/netns/twinstack-{name}-outside", address) for address in addresses}
-            for caller in callers.values():
-                caller.start()
-                caller.wait_for(20, 30.0)
-            time.sleep(4.0)  # the announcements of the beginning are over
-            for caller in callers.values():
-                caller.answers.clear()
-                caller.wait_for(20, 5.0)
-            with Netlink(f"/run/netns/twinstack-{name}-fabric") as kernel:
-                kernel.change_link(f"ts{_VICTIM}", up=False)
-                kernel.commit()
-            time.sleep(0.5)
-            for caller in callers.values():
-                caller.wait_for(50, 15.0)
-                caller.stop()
-            return {family: caller.longest_gap() for family, caller in callers.items()}
-        finally:
-            subprocess.run([sys.executable, "-m", "twinstack.cli.main", "down", "--name", name], env=environment, check=True, stdout=subprocess.DEVNULL)
+        down = [sys.executable, "-m", "twinstack.cli.main", "down", "--name", name]
+        undo.callback(subprocess.run, down, env=environment, check=True, stdout=subprocess.DEVNULL)
+        json.loads(_twinstack(environment, "up", "--name", name, "-o", "json"))
+        with open(f"{home}/state/twinstack/{name}/load-balancer.yaml", encoding="utf-8") as file:
+            addresses = owned_by(_VICTIM, file.read())
+        asyncio.run(_make(environment, addresses))
+        callers = {Family.of(address): Caller(f"/run/netns/twinstack-{name}-outside", address) for address in addresses}
+        for caller in callers.values():
+            undo.callback(caller.stop)
+        for caller in callers.values():
+            caller.start()
+            caller.wait_for(20, 30.0)
+        time.sleep(4.0)  # the announcements of the beginning are over
+        for caller in callers.values():
+            caller.answers.clear()
+            caller.wait_for(20, 5.0)
+        with Netlink(f"/run/netns/twinstack-{name}-fabric") as kernel:
+            kernel.change_link(f"ts{_VICTIM}", up=False)
+            kernel.commit()
+        time.sleep(0.5)
+        for caller in callers.values():
+            caller.wait_for(50, 15.0)
+            caller.stop()
+        return {family: caller.longest_gap() for family, caller in callers.items()}
 
 
 def run(scale: float) -> list[Result]:
