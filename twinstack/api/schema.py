@@ -27,6 +27,8 @@ _PYTHON_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "int-or-string": (int, str),
     "quantity": (str, int, float),
 }
+_CONTAINERS: Final = frozenset((dict, list))
+_LEAVES: Final = (str, int, float, bool)
 _SPECIAL: Final[Mapping[str, str]] = {
     "io.k8s.apimachinery.pkg.util.intstr.IntOrString": "int-or-string",
     "io.k8s.apimachinery.pkg.api.resource.Quantity": "quantity",
@@ -171,7 +173,8 @@ def _examine(value: Any, schema: Schema, path: str, findings: Findings, prune: b
             if place is None:
                 unknown.append(key)
                 findings.unknown.append(f"{path}.{key}" if path else key)
-            elif child is not None:
+            # Most of a document are its leaves; those that are as they must be need neither a path nor a call.
+            elif child is not None and (type(child) in _CONTAINERS or type(child) not in _PYTHON_TYPES.get(place.type, _LEAVES)):
                 _examine(child, place, f"{path}.{key}" if path else key, findings, prune)
         if prune:
             for key in unknown:
