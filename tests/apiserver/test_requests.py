@@ -163,6 +163,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "replicasets": {"spec": {"replicas": 1, "selector": {"matchLabels": {"app": "x"}}, "template": TEMPLATE}},
     "statefulsets": {"spec": {**WORKLOAD, "serviceName": "a", "updateStrategy": {"rollingUpdate": {"partition": 1}}, "ordinals": {"start": 1}}},
     "jobs": {"spec": {"completions": 2, "backoffLimit": 1, "template": {"spec": {"containers": [CONTAINER], "restartPolicy": "Never"}}}},
+    "poddisruptionbudgets": {"spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "x"}}}},
     "controllerrevisions": {"data": {"spec": {}}, "revision": 1},
     "replicationcontrollers": {"spec": {"replicas": 1, "selector": {"app": "x"}, "template": TEMPLATE}},
     "leases": {"spec": {"holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:00.000000Z"}},

@@ -41,6 +41,7 @@ SAMPLES = {
     "replicasets": {"metadata": {"name": "a"}, "spec": WORKLOAD},
     "statefulsets": {"metadata": {"name": "a"}, "spec": {**WORKLOAD, "serviceName": "a"}},
     "jobs": {"metadata": {"name": "a"}, "spec": {"template": {"spec": {"containers": [CONTAINER], "restartPolicy": "Never"}}, "completions": 2}},
+    "poddisruptionbudgets": {"metadata": {"name": "a"}, "spec": {"minAvailable": "50%", "selector": {"matchLabels": {"app": "x"}}}},
     "controllerrevisions": {"metadata": {"name": "a"}, "data": {"spec": {}}, "revision": 3},
     "replicationcontrollers": {"metadata": {"name": "a"}, "spec": {"template": TEMPLATE}},
     "daemonsets": {"metadata": {"name": "a"}, "spec": {"selector": WORKLOAD["selector"], "template": WORKLOAD["template"], "minReadySeconds": 1}},
@@ -572,3 +573,16 @@ async def test_a_job_selects_its_own_pods_and_says_what_is_not_served(new_server
         assert await server.causes(server.post("jobs", {"metadata": {"name": "b"}, "spec": {**spec, **change}})) == causes
     assert await server.causes(server.patch("jobs", "a", {"spec": {"completions": 3}})) == [("spec.completions", "FieldValueInvalid")]
     assert (await server.patch("jobs", "a", {"spec": {"parallelism": 3, "suspend": True}}))["metadata"]["generation"] == 2
+
+
+async def test_what_a_disruption_budget_may_not_say(new_server):
+    server = await new_server()
+    made = await server.post("poddisruptionbudgets", SAMPLES["poddisruptionbudgets"])
+    assert made["status"] == dict.fromkeys(("disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"), 0)
+    for spec, causes in (
+        ({"minAvailable": 1, "maxUnavailable": 1}, [("spec", "FieldValueInvalid")]),
+        ({"minAvailable": -1}, [("spec.minAvailable", "FieldValueInvalid")]),
+        ({"maxUnavailable": "101%"}, [("spec.maxUnavailable", "FieldValueInvalid")]),
+        ({"unhealthyPodEvictionPolicy": "Never"}, [("spec.unhealthyPodEvictionPolicy", "FieldValueNotSupported")]),
+    ):
+        assert await server.causes(server.post("poddisruptionbudgets", {"metadata": {"name": "b"}, "spec": spec})) == causes

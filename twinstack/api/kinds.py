@@ -53,6 +53,9 @@ from twinstack.api.batch import (
 from twinstack.api.batch import (
     JobStatus as JobStatus,
 )
+from twinstack.api.disruptions import (
+    PodDisruptionBudget as PodDisruptionBudget,
+)
 from twinstack.api.metadata import (
     Condition as Condition,
 )

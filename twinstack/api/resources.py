@@ -112,6 +112,8 @@ RESOURCES: tuple[Resource, ...] = (
     Resource("batch", "v1", "jobs", "job", "Job", True, kinds.Job, (), ("all",), subresources=(_status,)),
     Resource("coordination.k8s.io", "v1", "leases", "lease", "Lease", True, kinds.Lease),
     Resource("discovery.k8s.io", "v1", "endpointslices", "endpointslice", "EndpointSlice", True, kinds.EndpointSlice),
+    Resource("policy", "v1", "poddisruptionbudgets", "poddisruptionbudget", "PodDisruptionBudget", True, kinds.PodDisruptionBudget, ("pdb",),
+             subresources=(_status,)),
     Resource("rbac.authorization.k8s.io", "v1", "roles", "role", "Role", True, kinds.Role),
     Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "rolebinding", "RoleBinding", True, kinds.RoleBinding),
     Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "clusterrole", "ClusterRole", False, kinds.ClusterRole),

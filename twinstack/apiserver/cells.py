@@ -470,6 +470,17 @@ def job_duration(document: Document, now: datetime) -> Any:
     return "" if start is None else text_of_duration((end or now) - start)
 
 
+def _budgeted(field: str) -> Cell:
+    def cell(document: Document, now: datetime) -> Any:
+        value = _spec(document).get(field)
+        return "N/A" if value is None else str(value)
+
+    return cell
+
+
+budget_least, budget_most, budget_allowed = _budgeted("minAvailable"), _budgeted("maxUnavailable"), _count("disruptionsAllowed")
+
+
 def revision_controller(document: Document, now: datetime) -> Any:
     """``statefulset.apps/web``"""
     for owner in _part(document, "metadata").get("ownerReferences") or ():

@@ -7,14 +7,17 @@ from typing import Any
 
 from twinstack.api import apply, errors, objects
 from twinstack.api.errors import BadRequest, FieldProblem, ProblemType
+from twinstack.api.kinds import Pod, PodDisruptionBudget
 from twinstack.api.objects import Document, Key
-from twinstack.api.resources import Resource
+from twinstack.api.resources import Resource, resource_of
 from twinstack.apiserver.bodies import delete_options_of
 from twinstack.apiserver.changes import Changes, Outcome, timestamp
 from twinstack.apiserver.deletions import Deletions
+from twinstack.rules import disruptions
 
 SCALE_VERSION, SCALE_KIND = "autoscaling/v1", "Scale"
 EVICTION_VERSION, EVICTION_KIND = "policy/v1", "Eviction"
+_BUDGETS = resource_of(PodDisruptionBudget)
 _REPLICAS = ("spec", "replicas")
 _MAX_REPLICAS = 2**31 - 1
 
@@ -86,7 +89,7 @@ def scaled(document: Document, scale: Document, writer: apply.Writer, door: appl
 
 
 async def evict(changes: Changes, deletions: Deletions, resource: Resource, key: Key, eviction: Document, *, dry_run: bool) -> Outcome:
-    """Delete a pod in good order, and say in its status why. There are no disruption budgets here that could forbid it."""
+    """Delete a pod in good order, and say in its status why; TooManyRequests when its disruption budget needs it."""
     name = eviction["metadata"].get("name", "")
     if name and name != key.name:
         raise BadRequest(f"the name of the Eviction ({name}) does not match the pod's on the URL ({key.name})")
@@ -101,10 +104,46 @@ async def evict(changes: Changes, deletions: Deletions, resource: Resource, key:
         return pod
 
     stored = changes.cache.collections[resource].items.get(key)
+    if stored is not None:
+        await _take_from_budget(changes, objects.view_of(Pod, stored.document()), dry_run=dry_run)
     if stored is not None and b'"deletionTimestamp":"' not in stored.data:
         await changes.update(resource, key, disrupted, subresource="status", dry_run=dry_run)
     await deletions.delete(resource, key, options, dry_run=dry_run)
     return Outcome(objects.encode({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}), (), True)
+
+
+async def _take_from_budget(changes: Changes, pod: Pod, *, dry_run: bool) -> None:
+    """Let the pod's budget, if it has one, know that it goes; raise when it may not."""
+    collection = changes.cache.collections.get(_BUDGETS)
+    if collection is None or disruptions.is_no_loss(pod):
+        return
+    stored = [collection.items[key] for key in collection.keys(pod.metadata.namespace)]
+    found = [one for one in (objects.view_of(PodDisruptionBudget, each.document()) for each in stored) if disruptions.protects(one, pod)]
+    if len(found) > 1:
+        names = ", ".join(one.metadata.name for one in found)
+        raise errors.InternalError(f"pod {pod.metadata.name} has more than one disruption budget ({names}), and an eviction can ask only one")
+    if not found or not disruptions.verdict_of(found[0], pod).takes:
+        if found:
+            _insist(disruptions.verdict_of(found[0], pod), pod)
+        return
+
+    def taken(budget: Document) -> Document:
+        verdict = disruptions.verdict_of(objects.view_of(PodDisruptionBudget, budget), pod)
+        _insist(verdict, pod)
+        if verdict.takes:
+            status = budget["status"]
+            status["disruptionsAllowed"] -= 1
+            status["disruptedPods"] = {**(status.get("disruptedPods") or {}), pod.metadata.name: timestamp(changes.now())}
+        return budget
+
+    await changes.update(_BUDGETS, Key(pod.metadata.namespace, found[0].metadata.name), taken, subresource="status", dry_run=dry_run)
+
+
+def _insist(verdict: disruptions.Verdict, pod: Pod) -> None:
+    if not verdict.goes:
+        cause = {"reason": "DisruptionBudget", "message": verdict.why}
+        told = f"cannot evict pod {pod.metadata.name}, for its disruption budget needs it: {verdict.why}"
+        raise errors.TooManyRequests(told, causes=[cause], retry_after_seconds=verdict.retry_after_seconds)
 
 
 async def bind(changes: Changes, resource: Resource, key: Key, binding: Document, *, dry_run: bool) -> Outcome:

@@ -25,6 +25,7 @@ _EMPTY: Final[Mapping[str, Document]] = {
     "ReplicationController": {"status": {"replicas": 0}},
     "DaemonSet": {"spec": {"selector": None, "template": _POD, "updateStrategy": {}}},
     "StatefulSet": {"spec": {"selector": None, "template": _POD, "serviceName": "", "updateStrategy": {}}, "status": {"replicas": 0, "availableReplicas": 0}},
+    "PodDisruptionBudget": {"status": {"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0}},
     "Job": {"spec": {"template": _POD}},
     "ControllerRevision": {"revision": 0},
     "Service": {"status": {"loadBalancer": {}}},

@@ -245,6 +245,13 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         *_WORKLOAD,
         _column("Selector", cells.replicaset_selector, "The labels of the Job's pods.", wide=True),
     ),
+    "PodDisruptionBudget": (
+        _name(),
+        _column("Min Available", cells.budget_least, "How many pods must stay."),
+        _column("Max Unavailable", cells.budget_most, "How many pods may be away."),
+        _column("Allowed Disruptions", cells.budget_allowed, "How many pods may be taken away now.", type_="integer"),
+        _AGE,
+    ),
     "ControllerRevision": (
         _name(),
         _column("Controller", cells.revision_controller, "Whose template it was."),

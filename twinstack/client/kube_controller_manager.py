@@ -100,6 +100,7 @@ CONTROLLERS: Mapping[str, Row] = {
     "statefulset-controller": Row("statefulsets", "StatefulSets", workers="concurrent_statefulset_syncs", alias="statefulset"),
     "job-controller": Row("jobs", "Jobs", workers="concurrent_job_syncs", alias="job"),
     "ttl-after-finished-controller": Row("jobs", "FinishedJobs", alias="ttl-after-finished"),
+    "disruption-controller": Row("disruptions", "Disruptions", alias="disruption"),
     "namespace-controller": Row("namespaces", "Namespaces", workers="concurrent_namespace_syncs", alias="namespace"),
     "garbage-collector-controller": Row("garbage", "Garbage", workers="concurrent_gc_syncs", alias="garbagecollector"),
     "pod-garbage-collector-controller": Row("podgc", "PodGarbage", alias="podgc"),

@@ -201,7 +201,7 @@ def _problems_with_order(spec: Mapping[str, Any]) -> Iterator[FieldProblem]:
         if rolling.get("partition") is not None and rolling["partition"] < 0:
             yield wrong(f"{path}.rollingUpdate.partition", rolling["partition"], "must not be negative")
         most = rolling.get("maxUnavailable")
-        if most is not None and (problem := _share_problem(most) or ("must not be 0" if most in (0, "0%") else None)):
+        if most is not None and (problem := share_problem(most) or ("must not be 0" if most in (0, "0%") else None)):
             yield wrong(f"{path}.rollingUpdate.maxUnavailable", most, problem)
         elif _percent(most) > 100:
             yield wrong(f"{path}.rollingUpdate.maxUnavailable", most, "must be at most 100%")
@@ -242,7 +242,7 @@ def _problems_with_update_strategy(strategy: Mapping[str, Any]) -> Iterator[Fiel
             return
         values = {field: rolling.get(field, 0) for field in ("maxUnavailable", "maxSurge")}
         for field, value in values.items():
-            if problem := _share_problem(value):
+            if problem := share_problem(value):
                 yield wrong(f"{path}.rollingUpdate.{field}", value, problem)
             elif _percent(value) > 100:
                 yield wrong(f"{path}.rollingUpdate.{field}", value, "must be at most 100%")
@@ -337,7 +337,7 @@ def _problems_with_strategy(strategy: Mapping[str, Any]) -> Iterator[FieldProble
         nothing = True
         for field in ("maxUnavailable", "maxSurge"):
             value = rolling.get(field, 0)
-            problem = _share_problem(value)
+            problem = share_problem(value)
             if problem:
                 yield wrong(f"{path}.rollingUpdate.{field}", value, problem)
             nothing = nothing and (problem is not None or value in (0, "0%"))
@@ -347,7 +347,8 @@ def _problems_with_strategy(strategy: Mapping[str, Any]) -> Iterator[FieldProble
             yield wrong(f"{path}.rollingUpdate.maxUnavailable", rolling.get("maxUnavailable", 0), "must not be 0 when maxSurge is 0")
 
 
-def _share_problem(value: Any) -> str | None:
+def share_problem(value: Any) -> str | None:
+    """Why this is neither a number nor a percentage."""
     if isinstance(value, int):
         return None if value >= 0 else "must not be negative"
     return (
@@ -358,7 +359,7 @@ def _share_problem(value: Any) -> str | None:
 
 
 def _percent(value: Any) -> int:
-    return int(value[:-1]) if _share_problem(value) is None and isinstance(value, str) else 0
+    return int(value[:-1]) if share_problem(value) is None and isinstance(value, str) else 0
 
 
 def problems_with_workload_status(after: Document, before: Document) -> list[FieldProblem]:

@@ -1,12 +1,13 @@
-"""NetworkPolicies: who may talk to whom."""
+"""NetworkPolicies: who may talk to whom; PodDisruptionBudgets: how many may go."""
 
 from __future__ import annotations
 
 from twinstack.api import kinds
 from twinstack.api.errors import FieldProblem
 from twinstack.api.objects import Document, view_of
+from twinstack.apiserver.strategies.base import Transaction
 from twinstack.apiserver.strategies.typed import Typed
-from twinstack.rules import networkpolicies
+from twinstack.rules import disruptions, networkpolicies
 
 
 class NetworkPolicies(Typed):
@@ -25,3 +26,25 @@ class NetworkPolicies(Typed):
 
     def warnings(self, after: Document, before: Document | None) -> list[str]:
         return networkpolicies.warnings_about_policy(view_of(kinds.NetworkPolicy, after))
+
+
+class PodDisruptionBudgets(Typed):
+    """What an eviction must leave of the pods that it selects."""
+
+    has_status = True
+    counts_generation = True
+
+    def begin_create(self, document: Document, transaction: Transaction) -> None:
+        document["status"] = {}
+        self.default(document)
+
+    def fill(self, document: Document) -> None:
+        disruptions.default_budget(document)
+
+    def problems_with_create(self, document: Document) -> list[FieldProblem]:
+        return disruptions.problems_with_budget(document)
+
+    def problems_with_update(self, after: Document, before: Document, subresource: str) -> list[FieldProblem]:
+        if subresource == "status":
+            return disruptions.problems_with_budget_status(after)
+        return disruptions.problems_with_budget(after)

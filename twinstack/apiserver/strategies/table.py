@@ -32,6 +32,7 @@ _PLAIN: dict[type[kinds.Object], type[Strategy]] = {
     kinds.ClusterRoleBinding: access.Bindings,
     kinds.EndpointSlice: endpoints.EndpointSlices,
     kinds.NetworkPolicy: policies.NetworkPolicies,
+    kinds.PodDisruptionBudget: policies.PodDisruptionBudgets,
     kinds.ServiceCIDR: ranges.ServiceCIDRs,
     kinds.IPAddress: ranges.IPAddresses,
 }
