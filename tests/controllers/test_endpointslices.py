@@ -243,3 +243,33 @@ def test_the_order_of_events_does_not_matter_and_the_twins_are_alike(new_world, 
     result = run(same, seed, before, after)
     assert result == run(same, 0, after)
     assert run(other, seed, before, after) == {other(family): found for family, found in result.items()}
+
+
+def test_topology_aware_hints_come_and_go_with_the_zones_of_each_family(world, settled, pod, service):
+    def place(name, zone, cpu="4"):
+        labels = {"topology.kubernetes.io/zone": zone}
+        status = {"conditions": [{"type": "Ready", "status": "True"}], "allocatable": {"cpu": cpu}}
+        world.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}, "spec": {}, "status": status})
+
+    def hints(family):
+        return {e.addresses[0]: e.hints and [zone.name for zone in e.hints.forZones] for one in slices(world, family) for e in one.endpoints or ()}
+
+    place("node1", "zone-a")
+    place("node2", "zone-b")
+    document = service("web", selector=APP)
+    document["metadata"]["annotations"] = {"service.kubernetes.io/topology-mode": "Auto"}
+    world.put(document)
+    world.put(pod("a", labels=APP, ips=both(1), ready=True, node="node1"))
+    world.put(pod("b", labels=APP, ips=[address(2, "IPv4")], ready=True, node="node2"))
+    settled()
+    assert hints("IPv4") == {address(1, "IPv4"): ["zone-a"], address(2, "IPv4"): ["zone-b"]}
+    assert hints("IPv6") == {address(1, "IPv6"): None}, "one endpoint is too few for two zones"
+    told = {(tell.reason, tell.message.rpartition(" ")[2]) for tell in world.told}
+    assert ("TopologyAwareHintsEnabled", "IPv4") in told and ("TopologyAwareHintsDisabled", "IPv6") in told
+    world.change(Node, Key("", "node2"), {"status": {"conditions": [{"type": "Ready", "status": "False"}]}})
+    settled()
+    assert hints("IPv4") == {address(1, "IPv4"): None, address(2, "IPv4"): None}
+    assert world.told[-1].reason == "TopologyAwareHintsDisabled"
+    place("node2", "zone-b")
+    settled()
+    assert hints("IPv4") == {address(1, "IPv4"): ["zone-a"], address(2, "IPv4"): ["zone-b"]}

@@ -12,13 +12,16 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from twinstack.api.kinds import Endpoint, EndpointSlice, Namespace, Node, Pod, Service
+import msgspec
+
+from twinstack.api.kinds import Endpoint, EndpointHints, EndpointSlice, ForZone, Namespace, Node, Pod, Service
 from twinstack.api.objects import Document, Key, document_of
 from twinstack.api.resources import resource_of
 from twinstack.api.times import parse_time, text_of_micro_time
-from twinstack.api.world import Action, Create, Delete, Patch, Watch, World
+from twinstack.api.world import Action, Create, Delete, Patch, Tell, Watch, World
 from twinstack.net.family import Family
 from twinstack.rules import endpoints as rules
+from twinstack.rules import topology
 from twinstack.rules.readiness import counts_by_family
 from twinstack.rules.slices import Content, Group, Identity, identity_of, plan_slices
 from twinstack.rules.wakes import woken_by_namespace, woken_by_node, woken_by_pod, woken_by_service
@@ -59,7 +62,7 @@ class EndpointSlices:
             Watch(Service, woken_by_service),
             Watch(Pod, woken_by_pod),
             Watch(EndpointSlice, _keys_of_slice),
-            Watch(Node, woken_by_node),
+            Watch(Node, _woken_by_node),
             Watch(Namespace, woken_by_namespace),
         )
 
@@ -84,7 +87,10 @@ class EndpointSlices:
         labels = rules.labels_of(service, reserved=_RESERVED, own={rules.SERVICE_NAME: key.name, rules.MANAGED_BY: MANAGER})
         writer = _Writer(service, labels, world)
         for family in rules.families_of(service):
-            plan = plan_slices(ours.pop(family.value, ()), groups[family], most=self._most, outdated=writer.is_outdated)
+            present = ours.pop(family.value, [])
+            if topology.asks(service):
+                actions.extend(_with_hints(service, family, groups[family], present, world))
+            plan = plan_slices(present, groups[family], most=self._most, outdated=writer.is_outdated)
             if service.metadata.deletionTimestamp is None:
                 actions.extend(writer.creation(family, content) for content in plan.create)
             actions.extend(writer.change(one, content) for one, content in plan.update)
@@ -128,6 +134,22 @@ class EndpointSlices:
                     groups[family][answer.key].endpoints[identity] = endpoint
         self._remembered[key] = _Remembered(service, after)
         return groups
+
+
+def _with_hints(service: Service, family: Family, groups: dict[rules.PortKey, Group], present: Sequence[EndpointSlice], world: World) -> Iterable[Action]:
+    """Give the endpoints of a family their topology-aware hints, in place; tells when there begin or cease to be any."""
+    before = topology.present_hints(present)
+    every = {identity: one for group in groups.values() for identity, one in group.endpoints.items()}
+    found = topology.hints_for(every, before, topology.zones_of(world.list(Node)))
+    for group in groups.values():
+        for identity, one in group.endpoints.items():
+            zone = found.zones.get(identity)
+            if zone is not None:
+                group.endpoints[identity] = msgspec.structs.replace(one, hints=EndpointHints(forZones=[ForZone(name=zone)]))
+    if found.why_not and (before or not present):
+        yield Tell(service, "Warning", "TopologyAwareHintsDisabled", f"No hints, for {found.why_not}, addressType: {family}")
+    elif found.zones and not before:
+        yield Tell(service, "Normal", "TopologyAwareHintsEnabled", f"Endpoints have hints, addressType: {family}")
 
 
 class _Writer:
@@ -190,6 +212,13 @@ def _deletion(one: EndpointSlice) -> Delete:
 
 
 # ---- What wakes us
+
+
+def _woken_by_node(before: Node | None, after: Node | None, world: World) -> Iterable[Key]:
+    """Besides the Services whose pods stand there, those that share their endpoints out by what all nodes have."""
+    yield from woken_by_node(before, after, world)
+    if (before and topology.counted(before)) != (after and topology.counted(after)):
+        yield from (Key(one.metadata.namespace, one.metadata.name) for one in world.list(Service) if topology.asks(one))
 
 
 def _keys_of_slice(before: EndpointSlice | None, after: EndpointSlice | None, world: World) -> Iterable[Key]:

@@ -199,15 +199,19 @@ def endpoints_of(pod: Pod, service: Service, *, zone: str | None, by_family: boo
 def hints_of(service: Service, *, zone: str | None, node: str | None) -> EndpointHints | None:
     """For whom a ready endpoint is meant, as ``spec.trafficDistribution`` says (KEP-4444, KEP-3015).
 
-    The topology annotation, where it says Auto, takes precedence; what it asks for is not decided here, so there are no hints.
+    The topology annotation, where it says Auto, takes precedence; what it asks for depends on all endpoints (``rules.topology``).
     """
     distribution = service.spec.trafficDistribution
-    asked = next((service.annotations[name] for name in _TOPOLOGY if name in service.annotations), "")
-    if asked in ("Auto", "auto") or distribution not in ("PreferClose", "PreferSameZone", "PreferSameNode"):
+    if asked_topology(service) in ("Auto", "auto") or distribution not in ("PreferClose", "PreferSameZone", "PreferSameNode"):
         return None
     zones = [ForZone(name=zone)] if zone else None
     nodes = [ForZone(name=node)] if node and distribution == "PreferSameNode" else None
     return EndpointHints(forZones=zones, forNodes=nodes) if zones or nodes else None
+
+
+def asked_topology(service: Service) -> str:
+    """What the Service's annotation says about topology; the older one goes first."""
+    return next((service.annotations[name] for name in _TOPOLOGY if name in service.annotations), "")
 
 
 def zone_of(node: Node) -> str | None:
