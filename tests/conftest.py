@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import subprocess
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,3 +21,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if os.environ.get("CI") and skipped and session.exitstatus == 0:
         reporter.write_line(f"{skipped} tests were skipped, which CI does not allow", red=True)
         session.exitstatus = 1
+
+
+@pytest.fixture(scope="session")
+def kubectl_minor() -> int:
+    """The minor version of the kubectl on the PATH: 20 for Debian 12's, which knows less than today's."""
+    done = subprocess.run(["kubectl", "version", "--client", "-o", "json"], capture_output=True, text=True, check=True, timeout=30)
+    found = re.match(r"[0-9]+", json.loads(done.stdout)["clientVersion"]["minor"])
+    assert found
+    return int(found[0])
