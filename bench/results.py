@@ -53,4 +53,7 @@ def show(results: Iterable[Result], console: Console | None = None) -> None:
             f"{'≤' if one.better == 'lower' else '≥'} {one.target:,.4g}" if one.target is not None else "",
             {True: "yes", False: "[red]no[/red]", None: ""}[one.met],
         )
-    (console or Console()).print(table)
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = 200  # a file has no edge to wrap at
+    console.print(table)
