@@ -6,16 +6,21 @@ python tools/reference.py --check   exit 1 when what stands differs
 
 from __future__ import annotations
 
+import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from law import filled
+from prometheus_client import CollectorRegistry
 
 from twinstack.api.resources import RESOURCES
 from twinstack.cli.main import COMMANDS, group
+from twinstack.proxy.metrics import Metrics as ProxyMetrics
 
+_METRIC = re.compile(r"(apiserver|coredns|kubelet|kubeproxy|kubernetes|leader_election|process|twinstack|workqueue)_[a-z0-9_]+")
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 LAW = "../law.md"
 
@@ -69,7 +74,36 @@ def law() -> str:
     return filled((FOLDER / LAW).read_text())
 
 
-PAGES = {"commands.md": commands, "resources.md": resources, LAW: law}
+def metrics() -> str:
+    """Every metric, read from the code: a call whose first argument is a metric's name and whose second says what it is."""
+    rows: dict[str, tuple[str, str]] = {}
+    root = Path(__file__).parents[1] / "twinstack"
+    for path in sorted(root.rglob("*.py")):
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            words = [_text(argument) for argument in call.args[:2]]
+            if len(words) == 2 and words[0] and words[1] and _METRIC.fullmatch(words[0]) and words[1].endswith("."):
+                rows.setdefault(words[0], (path.relative_to(root).parts[0], words[1]))
+    registry = CollectorRegistry()
+    ProxyMetrics(registry)
+    for family in registry.collect():
+        rows.setdefault(family.name, ("proxy", family.documentation))
+    lines = [
+        "# Metrics",
+        "",
+        "Written from the code by `make docs`. Every program serves its own on `/metrics`; a counter's name ends in `_total` there.",
+        "",
+        "| metric | room | meaning |",
+        "|---|---|---|",
+    ]
+    lines += [f"| `{name}` | {room} | {text} |" for name, (room, text) in sorted(rows.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _text(node: ast.expr) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+PAGES = {"commands.md": commands, "resources.md": resources, "metrics.md": metrics, LAW: law}
 
 
 def main() -> int:
