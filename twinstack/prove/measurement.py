@@ -1,7 +1,7 @@
 """Connections really made: from inside any network namespace, over TCP and UDP, and what came back.
 
 A socket belongs to the namespace that it was made in and can be used from anywhere, so one process, one event
-loop and no helper measure every path of a cluster.
+loop and no second process measure every path of a cluster.
 """
 
 from __future__ import annotations
