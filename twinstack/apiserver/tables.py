@@ -138,6 +138,11 @@ def _column(name: str, cell: Callable[[Document, datetime], Any], description: s
     return Column(name, type_, description, cell, 1 if wide else 0, format_)
 
 
+_REPLICAS: Final = (
+    _column("Desired", cells.replicas_desired, "How many replicas are wanted.", type_="integer"),
+    _column("Current", cells.replicas_current, "How many replicas there are.", type_="integer"),
+    _column("Ready", cells.replicas_ready, "How many replicas are ready.", type_="integer"),
+)
 _WORKLOAD: Final = (
     _column("Containers", cells.template_containers, "The names of the containers in the pod template.", wide=True),
     _column("Images", cells.template_images, "The images of the containers in the pod template.", wide=True),
@@ -219,18 +224,14 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
     ),
     "ReplicaSet": (
         _name(),
-        _column("Desired", cells.replicas_desired, "How many replicas are wanted.", type_="integer"),
-        _column("Current", cells.replicas_current, "How many replicas there are.", type_="integer"),
-        _column("Ready", cells.replicas_ready, "How many replicas are ready.", type_="integer"),
+        *_REPLICAS,
         _AGE,
         *_WORKLOAD,
         _column("Selector", cells.replicaset_selector, "The labels of the ReplicaSet's pods.", wide=True),
     ),
     "ReplicationController": (
         _name(),
-        _column("Desired", cells.replicas_desired, "How many replicas are wanted.", type_="integer"),
-        _column("Current", cells.replicas_current, "How many replicas there are.", type_="integer"),
-        _column("Ready", cells.replicas_ready, "How many replicas are ready.", type_="integer"),
+        *_REPLICAS,
         _AGE,
         *_WORKLOAD,
         _column("Selector", cells.replicationcontroller_selector, "The labels of the ReplicationController's pods.", wide=True),

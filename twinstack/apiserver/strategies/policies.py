@@ -5,8 +5,7 @@ from __future__ import annotations
 from twinstack.api import kinds
 from twinstack.api.errors import FieldProblem
 from twinstack.api.objects import Document, view_of
-from twinstack.apiserver.strategies.base import Transaction
-from twinstack.apiserver.strategies.typed import Typed
+from twinstack.apiserver.strategies.typed import Observed, Typed
 from twinstack.rules import disruptions, networkpolicies
 
 
@@ -28,15 +27,8 @@ class NetworkPolicies(Typed):
         return networkpolicies.warnings_about_policy(view_of(kinds.NetworkPolicy, after))
 
 
-class PodDisruptionBudgets(Typed):
+class PodDisruptionBudgets(Observed):
     """What an eviction must leave of the pods that it selects."""
-
-    has_status = True
-    counts_generation = True
-
-    def begin_create(self, document: Document, transaction: Transaction) -> None:
-        document["status"] = {}
-        self.default(document)
 
     def fill(self, document: Document) -> None:
         disruptions.default_budget(document)

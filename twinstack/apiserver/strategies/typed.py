@@ -6,7 +6,7 @@ import msgspec
 
 from twinstack.api.errors import BadRequest
 from twinstack.api.objects import Document, encode
-from twinstack.apiserver.strategies.base import Strategy
+from twinstack.apiserver.strategies.base import Strategy, Transaction
 from twinstack.rules.names import subdomain_problem
 from twinstack.rules.quantities import QuantityError
 from twinstack.rules.shape import drop_nulls, drop_zeros
@@ -37,6 +37,17 @@ class Typed(Strategy):
 
     def name_problem(self, name: str) -> str | None:
         return subdomain_problem(name)
+
+
+class Observed(Typed):
+    """A kind that a controller watches over: generations count its changes, and its status begins empty."""
+
+    has_status = True
+    counts_generation = True
+
+    def begin_create(self, document: Document, transaction: Transaction) -> None:
+        document["status"] = {}
+        self.default(document)
 
 
 def take_back(after: Document, before: Document, field: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twinstack.api.errors import FieldProblem
 from twinstack.api.objects import Document
 from twinstack.apiserver.strategies.base import Transaction
-from twinstack.apiserver.strategies.typed import Typed, take_back
+from twinstack.apiserver.strategies.typed import Observed, Typed, take_back
 from twinstack.rules import job_validation, workload_validation
 from twinstack.rules.pod_types import check_pod_types
 from twinstack.rules.shape import part
@@ -13,15 +13,8 @@ from twinstack.rules.shape import part
 TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 
 
-class Workload(Typed):
-    """What they have in common: generations, and a status of counts."""
-
-    has_status = True
-    counts_generation = True
-
-    def begin_create(self, document: Document, transaction: Transaction) -> None:
-        document["status"] = {}
-        self.default(document)
+class Workload(Observed):
+    """What they have in common: a template of pods."""
 
     def fill(self, document: Document) -> None:
         template = (document.get("spec") or {}).get("template") or {}
