@@ -31,6 +31,7 @@ from twinstack.rules.problems import wrong
 from twinstack.rules.services import held_ports
 from twinstack.rules.windows import WindowsNode, facts_of
 
+HAS_PORT = b'odePort":'  # in the bytes of each Service that holds a node port, its health check's included
 SERVICES, SERVICE_CIDRS, IP_ADDRESSES, NODES = (resource_of(view) for view in (kinds.Service, kinds.ServiceCIDR, kinds.IPAddress, kinds.Node))
 
 
@@ -86,6 +87,14 @@ class Addresses:
     def contains(self, address: Address) -> bool:
         """Whether any ServiceCIDR, ready or not, hands this address out."""
         return any(cidrs.hands_out(network, address) for networks, _ in self._ranges.values() for network in networks)
+
+    def strays(self) -> list[Address]:
+        """The addresses that are taken and that no ServiceCIDR hands out."""
+        covered = {family: Intervals() for family in FAMILIES}
+        for networks, _ in self._ranges.values():
+            for network in networks:
+                covered[Family.of(network)].add_range(*cidrs.usable(network))
+        return [family.address(number) for family in FAMILIES for number in self._taken[family] if number not in covered[family]]
 
     def is_taken(self, address: Address) -> bool:
         return int(address) in self._taken[Family.of(address)]
@@ -198,13 +207,17 @@ class Context:
     def load(self, reader: Reader) -> None:
         """Learn everything that is stored. Once, before any request."""
         self._reader = reader
-        for resource in (SERVICE_CIDRS, IP_ADDRESSES, SERVICES, NODES):
-            for document in reader.each(resource):
+        for resource, having in ((SERVICE_CIDRS, b""), (NODES, b""), (SERVICES, HAS_PORT)):
+            for document in reader.each(resource, having):
                 self.observe(resource, None, document)
-                if resource is SERVICES:  # its addresses are its own, recorded or not: the repair writes what is missing
-                    for text in address_records.addresses_of(view_of(address_records.Holder, document)):
-                        if text != NONE:
-                            self.addresses.observe_address(text, exists=True)
+        recorded = {key.name for key in reader.keys(IP_ADDRESSES)}
+        for name in recorded:
+            self.addresses.observe_address(name, exists=True)
+        for _, service in reader.views(SERVICES, address_records.HolderSketch):  # its addresses are its own, recorded or not: the repair writes what is missing
+            if service.spec.type != "ExternalName":
+                for text in service.spec.clusterIPs:
+                    if text != NONE and text not in recorded:
+                        self.addresses.observe_address(text, exists=True)
 
     def observe(self, resource: Resource, before: Document | None, after: Document | None) -> None:
         """Learn a committed change; None before a creation and after a deletion."""

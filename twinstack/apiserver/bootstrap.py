@@ -28,6 +28,7 @@ from twinstack.apiserver.strategies.base import API
 from twinstack.net.cidr import nth, parse_address
 from twinstack.net.family import Address, Family
 from twinstack.rules import cidrs
+from twinstack.rules.address_records import HolderSketch
 from twinstack.rules.addresses import special_problem
 from twinstack.rules.families import SINGLE
 from twinstack.rules.reconfiguration import concern_about
@@ -137,9 +138,9 @@ class Bootstrap:
         """Name the Services that the cluster's families no longer fit, which happens when the flags change over the same data."""
         concerned = []
         has = {family.value for family in self._context.families}
-        for seen, document in enumerate(self._api.reader.each(SERVICES), 1):
+        for seen, (key, sketch) in enumerate(self._api.reader.views(SERVICES, HolderSketch), 1):
             # The cheap look first: there may be many thousands, and most are of the cluster's families.
-            if not has.issuperset((document.get("spec") or {}).get("ipFamilies") or ()) or key_of(document) == OWN_SERVICE:
+            if (not has.issuperset(sketch.spec.ipFamilies or ()) or key == OWN_SERVICE) and (document := self._api.reader.get(SERVICES, key)):
                 service = view_of(kinds.Service, document)
                 if told := concern_about(service, self._context.families):
                     concerned.append((service, told))

@@ -20,7 +20,7 @@ import msgspec
 
 from twinstack.api import objects
 from twinstack.api.errors import BadRequest
-from twinstack.api.objects import Document, Key
+from twinstack.api.objects import Document, Key, View
 from twinstack.api.resources import BY_PATH, RESOURCES, Resource
 from twinstack.api.selectors import FieldRequirement, Selector
 from twinstack.apiserver.strategies.base import Strategy
@@ -81,6 +81,17 @@ class Draft(msgspec.Struct, gc=False):
     served: bytes  # empty when it is raw
 
 
+class _SketchMeta(msgspec.Struct, frozen=True, gc=False):
+    uid: str = ""
+    labels: dict[str, str] | None = None
+
+
+class _Sketch(msgspec.Struct, frozen=True, gc=False):
+    """As much of a document as the cache itself looks at."""
+
+    metadata: _SketchMeta = _SketchMeta()
+
+
 Observer = Callable[[Resource, Stored | None, Stored | None], None]
 
 
@@ -123,6 +134,14 @@ class Collection:
             raw,
             served,
         )
+
+    def found(self, key: Key, raw: bytes) -> Draft:
+        """The draft that these bytes of the store are of: they are not encoded again, and not decoded where nobody asks what is in them."""
+        if self._reads or not raw.startswith(self.prefix):
+            return self.draft(objects.decode(raw))
+        metadata = objects.decode_view(_Sketch, raw).metadata
+        fields = (self.strategy.fields(objects.decode(raw)) or _NOTHING) if self._selectable else _NOTHING
+        return Draft(self, key, metadata.uid, metadata.labels or _NOTHING, fields, raw, b"")
 
     def write(self, document: Document, expect: Revision | None) -> Write:
         draft = self.draft(document)
@@ -297,7 +316,7 @@ class Cache:
         for item in store.load():
             collection, key = self._place(item.key)
             if collection is not None:
-                draft = collection.draft(objects.decode(item.value))
+                draft = collection.found(key, item.value)
                 collection.load(key, draft, item.revision)
                 if collection in self._mirrors:
                     self._mirrors[collection].load(key, draft, item.revision)
@@ -362,6 +381,14 @@ class Cache:
         collection = self.collections[resource]
         return [collection.items[key].document() for key in collection.keys(namespace)]
 
-    def each(self, resource: Resource) -> Iterator[Document]:
+    def each(self, resource: Resource, having: bytes = b"") -> Iterator[Document]:
         for one in list(self.collections[resource].items.values()):
-            yield one.document()
+            if having in one.data:
+                yield one.document()
+
+    def keys(self, resource: Resource) -> Sequence[Key]:
+        return list(self.collections[resource].items)
+
+    def views(self, resource: Resource, view: type[View]) -> Iterator[tuple[Key, View]]:
+        for one in list(self.collections[resource].items.values()):
+            yield one.key, objects.decode_view(view, one.data)

@@ -15,8 +15,8 @@ from typing import Final
 
 from twinstack.api import kinds
 from twinstack.api.errors import APIError, Conflict, NotFound
-from twinstack.api.objects import Key, key_of, view_of
-from twinstack.apiserver.allocators import IP_ADDRESSES, SERVICES, Context
+from twinstack.api.objects import Key, view_of
+from twinstack.apiserver.allocators import HAS_PORT, IP_ADDRESSES, SERVICES, Context
 from twinstack.apiserver.announcements import Announcements
 from twinstack.apiserver.strategies.base import API
 from twinstack.rules import address_records, port_records
@@ -35,22 +35,36 @@ class Repair:
     async def all(self) -> None:
         """Bring everything into agreement, Services first."""
         self._announcements.begin_pass()
+        survey = await self._survey()
         seen = 0
-        for resource, findings in ((SERVICES, self._findings_about_service), (IP_ADDRESSES, self._findings_about_record)):
-            for document in self._api.reader.each(resource):
-                await self._mend(findings(key_of(document)))
+        for keys, findings in ((survey.services, self._findings_about_service), (survey.records, self._findings_about_record)):
+            for key in keys:
+                await self._mend(findings(key))
                 seen += 1
                 if seen % BREATH == 0:
                     await asyncio.sleep(0)
 
         holders = port_records.Holders(self._context.ports.range)
-        for seen, document in enumerate(self._api.reader.each(SERVICES), 1):
+        for seen, document in enumerate(self._api.reader.each(SERVICES, HAS_PORT), 1):
             for about, reason, message in holders.findings(document):
                 with contextlib.suppress(APIError):  # it is in the log
                     await self._announcements.tell(about, reason, message, action="PortAllocation")
             if seen % BREATH == 0:
                 await asyncio.sleep(0)
         self._announcements.begin_pass()
+
+    async def _survey(self) -> address_records.Survey:
+        """Look at everything once, quickly; what changes meanwhile is judged by what it is then."""
+        survey = address_records.Survey(self._context.addresses.strays())
+        for seen, (key, record) in enumerate(self._api.reader.views(IP_ADDRESSES, address_records.RecordSketch), 1):
+            survey.take_record(key, record)
+            if seen % BREATH == 0:
+                await asyncio.sleep(0)
+        for seen, (key, service) in enumerate(self._api.reader.views(SERVICES, address_records.HolderSketch), 1):
+            survey.take_service(key, service)
+            if seen % BREATH == 0:
+                await asyncio.sleep(0)
+        return survey
 
     async def missing(self) -> None:
         """Write again the records that somebody deleted while Services have the addresses."""

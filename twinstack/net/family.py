@@ -37,6 +37,7 @@ class Facts(NamedTuple):
     cni_version: str  # CNI before 1.0: ips[].version
     dns_type: str  # DNS record type of an address (RFC 1035, RFC 3596)
     dns_reverse: str  # DNS zone of pointers
+    separator: str  # of the parts of an address; no address of the other has it
     unspecified: str
     loopback: str
     loopback_network: str
@@ -134,6 +135,7 @@ _FACTS: Mapping[Family, Facts] = {
         cni_version="4",
         dns_type="A",
         dns_reverse="in-addr.arpa.",
+        separator=".",
         unspecified="0.0.0.0",
         loopback="127.0.0.1",
         loopback_network="127.0.0.0/8",
@@ -181,6 +183,7 @@ _FACTS: Mapping[Family, Facts] = {
         cni_version="6",
         dns_type="AAAA",
         dns_reverse="ip6.arpa.",
+        separator=":",
         unspecified="::",
         loopback="::1",
         loopback_network="::1/128",

@@ -7,31 +7,52 @@ and its records are not always seen together (spec/api.md 4.9).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import NamedTuple
 
-from twinstack.api.kinds import IPAddress, Object, View
+from twinstack.api.kinds import IPAddress, IPAddressSpec, Object, View
 from twinstack.api.objects import Document, Key
 from twinstack.api.times import parse_time
 from twinstack.net.cidr import parse_address
 from twinstack.net.errors import AddressError
-from twinstack.net.family import Address, Family
+from twinstack.net.family import FAMILIES, Address, Family
 from twinstack.rules.cidrs import FAMILY_LABEL, MANAGER, MANAGER_LABEL, ip_address
 from twinstack.rules.families import NONE
 
 ORPHAN_SECONDS, YOUNG_SECONDS = 60.0, 5.0
+_SEPARATORS = {family.value: family.facts.separator for family in FAMILIES}
 
 
 class HolderSpec(View, frozen=True):
+    """What a Service says about its addresses."""
+
     type: str = ""
     clusterIPs: list[str] = []
+    ipFamilies: list[str] | None = None
 
 
 class Holder(Object, frozen=True):
     """A Service, of which only its addresses matter here: there may be many thousands of them."""
 
     spec: HolderSpec = HolderSpec()
+
+
+class HolderSketch(View, frozen=True):
+    """As much of a Service as a first look takes."""
+
+    spec: HolderSpec = HolderSpec()
+
+
+class _Labels(View, frozen=True):
+    labels: dict[str, str] | None = None
+
+
+class RecordSketch(View, frozen=True):
+    """As much of an IPAddress as a first look takes."""
+
+    metadata: _Labels = _Labels()
+    spec: IPAddressSpec = IPAddressSpec()
 
 
 class Finding(NamedTuple):
@@ -54,6 +75,46 @@ class Finding(NamedTuple):
 
 HolderOf = Callable[[Key], Holder | None]
 RecordOf = Callable[[str], IPAddress | None]
+
+
+class Survey:
+    """The first look at all records and then at all Services, which reads no address: who agrees at first sight is not judged.
+
+    *strays* are the recorded addresses that no ServiceCIDR hands out.
+    """
+
+    def __init__(self, strays: Iterable[Address]) -> None:
+        self._strays = frozenset(map(str, strays))
+        self._owners: dict[str, Key] = {}  # of the records that are as the server writes them, and that no Service has claimed yet
+        self._odd: list[Key] = []
+        self.services: list[Key] = []  # those to be judged
+
+    def take_record(self, key: Key, record: RecordSketch) -> None:
+        """Look at a record; all of them come before the Services."""
+        labels, parent = record.metadata.labels or {}, record.spec.parentRef
+        separator = _SEPARATORS.get(labels.get(FAMILY_LABEL, ""))
+        managed = labels.get(MANAGER_LABEL) == MANAGER and separator is not None and separator in key.name
+        if managed and parent is not None and not parent.group and parent.resource == "services" and key.name not in self._strays:
+            self._owners[key.name] = Key(parent.namespace, parent.name)
+        else:
+            self._odd.append(key)
+
+    def take_service(self, key: Key, service: HolderSketch) -> None:
+        """Look at a Service."""
+        agrees = True
+        for text in () if service.spec.type == "ExternalName" else service.spec.clusterIPs:
+            if text not in ("", NONE):
+                if self._owners.get(text) == key:
+                    del self._owners[text]
+                else:
+                    agrees = False
+        if not agrees:
+            self.services.append(key)
+
+    @property
+    def records(self) -> list[Key]:
+        """The records to be judged: odd ones, and those that no Service claimed."""
+        return self._odd + [Key("", name) for name in self._owners]
 
 
 def findings_about_service(key: Key, holder: Holder, *, record_of: RecordOf, holder_of: HolderOf, hands_out: Callable[[Address], bool]) -> Iterator[Finding]:

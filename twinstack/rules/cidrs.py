@@ -107,6 +107,11 @@ def hands_out(network: Network, address: Address) -> bool:
     return not (Family.of(network).facts.has_broadcast and address == network.broadcast_address)
 
 
+def usable(network: Network) -> tuple[int, int]:
+    """The numbers for which :func:`hands_out` says yes, half-open."""
+    return int(network.network_address) + 1, int(network.broadcast_address) + (0 if Family.of(network).facts.has_broadcast else 1)
+
+
 def networks_of(cidr: ServiceCIDR) -> tuple[Network, ...]:
     """The networks of a ServiceCIDR; entries that no version ever accepted are skipped."""
     result = []

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Protocol
 
 from twinstack.api.errors import FieldProblem
-from twinstack.api.objects import Document, Key
+from twinstack.api.objects import Document, Key, View
 from twinstack.api.resources import Resource
 
 
@@ -25,8 +25,14 @@ class Reader(Protocol):
 
     def list(self, resource: Resource, namespace: str = "") -> Sequence[Document]: ...
 
-    def each(self, resource: Resource) -> Iterator[Document]:
-        """All objects of now, one at a time; those that change meanwhile are told as they were."""
+    def each(self, resource: Resource, having: bytes = b"") -> Iterator[Document]:
+        """All objects of now whose bytes have these, one at a time; those that change meanwhile are told as they were."""
+
+    def keys(self, resource: Resource) -> Sequence[Key]:
+        """The keys of all objects of now."""
+
+    def views(self, resource: Resource, view: type[View]) -> Iterator[tuple[Key, View]]:
+        """All objects of now looked at through a view, made of the bytes without a document between."""
 
 
 class Transaction:
