@@ -49,6 +49,7 @@ from twinstack.rules.node_access import MIRROR
 
 log = logging.getLogger(__name__)
 MOST_WRITES = 16
+MOST_REQUESTS = 8  # at once: each needs a connection, which costs more memory than a pod
 PATIENCE_SECONDS = 0.1
 
 
@@ -305,7 +306,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
     name = settings.node_name or machine(settings.root_dir).hostname
     async with (
         AsyncExitStack() as undo,
-        Client(connection, user_agent="kubelet/twinstack") as client,
+        Client(connection, user_agent="kubelet/twinstack", at_once=MOST_REQUESTS) as client,
         ProcessRuntime(settings.root_dir) as runtime,
         Prober(runtime) as prober,
     ):

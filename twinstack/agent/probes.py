@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ import aiohttp
 from twinstack.agent import grpc
 from twinstack.agent.containers.base import ContainerError, Runtime
 from twinstack.api.kinds import Container, HTTPGetAction, Probe
+from twinstack.client.tls import client_context
 from twinstack.net.cidr import host_port
 
 EAGER_SECONDS = 0.025
@@ -65,9 +65,8 @@ class Prober:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Prober:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # a probe asks whether somebody answers, not who
-        connector = aiohttp.TCPConnector(ssl=context, force_close=True, limit=0)
+        # a probe asks whether somebody answers, not who
+        connector = aiohttp.TCPConnector(ssl=client_context(verify=False), force_close=True, limit=0)
         self._session = aiohttp.ClientSession(connector=connector, headers={"User-Agent": "kube-probe/1.36", "Accept": "*/*"}, auto_decompress=False)
         return self
 

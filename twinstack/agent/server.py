@@ -23,8 +23,8 @@ from twinstack.agent.settings import Settings, SettingsError
 from twinstack.api import errors
 from twinstack.api.channels import COMMAND_PROTOCOLS, FORWARD_PROTOCOLS, SPDY_REFUSAL, STDERR, STDOUT, TUNNEL, Socket, chosen
 from twinstack.api.objects import encode
-from twinstack.client import certificates
-from twinstack.client.certificates import Pair
+from twinstack.client import tls
+from twinstack.client.tls import Pair
 from twinstack.client.websockets import LONGEST_MESSAGE, WebSocket, offered
 from twinstack.loops.health import Check, answer
 from twinstack.net.errors import Error
@@ -74,8 +74,26 @@ def serving_pair(settings: Settings, name: str, addresses: Sequence[Address]) ->
     if files[0] is None or files[1] is None:
         if files != (None, None):
             raise SettingsError("--tls-cert-file and --tls-private-key-file are given together or not at all")
-        return certificates.self_signed(name, dns_names=[name], addresses=addresses)
+        return _own_pair(settings.cert_dir or settings.root_dir / "pki", name, addresses)
     return Pair(_bytes(files[0], "--tls-cert-file"), _bytes(files[1], "--tls-private-key-file"))
+
+
+def _own_pair(folder: Path, name: str, addresses: Sequence[Address]) -> Pair:
+    """The certificate that an earlier start has left in this folder, or a new one that signs itself."""
+    certificate, key = folder / "kubelet.crt", folder / "kubelet.key"
+    if certificate.exists() and key.exists():
+        return Pair(_bytes(certificate, "--cert-dir"), _bytes(key, "--cert-dir"))
+    from twinstack.client import certificates  # heavy, and needed once in a node's life
+
+    pair = certificates.self_signed(name, dns_names=[name], addresses=addresses)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path, data in ((key, pair.key), (certificate, pair.certificate)):
+            path.touch(mode=0o600)
+            path.write_bytes(data)
+    except OSError as error:
+        raise SettingsError(f"--cert-dir: {folder} cannot be written: {error.strerror}") from error
+    return pair
 
 
 def _bytes(path: Path, flag: str) -> bytes:
@@ -111,7 +129,7 @@ class Server:
         """Listen on both doors; SettingsError when an address is taken or cannot be had."""
         settings = self._settings
         authorities = _bytes(settings.client_ca_file, "--client-ca-file") if settings.client_ca_file else b""
-        context = certificates.server_context(pair, client_authorities=authorities)
+        context = tls.server_context(pair, client_authorities=authorities)
         guarded = web.Application(middlewares=[self._guard])
         guarded.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs)
         for method in ("GET", "POST"):
@@ -156,14 +174,11 @@ class Server:
 
     @staticmethod
     def _authenticate(request: web.Request) -> None:
-        tls = request.transport.get_extra_info("ssl_object") if request.transport else None
-        certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+        connection = request.transport.get_extra_info("ssl_object") if request.transport else None
+        certificate = connection.getpeercert() if connection is not None else None
         if not certificate:
             raise errors.Unauthorized("Unauthorized")
-        try:
-            user, groups = certificates.identity_of(certificate)
-        except Error as error:
-            raise errors.Unauthorized(f"Unauthorized: {error}") from error
+        user, groups = tls.identity_of(certificate)
         if user != CLIENT_NAME and not CLIENT_GROUPS & set(groups):
             raise errors.Forbidden(f"Forbidden (user={user}, verb=get, resource=nodes, subresource=proxy)")
 

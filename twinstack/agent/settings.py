@@ -60,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     client_ca_file: Path | None = None
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
+    cert_dir: Path | None = None  # where a certificate of our own is kept; None: pki below the root directory
     labels: tuple[tuple[str, str], ...] = ()
     taints: tuple[Taint, ...] = ()
     register_node: bool = True

@@ -45,6 +45,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.option("--healthz-bind-address", "healthz_address", default=None, help="Serve /healthz here.  [default: 127.0.0.1]")
 @click.option("--healthz-port", type=click.IntRange(0, 65535), default=None, help="Serve /healthz on this port; 0 for nowhere.  [default: 10248]")
 @click.option("--client-ca-file", default=None, help="The authority of client certificates; without it nobody may read logs.")
+@click.option("--cert-dir", default=None, help="Where the certificate that signs itself is kept.  [default: pki below the root directory]")
 @click.option("--tls-cert-file", default=None, help="The certificate to serve with.  [default: one that signs itself]")
 @click.option("--tls-private-key-file", "tls_key_file", default=None, help="Its key.")
 @click.option("--node-labels", default=None, help="Labels of the node: key=value,…")
@@ -78,7 +79,9 @@ def command(config_file: str, verbosity: int, logging_format: str, pod_cidr: str
     run_program(run(Settings(**values)), verbosity=verbosity, logging_format=logging_format)
 
 
-_PATHS = {"kubeconfig", "routes_kubeconfig", "root_dir", "netns_dir", "image_dir", "cni_conf_dir", "client_ca_file", "tls_cert_file", "tls_key_file"}
+_PATHS = {
+    "kubeconfig", "routes_kubeconfig", "root_dir", "netns_dir", "image_dir", "cni_conf_dir", "client_ca_file", "tls_cert_file", "tls_key_file", "cert_dir",
+}  # fmt: skip
 
 
 def _from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:

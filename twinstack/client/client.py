@@ -6,12 +6,13 @@ it once, into the view that he wants. Trouble with the connection is ``ServiceUn
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote
@@ -101,8 +102,10 @@ _LISTED = msgspec.json.Decoder(Listed)
 class Client:
     """The API server, as one user. ``async with Client(connection) as client``."""
 
-    def __init__(self, config: Connection, *, user_agent: str = "") -> None:
+    def __init__(self, config: Connection, *, user_agent: str = "", at_once: int = 0) -> None:
+        """*at_once*: how many requests are under way at most, watches and streams apart; 0 for any number. A connection costs some 100 kB."""
         self.config = config
+        self._permits: AbstractAsyncContextManager[None] = asyncio.Semaphore(at_once) if at_once else nullcontext()
         self._user_agent = user_agent or f"twinstack/{__version__}"
         self._base = config.server.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
@@ -212,7 +215,7 @@ class Client:
                     return None
             case DeleteCollection(resource, namespace):
                 with suppress(errors.NotFound):
-                    await self.raw("DELETE", resource.path(namespace))
+                    await self.raw("DELETE", f"{resource.path(namespace)}?propagationPolicy=Background")
                 return None
             case Bind():
                 return await self.bind(action.key, action.node, uid=action.uid)
@@ -309,7 +312,7 @@ class Client:
     ) -> Answer:
         """One request and its whole answer; the server's failure as its class."""
         with translate(_TABLE):
-            async with self._request(method, path, query or {}, body, content_type if body else "", None, accept) as response:
+            async with self._permits, self._request(method, path, query or {}, body, content_type if body else "", None, accept) as response:
                 data = await response.read()
                 if response.status >= 400:
                     raise _failure(response, data)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import ssl
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from twinstack.net.errors import Error
 
@@ -57,6 +58,13 @@ def client_context(*, authorities: bytes = b"", pair: Pair | None = None, verify
     if pair is not None:
         _load_pair(context, pair)
     return context
+
+
+def identity_of(peer: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """The user and the groups that a verified certificate names, as ``SSLObject.getpeercert()`` tells it."""
+    named = [pair for part in peer.get("subject", ()) for pair in part]
+    names = [value for field, value in named if field == "commonName"]
+    return (names[0] if names else ""), tuple(value for field, value in named if field == "organizationName")
 
 
 def _load_pair(context: ssl.SSLContext, pair: Pair) -> None:
