@@ -67,6 +67,9 @@ class MemoryWorld:
     def labelled(self, view, namespace, label, value):
         return [one for one in self.list(view, namespace) if one.labels.get(label) == value]
 
+    def indexed(self, view, index, value):
+        return [one for one in self.list(view) if value in index(one)]
+
     def document(self, view, key) -> Document:
         return copy.deepcopy(self.objects[view, key][0])
 

@@ -7,7 +7,7 @@ is printing instead of performing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -16,6 +16,9 @@ from twinstack.api.objects import Document, Key
 from twinstack.api.resources import Resource
 
 V = TypeVar("V", bound=kinds.Object)
+
+Index = Callable[[Any], Iterable[Hashable]]
+"""The values by which an object of one kind is to be found. A function of a module, that depends on the object alone."""
 
 
 class World(Protocol):
@@ -36,6 +39,9 @@ class World(Protocol):
 
     def labelled(self, view: type[V], namespace: str, label: str, value: str) -> Sequence[V]:
         """The objects of a namespace with this very label value, by key."""
+
+    def indexed(self, view: type[V], index: Index, value: Hashable) -> Sequence[V]:
+        """The objects for which the index gives this value, by key."""
 
 
 class Watch(NamedTuple):

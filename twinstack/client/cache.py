@@ -6,14 +6,14 @@ It is also the hand that performs what they decide: the answer to a write goes s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from twinstack.api import kinds
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import BY_KIND
-from twinstack.api.world import Action, Delete
+from twinstack.api.world import Action, Delete, Index
 from twinstack.client.client import Client
 from twinstack.client.informer import Callback, Informer
 
@@ -92,6 +92,9 @@ class Cache:
 
     def labelled(self, view: type[V], namespace: str, label: str, value: str) -> Sequence[V]:
         return self._of(view).labelled(namespace, label, value)
+
+    def indexed(self, view: type[V], index: Index, value: Hashable) -> Sequence[V]:
+        return self._of(view).indexed(index, value)
 
     def _of(self, view: type[V]) -> Informer[V]:
         try:

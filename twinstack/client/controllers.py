@@ -11,9 +11,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from twinstack.api import kinds
 from twinstack.api.objects import Key
 from twinstack.api.world import Controller
 from twinstack.client import certificates, kubeconfig
@@ -78,11 +80,13 @@ async def run_controllers(
     settings: Common,
     *,
     workers: Mapping[str, int] | None = None,
+    lean: Mapping[type[kinds.Object], Callable[[Any], Any]] | None = None,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Run the controllers until cancelled; *ready* is called once all of them are at work.
 
-    *workers* are by a controller's name; a controller that has a ``workers`` of its own insists on that number.
+    *workers* are by a controller's name; a controller that has a ``workers`` of its own insists on that number. *lean* says
+    what is kept of kinds of which there are very many.
     """
     check(settings)
     connection = settings.connection or kubeconfig.load(settings.kubeconfig or None, server=settings.master)
@@ -90,7 +94,8 @@ async def run_controllers(
     async with AsyncExitStack() as undo:
         client = await undo.enter_async_context(Client(connection, user_agent=component))
         cache = Cache(client, now=clock.now)
-        cache.watch_all(watch.view for controller in controllers for watch in controller.watches)
+        for view in dict.fromkeys(watch.view for controller in controllers for watch in controller.watches):
+            cache.watch(view, lean=(lean or {}).get(view))
         recorder = Recorder(cache.perform, component=component, clock=clock)
         metrics = QueueMetrics(registry)
         reconcilers = [

@@ -29,7 +29,7 @@ import asyncio
 import logging
 import random
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
@@ -38,6 +38,7 @@ import msgspec
 from twinstack.api import errors, kinds, selectors
 from twinstack.api.objects import Document, Key, decode_view, key_of, read, view_of
 from twinstack.api.resources import resource_of
+from twinstack.api.world import Index
 from twinstack.client.client import Client, WatchEvent
 
 V = TypeVar("V", bound=kinds.Object)
@@ -106,9 +107,8 @@ class Informer(Generic[V]):
         self._namespace, self._label_selector, self._field_selector = namespace, label_selector, field_selector
         self._selector = selectors.parse_labels(label_selector)
         self._all: Bucket[V] = Bucket()
-        self._by_namespace: dict[str, Bucket[V]] | None = None  # made when a namespace is first asked for
-        self._by_owner: dict[str, Bucket[V]] = {}
-        self._by_label: dict[str, dict[tuple[str, str], Bucket[V]]] = {}  # made when a label is first asked for
+        self._indexes: dict[Index, dict[Hashable, Bucket[V]]] = {}  # each made when it is first asked for
+        self._by_label: dict[str, Index] = {}
         self._callbacks: list[Callback] = []
         self._synced = asyncio.Event()
         self._streams = True
@@ -128,30 +128,32 @@ class Informer(Generic[V]):
     def get(self, key: Key) -> V | None:
         return self._all.objects.get(key)
 
-    def list(self, namespace: str = "") -> list[V]:
+    def list(self, namespace: str = "") -> Sequence[V]:
         """All objects, or those of a namespace, by key."""
         if not namespace or not self.resource.namespaced:
             return self._all.listed()
-        if self._by_namespace is None:
-            self._by_namespace = {}
-            for key, one in self._all.objects.items():
-                self._by_namespace.setdefault(key.namespace, Bucket()).put(key, one)
-        bucket = self._by_namespace.get(namespace)
-        return bucket.listed() if bucket else []
+        return self.indexed(_by_namespace, namespace)
 
     def owned(self, uid: str) -> Sequence[V]:
         """The objects that name this uid among their owners, by key."""
-        bucket = self._by_owner.get(uid)
-        return bucket.listed() if bucket else []
+        return self.indexed(_by_owner, uid)
 
     def labelled(self, namespace: str, label: str, value: str) -> Sequence[V]:
         """The objects of a namespace with this very label value, by key."""
         index = self._by_label.get(label)
         if index is None:
-            index = self._by_label[label] = {}
+            index = self._by_label[label] = _by_label(label)
+        return self.indexed(index, (namespace, value))
+
+    def indexed(self, index: Index, value: Hashable) -> Sequence[V]:
+        """The objects for which the index gives this value, by key."""
+        buckets = self._indexes.get(index)
+        if buckets is None:
+            buckets = self._indexes[index] = {}
             for key, one in self._all.objects.items():
-                self._index_label(index, label, key, one)
-        bucket = index.get((namespace, value))
+                for found in index(one):
+                    buckets.setdefault(found, Bucket()).put(key, one)
+        bucket = buckets.get(value)
         return bucket.listed() if bucket else []
 
     def __len__(self) -> int:
@@ -332,34 +334,22 @@ class Informer(Generic[V]):
         self._tell(before, None)
 
     def _index(self, key: Key, before: V | None, after: V) -> None:
-        if before is not None:
-            self._unindex(key, before, keep=True)
         self._all.put(key, after)
-        if self._by_namespace is not None:
-            self._by_namespace.setdefault(key.namespace, Bucket()).put(key, after)
-        for owner in after.metadata.ownerReferences:
-            self._by_owner.setdefault(owner.uid, Bucket()).put(key, after)
-        for label, index in self._by_label.items():
-            self._index_label(index, label, key, after)
+        for index, buckets in self._indexes.items():
+            values = set(index(after))
+            for value in set(index(before)) - values if before is not None else ():
+                _drop_from(buckets, value, key)
+            for value in values:
+                bucket = buckets.get(value)
+                if bucket is None:
+                    bucket = buckets[value] = Bucket()
+                bucket.put(key, after)
 
-    def _unindex(self, key: Key, before: V, *, keep: bool = False) -> None:
-        """Take an object out of the indexes; with *keep*, only of those that its next state may not belong to."""
-        if not keep:
-            self._all.drop(key)
-            if self._by_namespace is not None:
-                _drop_from(self._by_namespace, key.namespace, key)
-        for owner in before.metadata.ownerReferences:
-            _drop_from(self._by_owner, owner.uid, key)
-        for label, index in self._by_label.items():
-            value = before.labels.get(label)
-            if value is not None:
-                _drop_from(index, (key.namespace, value), key)
-
-    @staticmethod
-    def _index_label(index: dict[tuple[str, str], Bucket[V]], label: str, key: Key, one: V) -> None:
-        value = one.labels.get(label)
-        if value is not None:
-            index.setdefault((key.namespace, value), Bucket()).put(key, one)
+    def _unindex(self, key: Key, before: V) -> None:
+        self._all.drop(key)
+        for index, buckets in self._indexes.items():
+            for value in set(index(before)):
+                _drop_from(buckets, value, key)
 
     def _tell(self, before: V | None, after: V | None) -> None:
         for callback in tuple(self._callbacks):
@@ -370,6 +360,22 @@ class Informer(Generic[V]):
             callback(before, after)
         except Exception:
             log.exception("A change could not be handed on", extra={"resource": self.resource.qualified, "key": _key(after or before)})
+
+
+def _by_namespace(one: kinds.Object) -> Iterable[Hashable]:
+    return (one.metadata.namespace,)
+
+
+def _by_owner(one: kinds.Object) -> Iterable[Hashable]:
+    return [owner.uid for owner in one.metadata.ownerReferences]
+
+
+def _by_label(label: str) -> Index:
+    def index(one: kinds.Object) -> Iterable[Hashable]:
+        value = one.labels.get(label)
+        return () if value is None else ((one.metadata.namespace, value),)
+
+    return index
 
 
 def _drop_from(index: dict[Any, Bucket[V]], name: Any, key: Key) -> None:

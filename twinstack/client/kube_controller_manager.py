@@ -7,8 +7,10 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from twinstack.api import kinds
 from twinstack.api.world import Controller
 from twinstack.client.controllers import Common, SettingsError, read_file, run_controllers
+from twinstack.client.lean import Lean
 from twinstack.net.cidr import parse_cidrs
 from twinstack.net.errors import AddressError
 from twinstack.net.family import FAMILIES, Family, Network
@@ -168,7 +170,9 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
     """Run the controllers until cancelled; *ready* is called once they are at work."""
     controllers = controllers_of(settings)
     workers = {name: getattr(settings, row.workers) for name, row in CONTROLLERS.items() if row.workers}
-    await run_controllers(COMPONENT, controllers, settings, workers=workers, ready=ready)
+    lean = Lean()
+    kept: dict[type[kinds.Object], Callable[[Any], Any]] = {kinds.Pod: lean.pod, kinds.EndpointSlice: lean.slice, kinds.Endpoints: lean.endpoints}
+    await run_controllers(COMPONENT, controllers, settings, workers=workers, lean=kept, ready=ready)
 
 
 def _cidrs(flag: str, text: str) -> tuple[Network, ...]:

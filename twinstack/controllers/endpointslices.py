@@ -30,6 +30,7 @@ from twinstack.rules.workloads import owner_reference, ready_since
 MANAGER = "endpointslice-controller.k8s.io"
 _RESERVED = (rules.SERVICE_NAME, rules.MANAGED_BY)
 _RESOURCE = resource_of(EndpointSlice)
+_WORTH_REMEMBERING = 100  # pods; of fewer, making their endpoints anew costs less than keeping them
 
 
 class _Answer(NamedTuple):
@@ -54,6 +55,7 @@ class EndpointSlices:
     """Endpoints of Services, by family, in slices of at most *max_endpoints*."""
 
     name = "endpointslice-controller"
+    independent = True
 
     def __init__(self, *, max_endpoints: int = 100) -> None:
         self._most = max_endpoints
@@ -132,7 +134,10 @@ class EndpointSlices:
             for family, identity, endpoint in answer.endpoints:
                 if family in groups:
                     groups[family][answer.key].endpoints[identity] = endpoint
-        self._remembered[key] = _Remembered(service, after)
+        if len(after) >= _WORTH_REMEMBERING:
+            self._remembered[key] = _Remembered(service, after)
+        elif remembered is not None:
+            del self._remembered[key]
         return groups
 
 
@@ -218,7 +223,7 @@ def _woken_by_node(before: Node | None, after: Node | None, world: World) -> Ite
     """Besides the Services whose pods stand there, those that share their endpoints out by what all nodes have."""
     yield from woken_by_node(before, after, world)
     if (before and topology.counted(before)) != (after and topology.counted(after)):
-        yield from (Key(one.metadata.namespace, one.metadata.name) for one in world.list(Service) if topology.asks(one))
+        yield from (Key(one.metadata.namespace, one.metadata.name) for one in world.indexed(Service, topology.by_asking, True))
 
 
 def _keys_of_slice(before: EndpointSlice | None, after: EndpointSlice | None, world: World) -> Iterable[Key]:

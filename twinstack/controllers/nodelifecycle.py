@@ -22,6 +22,7 @@ from twinstack.api.objects import Document, Key, document_of
 from twinstack.api.resources import resource_of
 from twinstack.api.times import parse_time, text_of_time
 from twinstack.api.world import Action, After, Delete, Patch, Tell, Watch, World
+from twinstack.rules.endpoints import by_node
 from twinstack.rules.placement import NOT_READY, UNREACHABLE, UNSCHEDULABLE, covers
 from twinstack.rules.workloads import finished, ready
 
@@ -72,8 +73,8 @@ class NodeLifecycle:
         forbidding = [taint for taint in (node.spec.taints or () if taints is None else taints) if taint.effect == "NoExecute"]
         silent = status == "Unknown" and (current is not None or left <= 0)
         if forbidding or silent:
-            for pod in world.list(Pod):
-                if pod.spec.nodeName == key.name and not finished(pod):
+            for pod in world.indexed(Pod, by_node, key.name):
+                if not finished(pod):
                     if silent and ready(pod):
                         actions.append(_not_ready(pod, world.now))
                     if pod.metadata.deletionTimestamp is None:

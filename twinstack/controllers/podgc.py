@@ -16,6 +16,7 @@ from twinstack.api.kinds import Node, Pod
 from twinstack.api.objects import Key
 from twinstack.api.resources import resource_of
 from twinstack.api.world import Absent, Action, After, Delete, Watch, World
+from twinstack.rules.endpoints import by_node
 
 _PODS, _NODES = resource_of(Pod), resource_of(Node)
 
@@ -60,4 +61,4 @@ class PodGarbage:
         if after is not None:
             self._missing.pop(after.metadata.name, None)
         elif before is not None:
-            yield from (Key(pod.metadata.namespace, pod.metadata.name) for pod in world.list(Pod) if pod.spec.nodeName == before.metadata.name)
+            yield from (Key(pod.metadata.namespace, pod.metadata.name) for pod in world.indexed(Pod, by_node, before.metadata.name))

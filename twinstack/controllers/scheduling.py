@@ -91,7 +91,7 @@ def _alike(pod: Pod, world: World) -> Callable[[Pod], bool]:
     """Whether another pod is of the same kind: the same controller's, or behind the same Service."""
     owner = pod.metadata.controller
     uid = owner.uid if owner else ""
-    selectors = [(one.spec.selector or {}).items() for one in services_of((pod,), world.list(Service, pod.metadata.namespace))]
+    selectors = [(one.spec.selector or {}).items() for one in services_of(pod, world)]
 
     def alike(other: Pod) -> bool:
         if other.metadata.namespace != pod.metadata.namespace:

@@ -18,7 +18,8 @@ Hence nothing that goes wrong needs handling of its own, except looking again:
 | any other failure, or a bug in the decision  | somebody must look: it is logged               | decide anew, later and later  |
 
 Actions are performed in order, and those after a failure are left out: they were decided for a world that has not come about.
-Creations of one kind that follow each other do not depend on each other, and are performed together.
+Creations of one kind that follow each other do not depend on each other, and are performed together; so are patches of one
+kind by a controller that says so (``independent = True``).
 
 One key is never worked on twice at once (``loops.queue``), and the answers to its own writes are in the cache before it is looked at
 again (``client.cache``): so a controller needs no memory of what it has just done.
@@ -34,7 +35,7 @@ from typing import Any, Protocol
 
 from twinstack.api import errors, kinds
 from twinstack.api.objects import Document, Key
-from twinstack.api.world import Action, After, Controller, Create, Tell, Watch, World
+from twinstack.api.world import Action, After, Controller, Create, Patch, Tell, Watch, World
 from twinstack.loops.clock import Clock, SystemClock
 from twinstack.loops.events import Recorder
 from twinstack.loops.metrics import QueueMetrics
@@ -70,6 +71,7 @@ class Reconciler:
         self.controller, self.source = controller, source
         self.queue: Queue[Key] = Queue(clock or SystemClock(), name=controller.name, metrics=metrics)
         self._perform, self._recorder, self._workers = perform, recorder, workers
+        self._together = (Create, Patch) if getattr(controller, "independent", False) else (Create,)
 
     async def run(self) -> None:
         """Keep the invariant until cancelled."""
@@ -124,7 +126,7 @@ class Reconciler:
     async def _perform_all(self, actions: Sequence[Action]) -> float | None:
         """Perform in order; in how many seconds to look again, where that is asked for."""
         later: float | None = None
-        for batch in batches(actions):
+        for batch in batches(actions, self._together):
             first = batch[0]
             if isinstance(first, After):
                 later = first.seconds if later is None else min(later, first.seconds)
@@ -147,12 +149,12 @@ class Reconciler:
         log.log(level, "A key is decided anew", extra={"controller": self.controller.name, "key": key, "seconds": seconds, "because": text})
 
 
-def batches(actions: Sequence[Action]) -> Iterator[list[Action]]:
-    """The actions in order, with creations of one kind that follow each other taken together."""
+def batches(actions: Sequence[Action], together: tuple[type[Create | Patch], ...] = (Create,)) -> Iterator[list[Action]]:
+    """The actions in order, with those of one of these types and one kind that follow each other taken together."""
     batch: list[Action] = []
     for action in actions:
         last = batch[-1] if batch else None
-        joins = isinstance(action, Create) and isinstance(last, Create) and action.resource == last.resource and len(batch) < MOST_TOGETHER
+        joins = isinstance(action, together) and type(action) is type(last) and action.resource == last.resource and len(batch) < MOST_TOGETHER
         if batch and not joins:
             yield batch
             batch = []

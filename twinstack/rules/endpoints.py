@@ -17,6 +17,7 @@ Theory (spec: the EndpointSlice API, KEP-752, KEP-1672 for the three conditions)
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from twinstack.api.kinds import (
     Endpoint,
@@ -88,13 +89,24 @@ def pods_of(service: Service, world: World) -> Sequence[Pod]:
     return [pod for pod in fewest if wanted <= pod.labels.items()]
 
 
-def services_of(pods: Iterable[Pod], services: Iterable[Service]) -> Iterator[Service]:
-    """The Services that select any of the pods (or any of the states of one pod)."""
-    held = [pod.labels.items() for pod in pods]
-    for service in services:
-        if selects_pods(service):
-            wanted = (service.spec.selector or {}).items()
-            if any(wanted <= labels for labels in held):
+def by_selector(service: Service) -> Iterable[tuple[str, str, str]]:
+    """Index: the namespace and one label that every pod of the Service has; empty texts for one that selects everything."""
+    if not selects_pods(service):
+        return ()
+    return ((service.metadata.namespace, *min((service.spec.selector or {"": ""}).items())),)
+
+
+def by_node(pod: Pod) -> Iterable[str]:
+    """Index: the node that a pod stands on."""
+    return (pod.spec.nodeName,) if pod.spec.nodeName else ()
+
+
+def services_of(pod: Pod, world: World) -> Iterator[Service]:
+    """The Services that select the pod."""
+    namespace, labels = pod.metadata.namespace, pod.labels.items()
+    for label, value in (("", ""), *labels):
+        for service in world.indexed(Service, by_selector, (namespace, label, value)):
+            if (service.spec.selector or {}).items() <= labels:
                 yield service
 
 
@@ -132,10 +144,17 @@ def addresses_of(pod: Pod) -> dict[Family, list[str]]:
     result: dict[Family, list[str]] = {}
     texts = [one.ip for one in pod.status.podIPs or ()] or [pod.status.podIP]
     for text in texts:
-        address = _parsed(text)
-        if address is not None:
-            result.setdefault(Family.of(address), []).append(str(address))
+        found = _canonical(text)
+        if found is not None:
+            result.setdefault(found[0], []).append(found[1])
     return result
+
+
+@lru_cache(maxsize=1 << 14)
+def _canonical(text: str) -> tuple[Family, str] | None:
+    """An address's family and canonical text. Remembered, as each pod's are asked for by several, one after the other."""
+    address = _parsed(text)
+    return None if address is None else (Family.of(address), str(address))
 
 
 def target_port(pod: Pod, port: ServicePort) -> int | None:

@@ -10,7 +10,7 @@ to it may still stand. (spec: kube-controller-manager's node IPAM, KEP-563.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -178,24 +178,45 @@ class Blocks:
 
     def next_blocks(self, texts: Iterable[str]) -> tuple[Network, ...] | BlockRange:
         """A free block of every range, given the CIDRs in use; or the first range in which none is left."""
-        used: list[list[range]] = [[] for _ in self.ranges]
+        return next(self.each_free(texts))
+
+    def each_free(self, texts: Iterable[str]) -> Iterator[tuple[Network, ...] | BlockRange]:
+        """One free block of every range after the other, given the CIDRs in use; at last, for ever, the first range in which none is left."""
+        places = [_Place(one, excluded) for one, excluded in zip(self.ranges, self._excluded, strict=True)]
         for text in texts:
-            for place, numbers in zip(used, self.numbers_of(text), strict=True):
-                if numbers:
-                    place.append(numbers)
-        result = []
-        for one, taken, excluded in zip(self.ranges, used, self._excluded, strict=True):
-            number = _next(one.blocks, taken, excluded)
-            if number is None:
-                return one
-            result.append(one.block(number))
-        return tuple(result)
+            for place, numbers in zip(places, self.numbers_of(text), strict=True):
+                place.take(numbers)
+        while True:
+            numbers_ = [place.free() for place in places]
+            full = next((place.range for place, number in zip(places, numbers_, strict=True) if number is None), None)
+            if full is not None:
+                yield full
+                continue
+            given = []
+            for place, number in zip(places, numbers_, strict=True):
+                assert number is not None
+                place.take(range(number, number + 1))
+                given.append(place.range.block(number))
+            yield tuple(given)
 
 
-def _next(count: int, taken: list[range], excluded: list[range]) -> int | None:
-    intervals = Intervals()
-    for numbers in sorted([*taken, *excluded], key=lambda numbers: numbers.start):
-        intervals.add_range(numbers.start, numbers.stop)
-    start = max((numbers.stop for numbers in taken), default=0) % count
-    found = intervals.first_absent(start, count)
-    return intervals.first_absent(0, start) if found is None else found
+class _Place:
+    """What is taken of one range."""
+
+    def __init__(self, one: BlockRange, excluded: Iterable[range]) -> None:
+        self.range = one
+        self._taken = Intervals()
+        for numbers in excluded:
+            self._taken.add_range(numbers.start, numbers.stop)
+        self._highest = 0
+
+    def take(self, numbers: range) -> None:
+        if numbers:
+            self._taken.add_range(numbers.start, numbers.stop)
+            self._highest = max(self._highest, numbers.stop)
+
+    def free(self) -> int | None:
+        """The first free number behind the highest taken one, or else at all."""
+        start, count = self._highest % self.range.blocks, self.range.blocks
+        found = self._taken.first_absent(start, count)
+        return self._taken.first_absent(0, start) if found is None else found

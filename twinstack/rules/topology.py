@@ -48,6 +48,11 @@ def asks(service: Service) -> bool:
     return asked_topology(service) in ("Auto", "auto")
 
 
+def by_asking(service: Service) -> Iterable[bool]:
+    """Index: whether the Service asks."""
+    return (asks(service),)
+
+
 def counted(node: Node) -> tuple[str | None, object] | None:
     """What of a node the shares depend on: its zone and its CPUs; None for one that does not count."""
     condition = condition_of(node.status.conditions, "Ready")

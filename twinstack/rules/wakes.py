@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from twinstack.api.kinds import Namespace, Node, Pod, Service
 from twinstack.api.objects import Key
 from twinstack.api.world import World
-from twinstack.rules.endpoints import matters_to_endpoints, services_of, zone_of
+from twinstack.rules.endpoints import by_node, matters_to_endpoints, services_of, zone_of
 from twinstack.rules.readiness import asks
 
 
@@ -27,11 +27,14 @@ def woken_by_service(before: Service | None, after: Service | None, world: World
 
 def woken_by_pod(before: Pod | None, after: Pod | None, world: World) -> Iterable[Key]:
     """The Services that selected the pod or select it now, if anything changed that an endpoint shows."""
-    states = [pod for pod in (before, after) if pod is not None]
-    if before is not None and after is not None and not matters_to_endpoints(before, after):
-        return
-    for service in services_of(states, world.list(Service, states[0].metadata.namespace)):
-        yield Key(service.metadata.namespace, service.metadata.name)
+    if before is not None and after is not None:
+        if not matters_to_endpoints(before, after):
+            return
+        if before.labels == after.labels:
+            before = None
+    for pod in (before, after):
+        if pod is not None:
+            yield from (Key(service.metadata.namespace, service.metadata.name) for service in services_of(pod, world))
 
 
 def woken_by_node(before: Node | None, after: Node | None, world: World) -> Iterable[Key]:
@@ -39,13 +42,8 @@ def woken_by_node(before: Node | None, after: Node | None, world: World) -> Iter
     if before is not None and after is not None and zone_of(before) == zone_of(after):
         return
     name = (after or before or Node()).metadata.name
-    by_namespace: dict[str, list[Pod]] = {}
-    for pod in world.list(Pod):
-        if pod.spec.nodeName == name:
-            by_namespace.setdefault(pod.metadata.namespace, []).append(pod)
-    for namespace, pods in by_namespace.items():
-        for service in services_of(pods, world.list(Service, namespace)):
-            yield Key(namespace, service.metadata.name)
+    for pod in world.indexed(Pod, by_node, name):
+        yield from (Key(service.metadata.namespace, service.metadata.name) for service in services_of(pod, world))
 
 
 def woken_by_namespace(before: Namespace | None, after: Namespace | None, world: World) -> Iterable[Key]:

@@ -1,0 +1,161 @@
+"""What the controller manager keeps of the objects of which there are very many: pods, and what lists their addresses.
+
+Theory. A cluster of 150,000 pods has as many containers, probes and volumes, which no controller looks at, and a handful of
+different labels, tolerations and ports, which many pods share. What is left out here also wakes nobody: two states that are lean
+alike are the same. Views are never changed, so nobody can tell that two of them share their parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from twinstack.api.kinds import (
+    Container,
+    ContainerStatus,
+    Endpoints,
+    EndpointSlice,
+    ObjectMeta,
+    Pod,
+    PodSpec,
+    PodStatus,
+)
+from twinstack.api.objects import encode
+
+_MOST_SHARED = 50_000  # different things remembered at most; then it begins anew
+_TOLD = ("Ready", "PodScheduled", "DisruptionTarget")  # the conditions that controllers look at; and our own
+_DOMAINS = ("kubernetes.io/", "k8s.io/", "twinstack.dev/")  # of the annotations that they look at
+_NOT_LOOKED_AT = frozenset({"kubectl.kubernetes.io/last-applied-configuration", "kubectl.kubernetes.io/restartedAt"})
+
+
+class Lean:
+    """Makes lean copies; those made by one instance share their parts."""
+
+    def __init__(self) -> None:
+        self._shared: dict[Any, Any] = {}
+        self._nothing: list[Any] = []  # a list of its own costs each object 56 bytes
+
+    def pod(self, one: Pod) -> Pod:
+        """The pod without what only its node looks at."""
+        return Pod(
+            metadata=self._metadata(one.metadata, annotations=_kept(one.metadata.annotations)), spec=self._spec(one.spec), status=self._status(one.status)
+        )
+
+    def slice(self, one: EndpointSlice) -> EndpointSlice:
+        """The slice as it is, its endpoints of shared parts."""
+        endpoints = [
+            replace(
+                endpoint,
+                conditions=self._once(endpoint.conditions),
+                nodeName=self._once(endpoint.nodeName),
+                zone=self._once(endpoint.zone),
+                hints=self._encoded(endpoint.hints),
+                targetRef=self._reference(endpoint.targetRef),
+            )
+            for endpoint in one.endpoints or ()
+        ]
+        kept = None if one.endpoints is None else endpoints
+        metadata = self._metadata(one.metadata, annotations=one.metadata.annotations)
+        return replace(one, apiVersion="", kind="", metadata=metadata, endpoints=kept, ports=self._encoded(one.ports))
+
+    def endpoints(self, one: Endpoints) -> Endpoints:
+        """The Endpoints as they are, of shared parts."""
+        subsets = [
+            replace(
+                subset,
+                addresses=self._addresses(subset.addresses),
+                notReadyAddresses=self._addresses(subset.notReadyAddresses),
+                ports=self._encoded(subset.ports),
+            )
+            for subset in one.subsets or ()
+        ]
+        kept = None if one.subsets is None else subsets
+        return replace(one, apiVersion="", kind="", metadata=self._metadata(one.metadata, annotations=one.metadata.annotations), subsets=kept)
+
+    # ---- parts
+
+    def _addresses(self, addresses: Any) -> Any:
+        if addresses is None:
+            return None
+        return [replace(one, nodeName=self._once(one.nodeName), targetRef=self._reference(one.targetRef)) for one in addresses]
+
+    def _reference(self, one: Any) -> Any:
+        return one if one is None else replace(one, kind=self._once(one.kind), namespace=self._once(one.namespace))
+
+    def _metadata(self, one: ObjectMeta, *, annotations: Mapping[str, str] | None) -> ObjectMeta:
+        return ObjectMeta(
+            name=one.name,
+            generateName=one.generateName,
+            namespace=self._once(one.namespace),
+            uid=one.uid,
+            resourceVersion=one.resourceVersion,
+            generation=one.generation,
+            creationTimestamp=self._once(one.creationTimestamp),
+            deletionTimestamp=one.deletionTimestamp,
+            deletionGracePeriodSeconds=one.deletionGracePeriodSeconds,
+            labels=self._dict(one.labels),
+            annotations=self._dict(annotations),
+            ownerReferences=self._encoded(one.ownerReferences) or self._nothing,
+            finalizers=self._encoded(one.finalizers) or self._nothing,
+        )
+
+    def _spec(self, one: PodSpec) -> PodSpec:
+        kept = PodSpec(
+            containers=[_container(container) for container in one.containers],
+            initContainers=None if one.initContainers is None else [_container(container) for container in one.initContainers],
+            hostNetwork=one.hostNetwork,
+            restartPolicy=one.restartPolicy,
+            schedulerName=one.schedulerName,
+            schedulingGates=one.schedulingGates,
+            tolerations=one.tolerations,
+            readinessGates=one.readinessGates,
+            nodeName=one.nodeName,
+            hostname=one.hostname,
+            subdomain=one.subdomain,
+        )
+        return self._encoded(kept)  # type: ignore[no-any-return]
+
+    def _status(self, one: PodStatus) -> PodStatus:
+        conditions = [self._encoded(condition) for condition in one.conditions or () if condition.type in _TOLD or condition.type.startswith("twinstack.dev/")]
+        return PodStatus(
+            phase=self._once(one.phase),
+            reason=self._once(one.reason),
+            podIP=one.podIP,
+            podIPs=one.podIPs,
+            conditions=conditions or None,
+            containerStatuses=self._encoded(_statuses(one.containerStatuses)),
+            initContainerStatuses=self._encoded(_statuses(one.initContainerStatuses)),
+        )
+
+    def _dict(self, given: Mapping[str, str] | None) -> Any:
+        return None if not given else self._kept(tuple(given.items()), given)
+
+    def _once(self, value: Any) -> Any:
+        """The first value that was equal to this one."""
+        return value if value is None else self._kept(value, value)
+
+    def _encoded(self, value: Any) -> Any:
+        """The same for what holds lists."""
+        return value if value is None else self._kept((type(value), encode(value)), value)
+
+    def _kept(self, name: Any, value: Any) -> Any:
+        if len(self._shared) > _MOST_SHARED:
+            self._shared.clear()
+        return self._shared.setdefault(name, value)
+
+
+def _container(one: Container) -> Container:
+    return Container(name=one.name, ports=one.ports, restartPolicy=one.restartPolicy)
+
+
+def _statuses(given: list[ContainerStatus] | None) -> list[ContainerStatus] | None:
+    """How often containers were started, and how they ended."""
+    return None if not given else [ContainerStatus(name=one.name, restartCount=one.restartCount, state=replace(one.state, running=None)) for one in given]
+
+
+def _kept(annotations: Mapping[str, str] | None) -> dict[str, str] | None:
+    if not annotations:
+        return None
+    return {name: text for name, text in annotations.items() if any(domain in name for domain in _DOMAINS) and name not in _NOT_LOOKED_AT} or None
