@@ -121,6 +121,9 @@ def test_v2_is_whole_and_made_for_clients(openapi: OpenAPI) -> None:
     assert service["x-kubernetes-group-version-kind"] == [{"group": "", "kind": "Service", "version": "v1"}]
     assert "enum" not in service["properties"]["kind"]
     assert whole["definitions"]["io.k8s.apimachinery.pkg.util.intstr.IntOrString"]["format"] == "int-or-string"
+    assert whole["definitions"]["io.k8s.apimachinery.pkg.util.intstr.IntOrString"]["type"] == "string", "for want of a better word"
+    third = document(openapi, "/openapi/v3/api/v1")["components"]["schemas"]
+    assert third["io.k8s.apimachinery.pkg.util.intstr.IntOrString"]["oneOf"] == [{"type": "integer"}, {"type": "string"}]
 
 
 def test_v3_has_a_whole_document_for_each_group_version(openapi: OpenAPI) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import stat
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from twinstack.client import kubeconfig
 from twinstack.client.certificates import Pair
@@ -215,3 +218,72 @@ def test_a_lock_of_our_own_dead_process_is_broken(file: Path) -> None:
     Path(f"{file}.lock").write_text(f"twinstack {pid}\n")
     kubeconfig.merge(file, ENTRY)
     assert not Path(f"{file}.lock").exists()
+
+
+# ---- whatever stands in a file
+
+FRAGMENTS = st.sampled_from(
+    ["[", "]", "{", "}", "- ", "\n", "  ", ": ", "&a ", "*a", "!!binary ", "'", '"', "\0", "\\x00", "null", "~", "a\u2028b", "<<: *a", "? "]
+)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=5)
+    | st.sampled_from(["admin", "prod", "a\0b", "/", ".", "https://[::1", "-----BEGIN", "QQ=="]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "user", "cluster", "server", "token", "client-key"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@st.composite
+def mutilated(draw: st.DrawFn) -> bytes:
+    """A kubeconfig with pieces cut out, put in, or with other values."""
+    if draw(st.booleans()):
+        document = yaml.safe_load(OTHERS)
+        for section, inner in (("clusters", "cluster"), ("users", "user"), ("contexts", "context")):
+            if draw(st.booleans()):
+                listed = document[section]
+                fields = [
+                    "server",
+                    "certificate-authority",
+                    "certificate-authority-data",
+                    "user",
+                    "cluster",
+                    "client-key",
+                    "client-certificate",
+                    "tokenFile",
+                    "token",
+                ]
+                place = draw(st.sampled_from([(document, section), (listed[0], inner), (listed[0], "name"), (listed[0][inner], draw(st.sampled_from(fields)))]))
+                place[0][place[1]] = draw(VALUES)
+        return str(yaml.safe_dump(document)).encode()
+    text = OTHERS
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(text)))
+        text = text[:start] + draw(FRAGMENTS) + text[start + draw(st.integers(0, 20)) :]
+    data = text.encode()
+    return data if draw(st.integers(0, 9)) else data[: len(data) // 2] + b"\xff\xfe" + data[len(data) // 2 :]
+
+
+@pytest.mark.slow
+@settings(max_examples=200)
+@given(data=mutilated())
+@example(data=b"[" * 100_000)
+@example(data=b"a: &a [*a]")
+@example(
+    data=b"clusters: [{name: x, cluster: {server: 'https://a', certificate-authority: \"a\\0b\"}}]\n"
+    b"contexts: [{name: x, context: {cluster: x}}]\ncurrent-context: x"
+)
+def test_any_file_is_a_connection_or_an_error_of_ours(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    place = tmp_path_factory.mktemp("any") / "config"
+    place.write_bytes(data)
+    with contextlib.suppress(KubeconfigError):
+        kubeconfig.load(place)
+    with contextlib.suppress(KubeconfigError):
+        kubeconfig.merge(place, ENTRY)
+        assert kubeconfig.load(place).server == ENTRY.server, "what was merged is what is current"
+        kubeconfig.remove(place, ENTRY.name)
+    assert [one.name for one in place.parent.iterdir()] == ["config"], "nothing is left beside it"

@@ -139,6 +139,7 @@ QUESTIONS: tuple[Resource, ...] = (
 )  # fmt: skip
 # What is done by creating it, to an object of another kind.
 BINDINGS = Resource("", "v1", "bindings", "binding", "Binding", True, kinds.Binding, verbs=_ASKED)
+SHOWN_WHEN_GONE = frozenset(("pods", "services", "serviceaccounts"))  # a deletion is answered with the object, and not with a Status
 SERVED = (*RESOURCES, *QUESTIONS, BINDINGS)
 
 BY_VIEW: dict[type[kinds.Object], Resource] = {resource.view: resource for resource in SERVED}

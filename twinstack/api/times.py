@@ -16,12 +16,12 @@ _EXAMPLE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 def text_of_time(moment: datetime) -> str:
     """``2026-01-02T03:04:05Z``, the form of ``metav1.Time``."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).isoformat(timespec="seconds")[:19] + "Z"
 
 
 def text_of_micro_time(moment: datetime) -> str:
     """``2026-01-02T03:04:05.000006Z``, the form of ``metav1.MicroTime``."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def parse_time(text: str | None) -> datetime | None:
@@ -30,9 +30,9 @@ def parse_time(text: str | None) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(_FRACTION.sub(lambda found: "." + found.group(1)[:6].ljust(6, "0"), text))
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):  # an offset can lead out of the years that there are
         return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def canonical_time(text: str) -> str:

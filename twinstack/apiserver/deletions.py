@@ -8,21 +8,20 @@ propagation policies Orphan and Foreground are finalizers too, for the garbage c
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from twinstack.api import errors, objects
 from twinstack.api.objects import Document, Key
-from twinstack.api.resources import Resource
+from twinstack.api.resources import SHOWN_WHEN_GONE, Resource
 from twinstack.apiserver.bodies import DeleteOptions
 from twinstack.apiserver.cache import Collection, Filter, Stored
 from twinstack.apiserver.changes import ATTEMPTS, MODIFIED, NAMESPACES, Changes, Outcome, is_finally_gone, timestamp
-from twinstack.apiserver.strategies.base import Transaction
+from twinstack.apiserver.strategies.base import Strategy, Transaction
 from twinstack.store.base import RevisionMismatch
 
 ORPHAN: Final = "orphan"
 FOREGROUND: Final = "foregroundDeletion"
-_ANSWERED_WITH_OBJECT: Final = frozenset(("pods", "services", "serviceaccounts"))
 IMMORTAL: Final = frozenset(("default", "kube-system", "kube-public"))
 _AT_ONCE: Final = 64
 PLAIN: Final = DeleteOptions()
@@ -60,20 +59,23 @@ class Deletions:
         after = stored.raw_document()
         metadata = after["metadata"]
         grace = max(0, strategy.grace_period_seconds(before, options.gracePeriodSeconds))
-        _set_propagation(metadata, options)
-        deleting = metadata.get("deletionTimestamp")
+        deleting, granted = metadata.get("deletionTimestamp"), metadata.get("deletionGracePeriodSeconds", 0)
+        if strategy.owns and not (deleting and granted and grace >= granted):  # a pending grace period is ended sooner, or nothing happens
+            _set_propagation(metadata, options, strategy)
         if not deleting:
             metadata["deletionTimestamp"] = timestamp(now + timedelta(seconds=grace))
             if resource != NAMESPACES:  # whose going is not a matter of time
                 metadata["deletionGracePeriodSeconds"] = grace
             if strategy.counts_generation:
                 metadata["generation"] = metadata.get("generation", 0) + 1
-        elif grace < metadata.get("deletionGracePeriodSeconds", 0):
-            # A second deletion can only make it sooner.
-            metadata["deletionTimestamp"] = timestamp(now + timedelta(seconds=grace))
+        elif grace < granted:
+            # A second deletion can only make it sooner, counted from the first.
+            metadata["deletionTimestamp"] = timestamp(datetime.fromisoformat(deleting) + timedelta(seconds=grace - granted))
             metadata["deletionGracePeriodSeconds"] = grace
         if resource == NAMESPACES:
             after.setdefault("status", {})["phase"] = "Terminating"
+        warnings = self.warnings(resource, options)
+        accepted = options.orphanDependents is False
         transaction = Transaction(changes.cache, now=now, dry_run=dry_run)
         with transaction.undo:
             if is_finally_gone(after):
@@ -82,12 +84,17 @@ class Deletions:
                     removal = [collection.deletion(stored.key, stored.revision), *changes.beside(transaction)]
                     revisions = await changes.commit(removal, transaction)
                     metadata["resourceVersion"] = str(revisions[0])
-                return Outcome(_farewell(resource, stored, after))
+                return Outcome(_farewell(resource, stored, after), warnings)
             if after == before or dry_run:
-                return Outcome(objects.encode(after))
+                return Outcome(objects.encode(after), warnings, accepted=accepted)
             write = collection.write(after, stored.revision)
             revisions = await changes.commit([write, *changes.beside(transaction)], transaction)
-        return Outcome(collection.stored(write.note, revisions[0]).data)
+        return Outcome(collection.stored(write.note, revisions[0]).data, warnings, accepted=accepted)
+
+    def warnings(self, resource: Resource, options: DeleteOptions) -> list[str]:
+        """What to tell whoever deletes so."""
+        told = options.propagationPolicy is not None or options.orphanDependents is not None
+        return [] if told else self._changes.cache.collections[resource].strategy.deletion_warnings()
 
     async def delete_collection(self, resource: Resource, filter_: Filter, options: DeleteOptions, *, dry_run: bool = False) -> list[Stored]:
         """Delete everything that matches; returns what matched. What goes meanwhile by another hand is no failure."""
@@ -116,14 +123,16 @@ def _check_preconditions(resource: Resource, stored: Stored, options: DeleteOpti
     elif wanted.resourceVersion is not None and wanted.resourceVersion != str(stored.revision):
         detail = f"Precondition failed: ResourceVersion in precondition: {wanted.resourceVersion}, ResourceVersion in object meta: {stored.revision}"
     if detail:
-        raise errors.conflict(resource.kind, stored.key.name, detail, group=resource.group)
+        raise errors.conflict(resource.plural if resource == NAMESPACES else resource.kind, stored.key.name, detail, group=resource.group)
 
 
-def _set_propagation(metadata: Document, options: DeleteOptions) -> None:
-    """Put in and take out the finalizers that the policy means; without a policy, those that are there stay."""
+def _set_propagation(metadata: Document, options: DeleteOptions, strategy: Strategy) -> None:
+    """Put in and take out the finalizers that the policy means; without a policy, those that are there stay, else the kind's own counts."""
     policy = options.propagationPolicy
     if policy is None and options.orphanDependents is not None:
         policy = "Orphan" if options.orphanDependents else "Background"
+    if policy is None and strategy.orphans_by_default and not {ORPHAN, FOREGROUND} & set(metadata.get("finalizers") or ()):
+        policy = "Orphan"
     if policy is None:
         return
     finalizers = [name for name in metadata.get("finalizers") or () if name not in (ORPHAN, FOREGROUND)]
@@ -139,7 +148,7 @@ def _set_propagation(metadata: Document, options: DeleteOptions) -> None:
 
 def _farewell(resource: Resource, stored: Stored, document: Document) -> bytes:
     """The answer to a deletion that is done."""
-    if resource.plural in _ANSWERED_WITH_OBJECT:
+    if resource.plural in SHOWN_WHEN_GONE:
         return objects.encode(document)
     details = {"name": stored.key.name, "kind": resource.plural, "uid": stored.uid}
     if resource.group:

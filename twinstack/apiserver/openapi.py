@@ -31,9 +31,13 @@ _META: Final = "io.k8s.apimachinery.pkg.apis.meta.v1."
 # Named by the paths rather than by the kinds.
 _ALWAYS: Final = tuple(_META + name for name in ("DeleteOptions", "Patch", "Status", "WatchEvent"))
 _PACKAGE: Final = "kubernetes_validate"
-_PLACEHOLDERS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "io.k8s.apimachinery.pkg.util.intstr.IntOrString": {"type": "string", "format": "int-or-string"},
-    "io.k8s.apimachinery.pkg.api.resource.Quantity": {"type": "string"},
+# What is text or a number. OpenAPI 2 cannot say so, and Kubernetes says there that it is text.
+_PLACEHOLDERS: Final[Mapping[str, Mapping[paths.Dialect, Mapping[str, Any]]]] = {
+    "io.k8s.apimachinery.pkg.util.intstr.IntOrString": {
+        paths.V2: {"type": "string", "format": "int-or-string"},
+        paths.V3: {"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]},
+    },
+    "io.k8s.apimachinery.pkg.api.resource.Quantity": {paths.V2: {"type": "string"}, paths.V3: {"oneOf": [{"type": "string"}, {"type": "number"}]}},
 }
 _REFERENCE: Final = re.compile(rb'"#/\$defs/([^"]+)"')
 _GVK: Final = "x-kubernetes-group-version-kind"
@@ -233,7 +237,7 @@ def _members(items: Iterable[tuple[str, Mapping[str, Any]]]) -> bytes:
 def published(node: Mapping[str, Any], name: str, dialect: paths.Dialect) -> Mapping[str, Any]:
     """A definition as Kubernetes publishes it; the package's own is made for a validator (null allowed, kinds as enumerations)."""
     if name in _PLACEHOLDERS:
-        return {**{key: value for key, value in node.items() if key == "description"}, **_PLACEHOLDERS[name]}
+        return {**{key: value for key, value in node.items() if key == "description"}, **_PLACEHOLDERS[name][dialect]}
     result = _published(node, dialect)
     if _GVK in node:
         for field in ("apiVersion", "kind"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from twinstack.api.resources import Resource, Subresource
+from twinstack.api.resources import SHOWN_WHEN_GONE, Resource, Subresource
 
 NameOf = Callable[[str, str, str], str]  # group, version, kind → the definition's name
 
@@ -59,6 +59,7 @@ _STREAMS: Final[Mapping[str, Mapping[str, str]]] = {
     "attach": {"container": "string", "stderr": "boolean", "stdin": "boolean", "stdout": "boolean", "tty": "boolean"},
     "portforward": {"ports": "integer"},
 }
+_CODES: Final[Mapping[str, tuple[str, ...]]] = {"create": ("201", "202"), "update": ("201",), "patch": ("201",), "delete": ("202",)}
 _COLLECTION: Final = ("list", "create", "deletecollection")
 _ITEM: Final = ("get", "update", "patch", "delete")
 
@@ -107,12 +108,13 @@ class _Maker(NamedTuple):
             "operationId": words.get(verb, verb) + place + namespaced + resource.kind + (sub.name.capitalize() if sub else "") + scope,
         }
         parameters = [self._parameter(name, "query", type_) for name, type_ in query.items()]
+        shown = resource.plural in SHOWN_WHEN_GONE
         text = sub is not None and sub.name == "log"
         body = self._body(verb, group, version, kind)
-        answer = f"{kind}List" if verb == "list" else "Status" if verb in ("delete", "deletecollection") else kind
+        answer = f"{kind}List" if verb == "list" else "Status" if verb == "deletecollection" or (verb == "delete" and not shown) else kind
         schema = {"type": "string"} if text else self._schema(group, version, answer)
         consumed = _PATCHES if verb == "patch" else _JSON
-        codes = ("200", "201") if verb in ("create", "update", "patch") else ("200",)
+        codes = ("200", *_CODES.get(verb, ()))
         if self.dialect is V3:
             if body:
                 operation["requestBody"] = {"required": verb != "delete", "content": {media_type: {"schema": body} for media_type in consumed}}

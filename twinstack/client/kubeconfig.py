@@ -224,6 +224,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise KubeconfigError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise KubeconfigError(f"{str(path)!r} cannot be read: it is no path: {error}") from error
 
 
 def _one_line(error: BaseException) -> str:

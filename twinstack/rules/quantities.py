@@ -37,11 +37,12 @@ def canonical(value: str | int | float) -> str:
         return f"{amount / (1 << _BINARY[found]) if found else amount}{found}"
     if amount == 0:
         return "0"
-    power = 18
+    is_exponent = suffix[:1] in ("e", "E") and suffix != "E"
+    power = len(str(int(abs(amount)))) // 3 * 3 if is_exponent else 18  # there is no suffix above E, and an exponent above any
     while (amount / Fraction(10) ** power).denominator != 1:
         power -= 3
     number = amount / Fraction(10) ** power
-    if suffix[:1] in ("e", "E") and suffix != "E":
+    if is_exponent:
         return f"{number}e{power}" if power else str(number)
     return f"{number}{next(name for name, exponent in _DECIMAL.items() if exponent == power)}"
 
