@@ -22,8 +22,8 @@ def container(name="c", *, limits=None, requests=None, **more):
     return {"name": name, "resources": {"limits": limits or {}, "requests": requests or {}}, **more}
 
 
-def pod(*containers, **spec):
-    return view_of(Pod, {"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {"containers": list(containers), **spec}})
+def pod(*containers, uid="u", **spec):
+    return view_of(Pod, {"metadata": {"name": "p", "namespace": "ns", "uid": uid}, "spec": {"containers": list(containers), **spec}})
 
 
 def test_a_limit_is_a_request_as_well():
@@ -68,8 +68,9 @@ def test_amounts_are_told_in_variables():
 
 async def test_a_group_for_each_pod_and_container_that_names_amounts(tmp_path):
     limiter = Limiter(Groups([Tree(2, cgroups.CONTROLLERS, tmp_path, tmp_path / "ours")]))
-    quiet, held = pod(container()), pod(container(limits={"memory": "64Mi"}))
-    assert limiter.join(quiet, quiet.spec.containers[0], "id0") == []
+    quiet, held = pod(container(), uid="q"), pod(container(limits={"memory": "64Mi"}))
+    assert limiter.join(quiet, quiet.spec.containers[0], "id0") == [str(tmp_path / "ours/besteffort/podq/id0/cgroup.procs")]
+    assert (tmp_path / "ours/besteffort/cpu.weight").read_text() == "1"
     assert limiter.join(held, held.spec.containers[0], "id1") == [str(tmp_path / "ours/podu/id1/cgroup.procs")]
     assert (tmp_path / "ours/podu/memory.max").read_text() == "67108864"
     ended = Record(id="id1", pod="u", labels={}, running=False, exit_code=137)
@@ -80,7 +81,7 @@ async def test_a_group_for_each_pod_and_container_that_names_amounts(tmp_path):
         if path.is_file():
             path.unlink()
     limiter.adopt(["u"])
-    assert (tmp_path / "ours/podu/id1").exists()
+    assert (tmp_path / "ours/podu/id1").exists() and not (tmp_path / "ours/besteffort/podq").exists()
     await limiter.remove("u", "id1")
     assert (tmp_path / "ours/podu").exists() and not (tmp_path / "ours/podu/id1").exists()
     limiter.adopt([])

@@ -17,8 +17,10 @@ from twinstack.agent.pods import (
     decide,
     next_backoff,
     restart_at,
+    restarts,
 )
 from twinstack.api.kinds import Container, ObjectMeta, Pod, PodSpec, PodStatus
+from twinstack.api.objects import view_of
 
 A, B = Container(name="a"), Container(name="b")
 INIT, SIDECAR = Container(name="init"), Container(name="side", restartPolicy="Always")
@@ -42,6 +44,10 @@ def up(**more):
 
 def over(code=0, **more):
     return Seen(record=record(running=False, code=code), attempt=0, **more)
+
+
+def rule(operator, *codes):
+    return {"action": "Restart", "exitCodes": {"operator": operator, "values": list(codes)}}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +95,30 @@ def test_a_failure_ends_everything():
 
 def test_an_object_that_is_gone_is_a_deletion():
     assert decide(pod(), sandbox=False, seen={}, failure=None, gone=True, now=NOW).steps == (Finish(),)
+
+
+def test_a_deletion_that_does_not_wait_leaves_a_second():
+    assert decide(pod(grace=30), sandbox=True, seen={"a": up(), "b": over()}, failure=None, gone=True, now=NOW).steps == (
+        Kill(A, 1, "the pod is being deleted"),
+    )
+    assert decide(pod(deleted=True, grace=30), sandbox=True, seen={"a": up(ending=30), "b": over()}, failure=None, gone=True, now=NOW).steps == (
+        Kill(A, 1, "the pod is being deleted"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "policy", "code", "again"),
+    [
+        pytest.param({}, "Never", 42, False, id="the pod's policy"),
+        pytest.param({"restartPolicy": "OnFailure"}, "Never", 42, True, id="the container's own wins"),
+        pytest.param({"restartPolicy": "Never"}, "Always", 42, False, id="in either direction"),
+        pytest.param({"restartPolicy": "Never", "restartPolicyRules": [rule("In", 42)]}, "Never", 42, True, id="a rule wins over both"),
+        pytest.param({"restartPolicy": "Never", "restartPolicyRules": [rule("In", 42)]}, "Never", 1, False, id="where it matches"),
+        pytest.param({"restartPolicy": "Never", "restartPolicyRules": [rule("NotIn", 42)]}, "Never", 1, True, id="every exit code but these"),
+    ],
+)
+def test_which_end_is_undone(own, policy, code, again):
+    assert restarts(view_of(Container, {"name": "a", **own}), record(running=False, code=code), policy) is again
 
 
 def test_a_container_that_ends_again_and_again_waits_longer_and_longer():

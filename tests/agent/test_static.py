@@ -25,7 +25,9 @@ def test_a_static_pod_is_named_for_its_node_and_known_by_what_its_file_says():
     one, again, other = static_pod(manifest(), "node1"), static_pod(manifest(), "node1"), static_pod(manifest("true"), "node1")
     assert (one["metadata"]["name"], one["metadata"]["namespace"], one["spec"]["nodeName"]) == ("web-node1", "default", "node1")
     assert one["metadata"]["uid"] == again["metadata"]["uid"] != other["metadata"]["uid"] != static_pod(manifest("true"), "node2")["metadata"]["uid"]
-    mirror = mirror_of(one)
+    mirror = mirror_of(one, "uid-of-the-node")
+    (owner,) = mirror["metadata"]["ownerReferences"]
+    assert owner == {"apiVersion": "v1", "kind": "Node", "name": "node1", "uid": "uid-of-the-node", "controller": True}
     assert "uid" not in mirror["metadata"] and mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"] == one["metadata"]["uid"]
 
 

@@ -95,13 +95,15 @@ class Agent:
             images=Images(settings.image_dir),
             allocatable=lambda: self.registration.allocatable,
             refresh_seconds=settings.sync_seconds,
+            log_size=settings.log_size,
+            log_files=settings.log_files,
         )
         self.recorder = Recorder(client.perform, component="kubelet", host=name)
         self.registration = Registration(settings, name, client, self.nodes, self.network, machine(settings.root_dir))
         self.router = Router(self.neighbours.list, name, self._tunnel if settings.network == overlay.VXLAN else None)
         self._client = client
         self._workers: dict[str, Worker] = {}
-        self.static = StaticPods(settings.static_pods, name, client, seconds=settings.file_check_seconds)
+        self.static = StaticPods(settings.static_pods, name, client, seconds=settings.file_check_seconds, node_uid=self.registration.uid)
         self._static_tasks: dict[Key, asyncio.Task[None]] = {}
         self._writes = asyncio.Semaphore(MOST_WRITES)
         self._running = Gauge("kubelet_running_pods", "Pods that this node keeps.", registry=registry)

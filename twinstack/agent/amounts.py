@@ -26,6 +26,9 @@ class Amounts(NamedTuple):
     limits: Mapping[str, Fraction]
 
 
+NOTHING = Amounts({}, {})
+
+
 def _parsed(given: Any) -> dict[str, Fraction]:
     return {name: parse_quantity(value) for name, value in (given or {}).items()}
 

@@ -6,7 +6,7 @@ Texts in, texts out. Facts: kubelet 1.36 (managed hosts file; dnsPolicy and its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from twinstack.api.kinds import HostAlias, PodSpec
@@ -30,14 +30,25 @@ class Resolver(NamedTuple):
 
     def text(self) -> str:
         """The file, within the limits that the C library and kubelet set."""
-        kept: list[str] = []
-        for domain in self.domains[:MOST_DOMAINS]:
-            if sum(map(len, kept)) + len(kept) + len(domain) <= MOST_CHARACTERS:
-                kept.append(domain)
+        kept = self._searched()
         lines = [f"search {' '.join(kept)}"] if kept else []
         lines += [f"nameserver {server}" for server in self.servers[:MOST_SERVERS]]
         lines += [f"options {' '.join(self.options)}"] if self.options else []
         return "\n".join(lines) + "\n"
+
+    def _searched(self) -> list[str]:
+        kept: list[str] = []
+        for domain in self.domains[:MOST_DOMAINS]:
+            if sum(map(len, kept)) + len(kept) + len(domain) <= MOST_CHARACTERS:
+                kept.append(domain)
+        return kept
+
+    def omissions(self) -> Iterator[str]:
+        """What does not stand in the file, as it would be beyond the limits."""
+        if len(self.servers) > MOST_SERVERS:
+            yield f"There are more than {MOST_SERVERS} name servers, and these are asked: {' '.join(self.servers[:MOST_SERVERS])}"
+        if len(kept := self._searched()) < len(self.domains):
+            yield f"There are more than {MOST_DOMAINS} search domains or {MOST_CHARACTERS} characters of them, and these are searched: {' '.join(kept)}"
 
 
 def parse_resolver(text: str) -> Resolver:

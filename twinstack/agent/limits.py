@@ -1,7 +1,8 @@
-"""What containers may use, kept by control groups: one for each pod that asks for or is held to something, one in it for each container.
+"""What containers may use, kept by control groups: one for each pod, one in it for each container.
 
-A pod that names no amounts has no group, unless each pod's number of processes is limited. Where control groups cannot
-be written, pods run without limits, and the agent says so when it starts.
+A pod that names no amounts of processor or memory (quality of service BestEffort) stands in a group with all of its kind, which
+together get the least share of a contended processor; the others stand beside that group, each with the share that
+it has asked for. Where control groups cannot be written, pods run without limits, and the agent says so when it starts.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from fractions import Fraction
 
 import msgspec
 
-from twinstack.agent.amounts import CPU, MEMORY, Amounts, amounts_of, cpu_quota, cpu_shares, cpu_weight, pod_amounts
+from twinstack.agent.amounts import CPU, MEMORY, NOTHING, Amounts, amounts_of, cpu_quota, cpu_shares, cpu_weight, pod_amounts
 from twinstack.agent.containers.base import Record
 from twinstack.agent.environment import ConfigError
 from twinstack.api.kinds import Container, Pod
 from twinstack.kernel.cgroups import Groups, Limits
+from twinstack.rules.pods import quality_of
 
 log = logging.getLogger(__name__)
 KILLED = 137
+BEST_EFFORT = "besteffort"
 ATTEMPTS, PAUSE_SECONDS = 20, 0.02  # what has just been killed is in its group for a moment
 
 
@@ -41,53 +44,54 @@ class Limiter:
 
     def __init__(self, groups: Groups, *, pids: int | None = None) -> None:
         self._groups, self._pids = groups, pids
-        self._made: set[str] = set()  # uids of pods
+        self._made: dict[str, str] = {}  # uid of a pod → its group
         if groups.problems:
             log.warning("Limits of resources are not all kept", extra={"problems": "; ".join(groups.problems)})
 
     def join(self, pod: Pod, container: Container, identifier: str) -> list[str]:
         """Make a container's group; the files by which it is joined. ConfigError when the kernel refuses."""
-        amounts = pod_amounts(pod)
-        if not amounts.requests and self._pids is None:
-            return []
         uid = pod.metadata.uid
-        self._made.add(uid)
+        group = self._made[uid] = group_of(pod)
         try:
-            self._groups.make(_pod(uid), limits_of(amounts, pids=self._pids))
-            return self._groups.make(_container(uid, identifier), limits_of(amounts_of(container), pids=self._pids))
+            if group.startswith(BEST_EFFORT):
+                self._groups.make(BEST_EFFORT, limits_of(NOTHING))
+            self._groups.make(group, limits_of(pod_amounts(pod), pids=self._pids))
+            return self._groups.make(f"{group}/{identifier}", limits_of(amounts_of(container), pids=self._pids))
         except OSError as error:
             raise ConfigError(f'the limits of container "{container.name}" cannot be set: {error.filename}: {error.strerror}') from error
 
     def judged(self, record: Record) -> Record:
         """A container's end, with its reason if the kernel has ended it because memory was short."""
-        if record.running or record.exit_code != KILLED or record.reason or record.pod not in self._made:
+        if record.running or record.exit_code != KILLED or record.reason or (group := self._made.get(record.pod)) is None:
             return record
-        if self._groups.oom_kills(_container(record.pod, record.id)) or self._groups.oom_kills(_pod(record.pod)):
+        if self._groups.oom_kills(f"{group}/{record.id}") or self._groups.oom_kills(group):
             return msgspec.structs.replace(record, reason="OOMKilled")
         return record
 
     def adopt(self, uids: Iterable[str]) -> None:
         """Know the groups that an earlier agent has made, and remove those of pods that are no more."""
         known = {_pod(uid): uid for uid in uids}
-        for name in self._groups.listed():
-            if name in known:
-                self._made.add(known[name])
-            elif not self._groups.remove(name):
-                log.warning("A control group of a pod that is gone is still in use", extra={"group": name})
+        listed = {name: name for name in self._groups.listed() - {BEST_EFFORT}} | {name: f"{BEST_EFFORT}/{name}" for name in self._groups.listed(BEST_EFFORT)}
+        self._made = {known[name]: group for name, group in listed.items() if name in known}
+        for group in [group for name, group in listed.items() if name not in known]:
+            if not self._groups.remove(group):
+                log.warning("A control group of a pod that is gone is still in use", extra={"group": group})
 
     async def remove(self, uid: str, identifier: str) -> None:
         """Remove a container's group."""
         if uid in self._made:
-            await self._remove(_container(uid, identifier))
+            await self._remove(f"{self._made[uid]}/{identifier}")
 
     async def forget(self, uid: str) -> None:
         """Remove a pod's groups."""
         if uid in self._made:
-            await self._remove(_pod(uid))
-            self._made.discard(uid)
+            await self._remove(self._made[uid])
+            self._made.pop(uid, None)
 
     def close(self) -> None:
         """Leave nothing behind when no pod has a group."""
+        if not self._made:
+            self._groups.remove(BEST_EFFORT)
         self._groups.close()
 
     async def _remove(self, path: str) -> None:
@@ -98,9 +102,12 @@ class Limiter:
         log.warning("A control group is still in use", extra={"group": path})
 
 
+def group_of(pod: Pod) -> str:
+    """The group of a pod."""
+    lists = {"containers": pod.spec.containers, "initContainers": pod.spec.initContainers or ()}
+    quality = quality_of({field: [{"resources": one.resources} for one in listed] for field, listed in lists.items()})
+    return f"{BEST_EFFORT}/{_pod(pod.metadata.uid)}" if quality == "BestEffort" else _pod(pod.metadata.uid)
+
+
 def _pod(uid: str) -> str:
     return f"pod{uid}"
-
-
-def _container(uid: str, identifier: str) -> str:
-    return f"pod{uid}/{identifier}"

@@ -63,8 +63,8 @@ def parse_options(query: Mapping[str, str], now: datetime) -> Options:
 
 def files_of(path: Path) -> list[Path]:
     """A log's files, the oldest first."""
-    old = [path.with_name(f"{path.name}.{number}") for number in range(crilog.OLD_FILES, 0, -1)]
-    return [one for one in (*old, path) if one.exists()]
+    old = {int(number): one for one in path.parent.glob(f"{path.name}.*") if (number := one.name[len(path.name) + 1 :]).isdigit()}
+    return [*(old[number] for number in sorted(old, reverse=True)), *([path] if path.exists() else [])]
 
 
 def tail(path: Path, *, lines: int, size: int) -> bytes:

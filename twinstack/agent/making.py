@@ -121,7 +121,10 @@ class Maker:
         images: Images,
         allocatable: Callable[[], Mapping[str, str]] = dict,
         refresh_seconds: float = 60.0,
+        log_size: int = 0,
+        log_files: int = 0,
     ) -> None:
+        self._log_size, self._log_files = log_size, log_files
         self._client, self._sandboxes, self._services, self._node_name = client, sandboxes, services, node_name
         self._allocatable, self._refresh_seconds = allocatable, refresh_seconds
         self._limiter, self._images = limiter, images
@@ -163,6 +166,8 @@ class Maker:
             env=variables,
             hostname=sandbox.hostname,
             log=str(log),
+            log_size=self._log_size,
+            log_files=self._log_files,
             cwd=container.workingDir or "/",
             mounts=[
                 mount for i, mount in enumerate(mounts) if i >= 3 or (mount.target not in replaced and (image is not None or os.path.exists(mount.target)))

@@ -15,7 +15,7 @@ sidecar, KEP-753): it counts as passed once it has started, and is ended last.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -26,6 +26,7 @@ from twinstack.net.family import Family
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 10.0, 300.0
 QUIET_SECONDS = 600.0
 DEFAULT_GRACE_SECONDS = 30
+FORCED_GRACE_SECONDS = 1.0  # of a pod whose object was deleted without waiting for its node
 
 
 class Backoff(NamedTuple):
@@ -138,10 +139,19 @@ def is_sidecar(container: Container) -> bool:
 
 
 def restarts(container: Container, record: Record, policy: str) -> bool:
-    """Whether a container that has ended is started again."""
-    if container.restartPolicy == "Always" or policy == "Always":
-        return True
-    return policy == "OnFailure" and record.exit_code != 0
+    """Whether a container that has ended is started again: by its rules, else by its own policy, else by its pod's."""
+    if container.restartPolicy is not None:
+        if any(_matches(rule, record.exit_code) for rule in container.restartPolicyRules or ()):
+            return True
+        policy = container.restartPolicy
+    return policy == "Always" or (policy == "OnFailure" and record.exit_code != 0)
+
+
+def _matches(rule: Mapping[str, Any], exit_code: int) -> bool:
+    """Whether a rule (KEP-5307) says that a container with this exit code is started again."""
+    codes = rule.get("exitCodes") or {}
+    among = exit_code in (codes.get("values") or ())
+    return rule.get("action") == "Restart" and (among if codes.get("operator") == "In" else not among if codes.get("operator") == "NotIn" else False)
 
 
 def everything(pod: Pod) -> Iterator[Container]:
@@ -194,7 +204,8 @@ def decide(pod: Pod, *, sandbox: bool, seen: Mapping[str, Seen], failure: Failur
     deleted = gone or pod.metadata.deletionTimestamp is not None
     if deleted or failure is not None or is_over(pod, seen):
         why = "the pod is being deleted" if deleted else failure.message if failure else "the pod is over"
-        return _end(pod, sandbox=sandbox, seen=seen, deleted=deleted, why=why)
+        grace = min(FORCED_GRACE_SECONDS, grace_of(pod)) if gone else grace_of(pod)
+        return _end(pod, sandbox=sandbox, seen=seen, deleted=deleted, grace=grace, why=why)
     if not sandbox:
         # containers that an earlier sandbox has left cannot move into the new one
         stray = [container for container in everything(pod) if seen.get(container.name, NOTHING).running]
@@ -205,10 +216,9 @@ def decide(pod: Pod, *, sandbox: bool, seen: Mapping[str, Seen], failure: Failur
     return _begin(pod, seen, now)
 
 
-def _end(pod: Pod, *, sandbox: bool, seen: Mapping[str, Seen], deleted: bool, why: str) -> Plan:
+def _end(pod: Pod, *, sandbox: bool, seen: Mapping[str, Seen], deleted: bool, grace: float, why: str) -> Plan:
     sidecars = [container for container in pod.spec.initContainers or () if is_sidecar(container)]
     others = [container for container in everything(pod) if container not in sidecars]
-    grace = grace_of(pod)
     for group in (others, sidecars):
         running = [container for container in group if seen.get(container.name, NOTHING).running]
         if running:

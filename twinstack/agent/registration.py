@@ -64,6 +64,11 @@ class Registration:
         """The node's object has changed."""
         self._changed.set()
 
+    async def uid(self) -> str:
+        """The uid of the node's object, once it is registered."""
+        await self._registered.wait()
+        return self._uid
+
     async def registered(self) -> None:
         """Wait until the API server knows the node and its status."""
         await self._registered.wait()

@@ -16,6 +16,7 @@ import errno
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,17 +140,23 @@ class Sandboxes:
             hosts = hosts_text(addresses, hostname=hostname, domain=domain, aliases=pod.spec.hostAliases or ())
         else:
             hosts = host_network_hosts_text(_text("/etc/hosts"), pod.spec.hostAliases or ())
-        node: Resolver | None = parse_resolver(_text(settings.resolv_conf)) if settings.resolv_conf is not None else None
-        resolver = resolver_of(
-            pod.spec, pod.metadata.namespace, cluster_dns=settings.cluster_dns, cluster_domain=settings.cluster_domain, node=node, node_ips=host_ips
-        )
-        for name, text in (("hosts", hosts), ("resolv.conf", resolver.text()), ("hostname", sandbox.hostname + "\n")):
+        for name, text in (("hosts", hosts), ("resolv.conf", self._resolver(pod, host_ips).text()), ("hostname", sandbox.hostname + "\n")):
             (folder / name).write_text(text)
 
-    def lacks_cluster_dns(self, pod: Pod) -> bool:
-        """Whether a pod wants the cluster's name servers, and this node was told of none."""
+    def _resolver(self, pod: Pod, host_ips: tuple[Address, ...]) -> Resolver:
+        settings = self._settings
+        node: Resolver | None = parse_resolver(_text(settings.resolv_conf)) if settings.resolv_conf is not None else None
+        return resolver_of(
+            pod.spec, pod.metadata.namespace, cluster_dns=settings.cluster_dns, cluster_domain=settings.cluster_domain, node=node, node_ips=host_ips
+        )
+
+    def dns_problems(self, pod: Pod, host_ips: tuple[Address, ...]) -> Iterator[tuple[str, str]]:
+        """Reason and message of what a pod does not get of the name service that it asks for."""
         wants = pod.spec.dnsPolicy == "ClusterFirstWithHostNet" or (pod.spec.dnsPolicy == "ClusterFirst" and not pod.spec.hostNetwork)
-        return wants and not self._settings.cluster_dns
+        if wants and not self._settings.cluster_dns:
+            yield "MissingClusterDNS", f'The kubelet has no --cluster-dns, so dnsPolicy "{pod.spec.dnsPolicy}" is as Default'
+        for omission in self._resolver(pod, host_ips).omissions():
+            yield "DNSConfigForming", omission
 
     def mounts(self, sandbox: Sandbox) -> list[Mount]:
         """The files of /etc that every container of the pod sees."""

@@ -69,6 +69,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lease_seconds: int = 40
     sync_seconds: float = 60.0  # how often what the API fills a volume with is looked at
     cgroup_root: str = ""  # the name of the control group that pods' groups are made in; empty: one by the root directory
+    log_size: int = 10 << 20  # bytes of a container's log file before the next is begun
+    log_files: int = 5  # how many of them are kept
     pod_pids: int | None = None  # how many processes a pod may have
     eviction_hard: tuple[tuple[str, str], ...] = pressure.DEFAULTS  # what must be left of memory, disk and process numbers
     kube_reserved: tuple[tuple[str, str], ...] = ()  # amounts that pods may not have, by resource

@@ -13,7 +13,7 @@ import contextlib
 import copy
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -72,18 +72,20 @@ def static_pod(text: bytes, node: str) -> Document:
     return document
 
 
-def mirror_of(document: Document) -> Document:
-    """What the API server is shown of a static pod."""
+def mirror_of(document: Document, node_uid: str) -> Document:
+    """What the API server is shown of a static pod, which goes with its node."""
     metadata = {name: value for name, value in document["metadata"].items() if name != "uid"}
     metadata["annotations"] = {**metadata["annotations"], MIRROR: document["metadata"]["uid"]}
-    return {**document, "metadata": metadata}
+    owner = {"apiVersion": "v1", "kind": "Node", "name": document["spec"]["nodeName"], "uid": node_uid, "controller": True}
+    return {**document, "metadata": {**metadata, "ownerReferences": [owner]}}
 
 
 class StaticPods:
     """The static pods of a node; *path* None: there are none."""
 
-    def __init__(self, path: Path | None, node: str, client: Client, *, seconds: float) -> None:
+    def __init__(self, path: Path | None, node: str, client: Client, *, seconds: float, node_uid: Callable[[], Awaitable[str]]) -> None:
         self.were_read = asyncio.Event()
+        self._node_uid = node_uid
         self._path, self._node, self._client, self._seconds = path, node, client, seconds
         self._documents: dict[Key, Document] = {}
         self._told: set[str] = set()  # what was said of files that are no manifests
@@ -133,7 +135,7 @@ class StaticPods:
         try:
             return await self._client.patch(PODS, key, status, subresource="status", kind="strategic")
         except errors.NotFound:
-            await self._client.create(PODS, mirror_of(self._documents[key]))
+            await self._client.create(PODS, mirror_of(self._documents[key], await self._node_uid()))
             return await self._client.patch(PODS, key, status, subresource="status", kind="strategic")
 
     async def judge(self, mirror: Pod) -> bool:

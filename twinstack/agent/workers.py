@@ -244,9 +244,10 @@ class Worker:
         node, pod = self._node, self.pod
         node.maker.read_ahead(pod)
         try:
-            self.sandbox = await node.sandboxes.make(pod, host_name=node.node_name, host_ips=tuple(map(parse_address, node.host_ips())))
-            if node.sandboxes.lacks_cluster_dns(pod):
-                node.event(pod, "Warning", "MissingClusterDNS", f'The kubelet has no --cluster-dns, so dnsPolicy "{pod.spec.dnsPolicy}" is as Default')
+            host_ips = tuple(map(parse_address, node.host_ips()))
+            self.sandbox = await node.sandboxes.make(pod, host_name=node.node_name, host_ips=host_ips)
+            for reason, message in node.sandboxes.dns_problems(pod, host_ips):
+                node.event(pod, "Warning", reason, message)
         except (cni.CNIError, HostnameError, KernelError, OSError) as error:
             node.event(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
             await self._pause(RETRY_SECONDS)

@@ -93,6 +93,7 @@ class Container(View, frozen=True):
     readinessProbe: Probe | None = None
     startupProbe: Probe | None = None
     restartPolicy: str | None = None
+    restartPolicyRules: list[dict[str, Any]] | None = None
     lifecycle: dict[str, Any] | None = None
     terminationMessagePath: str = ""
     terminationMessagePolicy: str = ""

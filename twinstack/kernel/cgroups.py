@@ -146,9 +146,10 @@ class Groups:
             with suppress(OSError):
                 tree.base.rmdir()
 
-    def listed(self) -> set[str]:
-        """The groups that stand directly below our base."""
-        return {entry for tree in self._trees if tree.base.is_dir() for entry in os.listdir(tree.base) if (tree.base / entry).is_dir()}
+    def listed(self, path: str = "") -> set[str]:
+        """The groups that stand directly below our base, or below one of our groups."""
+        folders = [tree.base / path for tree in self._trees]
+        return {entry for folder in folders if folder.is_dir() for entry in os.listdir(folder) if (folder / entry).is_dir()}
 
 
 def _make(tree: Tree, group: Path) -> None:

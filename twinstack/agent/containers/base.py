@@ -35,6 +35,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     env: Mapping[str, str]
     hostname: str
     log: str
+    log_size: int = 0  # bytes of a log file before the next is begun, and how many files there are at most; 0 for the default
+    log_files: int = 0
     cwd: str = "/"
     mounts: Sequence[Mount] = ()
     init: str = ""

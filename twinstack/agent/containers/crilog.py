@@ -1,7 +1,7 @@
 """A container's log file in the form that CRI and kubectl know: ``<RFC 3339, nanoseconds> stdout F text``.
 
 Imported by the spawner: the standard library's thinnest part only. A line longer than 16 KiB is told in
-parts (``P``), the last of which is ``F``. A file that has reached 10 MiB moves to ``<file>.1``, what was there
+parts (``P``), the last of which is ``F``. A file that has reached its size moves to ``<file>.1``, what was there
 to ``.2``, and so on; the oldest goes.
 """
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 LONGEST_LINE = 16 * 1024
 LARGEST_FILE = 10 * 1024 * 1024
-OLD_FILES = 4
+MOST_FILES = 5  # with the newest
 
 
 def timestamp(nanoseconds: int) -> str:
@@ -25,10 +25,10 @@ def timestamp(nanoseconds: int) -> str:
 class Log:
     """Writes what a container says, on two streams, to one file. The container never waits for the disk's room."""
 
-    def __init__(self, path: str, *, largest: int = LARGEST_FILE) -> None:
+    def __init__(self, path: str, *, largest: int = LARGEST_FILE, files: int = MOST_FILES) -> None:
         self.path = path
         self.lost = 0  # bytes that could not be written
-        self._largest = largest
+        self._largest, self._old = largest, files - 1
         self._rest: dict[str, bytes] = {"stdout": b"", "stderr": b""}
         self._open()
 
@@ -82,7 +82,7 @@ class Log:
 
     def _rotate(self) -> None:
         os.close(self._file)
-        for number in range(OLD_FILES, 0, -1):
+        for number in range(self._old, 0, -1):
             older = f"{self.path}.{number}"
             newer = f"{self.path}.{number - 1}" if number > 1 else self.path
             if os.path.exists(newer):

@@ -43,7 +43,7 @@ from functools import partial
 from typing import Any
 
 from twinstack.agent.containers import launch
-from twinstack.agent.containers.crilog import Log
+from twinstack.agent.containers.crilog import LARGEST_FILE, MOST_FILES, Log
 from twinstack.agent.containers.pipes import Readers, Streams
 from twinstack.agent.containers.shared import Shared, end_rest
 
@@ -315,7 +315,7 @@ class Spawner:
         namespaces = [(fd, launch.CLONE_NEWNET) for fd in descriptors[:1]] + self._shared.namespaces(
             spec["pod"], spec["hostname"], host_ipc=bool(spec.get("host_ipc"))
         )
-        log = Log(spec["log"])
+        log = Log(spec["log"], largest=spec.get("log_size") or LARGEST_FILE, files=spec.get("log_files") or MOST_FILES)
         streams = Streams(stdin=bool(spec.get("stdin")), tty=bool(spec.get("tty")))
         report, report_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
