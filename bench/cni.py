@@ -18,12 +18,12 @@ from typing import Any
 from bench.results import Result, percentile
 from twinstack.api.cni import network_config
 from twinstack.cni.daemon import Daemon
-from twinstack.cni.executable import write_executable
+from twinstack.cni.executable import native_client, write_executable
 from twinstack.kernel import namespaces
 from twinstack.net.family import FAMILIES
 
 DEBIAN = "/usr/lib/cni"
-TARGETS = {"ADD": 14.0, "DEL": 15.0}  # milliseconds on an idle machine
+TARGETS = {("ADD", "native"): 5.0, ("ADD", "Python"): 14.0, ("DEL", "native"): 15.0, ("DEL", "Python"): 15.0}  # milliseconds on an idle machine
 CIDRS = ("10.9.0.0/16", "fd09::/64")
 
 
@@ -67,11 +67,12 @@ class Runtime:
 
 
 def run(scale: float) -> list[Result]:
-    """The median of both commands, for our executable alone and with the node's daemon, beside Debian's plugins."""
+    """The median of both commands, for our executables with the node's daemon and for the script alone, beside Debian's plugins."""
     rounds = max(5, int(60 * scale))
     with ExitStack() as undo:
         place = undo.enter_context(tempfile.TemporaryDirectory())
-        executable = write_executable(os.path.join(place, "bin"))
+        script = write_executable(os.path.join(place, "python"), native=False)
+        native = write_executable(os.path.join(place, "native")) if native_client() else ""
 
         def node(name: str) -> str:
             path = f"/run/netns/tst-bench-{os.getpid()}-{name}"
@@ -82,33 +83,29 @@ def run(scale: float) -> list[Result]:
         alone, served = node("alone"), node("served")
         with namespaces.entered(served):
             undo.callback(Daemon().close)
-        runtimes: dict[str, Runtime] = {
-            "alone": Runtime(alone, executable, _ours(place, "alone")),
-            "with the daemon": Runtime(served, executable, _ours(place, "served")),
-        }
+        runtimes = {"native": Runtime(served, native, _ours(place, "served"))} if native else {}
+        runtimes["Python"] = Runtime(served, script, _ours(place, "served"))
+        runtimes["alone"] = Runtime(alone, script, _ours(place, "alone"))
         if os.path.exists(f"{DEBIAN}/bridge"):
             runtimes["bridge + host-local"] = Runtime(node("debian"), f"{DEBIAN}/bridge", _debian(place))
         for number in range(rounds):
             for name, runtime in runtimes.items():
                 _one_pod(runtime, f"{number}-{name.split()[0]}")
-    baseline = runtimes.get("bridge + host-local")
-    results = []
-    for command in ("ADD", "DEL"):
-        for name in ("with the daemon", "alone"):
-            taken = runtimes[name].seconds[command]
-            results.append(
-                Result(
-                    bench="cni",
-                    name=f"{command}, executable {name}",
-                    value=median(taken) * 1000,
-                    unit="ms",
-                    target=TARGETS.get(command) if name == "with the daemon" else None,
-                    baseline="bridge + host-local" if baseline else "",
-                    baseline_value=median(baseline.seconds[command]) * 1000 if baseline else None,
-                    detail={"p90": percentile(taken, 0.9) * 1000, "rounds": float(rounds)},
-                )
-            )
-    return results
+    baseline = runtimes.pop("bridge + host-local", None)
+    return [
+        Result(
+            bench="cni",
+            name=f"{command}, {'script without the daemon' if name == 'alone' else f'{name} client with the daemon'}",
+            value=median(runtime.seconds[command]) * 1000,
+            unit="ms",
+            target=TARGETS.get((command, name)),
+            baseline="bridge + host-local" if baseline else "",
+            baseline_value=median(baseline.seconds[command]) * 1000 if baseline else None,
+            detail={"p90": percentile(runtime.seconds[command], 0.9) * 1000, "rounds": float(rounds)},
+        )
+        for command in ("ADD", "DEL")
+        for name, runtime in runtimes.items()
+    ]
 
 
 def _one_pod(runtime: Runtime, container: str) -> None:

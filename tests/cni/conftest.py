@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from twinstack.api.cni import Attachment, network_config
-from twinstack.cni.executable import write_executable
+from twinstack.cni.executable import native_client, write_executable
 from twinstack.cni.plugin import ends_of
 from twinstack.kernel import namespaces
 from twinstack.net.family import FAMILIES
@@ -27,11 +27,11 @@ class Answer(NamedTuple):
 class Node:
     """A node's namespace; ``plugin(command, …)`` executes the plugin in it."""
 
-    def __init__(self, path: str, place: Path, make: Callable[[str], str]) -> None:
+    def __init__(self, path: str, place: Path, make: Callable[[str], str], *, native: bool = False) -> None:
         self.path = path
         self.make = make
         self.data_dir = place / "networks"
-        self.executable = write_executable(str(place / "bin"))
+        self.executable = write_executable(str(place / "bin"), native=native)
 
     def config(self, *, version: str = "1.1.0", cidrs: tuple[str, ...] = ("10.7.1.0/24", "fd07:1::/64"), **more: Any) -> dict[str, Any]:
         whole = network_config("tst", cidrs, data_dir=str(self.data_dir))
@@ -84,5 +84,11 @@ def netns() -> Iterator[Callable[[str], str]]:
 
 
 @pytest.fixture
-def node(netns: Callable[[str], str], tmp_path: Path) -> Node:
-    return Node(netns("node"), tmp_path, netns)
+def native() -> bool:
+    """Whether the executable is the compiled client; a test's module parametrizes this to run with both."""
+    return native_client() is not None
+
+
+@pytest.fixture
+def node(netns: Callable[[str], str], tmp_path: Path, native: bool) -> Node:
+    return Node(netns("node"), tmp_path, netns, native=native)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ import pytest
 
 from twinstack.api import cni
 from twinstack.cni.daemon import Daemon
+from twinstack.cni.executable import native_client
 from twinstack.cni.plugin import ends_of
+from twinstack.cni.thin import ADDRESS
 from twinstack.kernel import namespaces
 from twinstack.kernel.netlink import Netlink
 from twinstack.net.family import FAMILIES, Family
@@ -23,9 +26,17 @@ from twinstack.net.family import FAMILIES, Family
 pytestmark = pytest.mark.kernel
 
 
+@pytest.fixture(params=[False, True], ids=["in Python", "native"])
+def native(request: pytest.FixtureRequest) -> bool:
+    """Every test runs with both executables."""
+    if request.param:
+        assert native_client(), "cc is missing: apt-get install gcc libc6-dev (tools/setup dev)"
+    return bool(request.param)
+
+
 @pytest.fixture(params=["alone", "by the daemon"])
 def daemon(request: pytest.FixtureRequest, node: Any) -> Iterator[Daemon | None]:
-    """Every test runs twice: the executable works by itself, and hands over to the node's daemon."""
+    """And twice again: the executable works by itself, and hands over to the node's daemon."""
     if request.param == "alone":
         yield None
         return
@@ -229,7 +240,7 @@ def test_stdin_that_is_no_configuration_is_answered_with_code_6(node: Any, daemo
 
 
 def test_the_executable_starts_the_real_interpreter_bare(node: Any) -> None:
-    with open(node.executable) as file:
+    with open(f"{node.executable}.py") as file:
         first = file.readline().strip()
     interpreter, options = first.removeprefix("#!").split(" ")
     assert options == "-IS"
@@ -261,3 +272,45 @@ def test_the_daemon_survives_requests_that_are_none(node: Any) -> None:
                 assert answer == b"" or json.loads(answer[1:])["code"] == cni.BAD_ENVIRONMENT
     assert node.plugin("VERSION").status == 0
     daemon.close()
+
+
+def test_a_daemon_that_ends_at_work_is_told_as_try_again(node: Any) -> None:
+    """Whatever part of the request it has read by then; the configuration is larger than a socket's buffer."""
+    pod, large = node.make("pod"), json.dumps({**node.config(), "args": {"filler": "x" * 1_000_000}}).encode()
+    for read in (0, 1, 8, 5000):
+        with namespaces.entered(node.path), socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(ADDRESS)
+            listener.listen()
+
+            def work(listener: socket.socket = listener, read: int = read) -> None:
+                connection, _ = listener.accept()
+                with connection:
+                    left = read
+                    while left > 0:
+                        left -= len(connection.recv(left))
+
+            thread = threading.Thread(target=work)
+            thread.start()
+            answer = node.plugin("ADD", pod, stdin=large)
+            thread.join()
+        assert (answer.status, answer.document["code"], "ended before it answered" in answer.document["msg"]) == (1, cni.TRY_AGAIN, True)
+
+
+def test_a_listener_that_is_neither_root_nor_ourselves_is_told_nothing(node: Any) -> None:
+    """Anybody may take an abstract name: the executable does the work itself."""
+    script = f"import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind({ADDRESS!r}); s.listen(); print('.', flush=True); sys.stdin.read()"
+    with namespaces.entered(node.path):
+        other = subprocess.Popen(["/usr/bin/python3", "-c", script], user=65534, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with other:
+        assert other.stdout and other.stdout.readline() == ".\n"
+        assert node.plugin("ADD", node.make("pod")).status == 0
+        assert node.kept() == {"10.7.1.1", "fd07:1::1"}
+
+
+def test_without_the_script_beside_it_and_without_a_daemon_the_native_client_says_so(node: Any, native: bool) -> None:
+    os.unlink(f"{node.executable}.py")
+    answer = node.plugin("VERSION")
+    if native:
+        assert (answer.status, answer.document["code"]) == (1, cni.IO_FAILURE)
+    else:
+        assert answer.status == 0

@@ -17,7 +17,7 @@ def cni() -> None:
 @cni.command()
 @click.option("--bin-dir", default="/opt/cni/bin", show_default=True, type=click.Path(file_okay=False), help="The runtime's directory of plugins.")
 def install(bin_dir: str) -> None:
-    """Write the executable twinstack-cni, replacing an older one."""
+    """Write the executables twinstack-cni and twinstack-ipam, replacing older ones."""
     from twinstack.cni.executable import write_executable
 
     click.echo(write_executable(bin_dir))

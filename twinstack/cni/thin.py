@@ -8,6 +8,8 @@ namespace, so that every node of a lab has its own under the same name, and it i
 namespace. Anybody may listen on it, therefore the other side must be root or ourselves. The pod's namespace
 goes along as an open descriptor, because the daemon may not see the path.
 
+``native/twinstack-cni.c`` is the same in C, and takes this file's place where there was a compiler at set-up.
+
 Request: two lengths (big-endian, 4 bytes), the CNI variables (``K=V`` separated by zero bytes), the configuration.
 Answer: the exit status as one byte, then stdout.
 """
@@ -45,11 +47,14 @@ def call(environment: dict[str, str], data: bytes) -> tuple[int, bytes] | None:
         except OSError:  # gone, or none given: the plugin says what that means
             netns = -1
         rights = [] if netns < 0 else [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, netns.to_bytes(4, sys.byteorder))]
-        connection.sendmsg([head], rights)
-        connection.sendall(variables + data)
         answer = b""
-        while part := connection.recv(65536):
-            answer += part
+        try:
+            connection.sendmsg([head], rights)
+            connection.sendall(variables + data)
+            while part := connection.recv(65536):
+                answer += part
+        except OSError:  # it ended meanwhile
+            answer = b""
     finally:
         connection.close()
     if not answer:
