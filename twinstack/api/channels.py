@@ -23,6 +23,7 @@ SPDY_REFUSAL: Final = (
     "SPDY is not spoken here, streams are WebSockets; kubectl 1.31 and later opens those on its own, "
     "kubectl 1.29 and 1.30 with KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true"
 )
+LONGEST_MESSAGE: Final = 32 << 20
 
 
 class Socket(Protocol):
@@ -38,9 +39,14 @@ class Socket(Protocol):
         """Close it; one that is closed is a success."""
 
 
-def chosen(offered: Sequence[str], spoken: Sequence[str]) -> str:
+def offered(header: str) -> list[str]:
+    """The protocols that a client offers in its ``Sec-WebSocket-Protocol``, in its order."""
+    return [name for one in header.split(",") if (name := one.strip())]
+
+
+def chosen(offers: Sequence[str], spoken: Sequence[str]) -> str:
     """The first protocol in the client's order that we speak; empty when there is none."""
-    return next((one for one in offered if one in spoken), "")
+    return next((one for one in offers if one in spoken), "")
 
 
 def frame(channel: int, data: bytes) -> bytes:

@@ -53,12 +53,13 @@ class Call(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A whole answer."""
+    """A whole answer. Answers to the same target that have the same ``version``, if they have one, have the same body."""
 
     status: int
     body: bytes
     content_type: str = JSON
     headers: Sequence[tuple[str, str]] = ()
+    version: str = ""
 
 
 class Stream(Protocol):

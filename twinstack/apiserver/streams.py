@@ -15,10 +15,9 @@ from twinstack.api.objects import Document, Key
 from twinstack.api.resources import BY_PATH
 from twinstack.apiserver.cache import Cache
 from twinstack.apiserver.calls import Call, Reaction
-from twinstack.apiserver.http import Kubelets
+from twinstack.apiserver.kubelets import Kubelets
 from twinstack.apiserver.requests import Request
 from twinstack.apiserver.settings import Settings
-from twinstack.client.websockets import offered
 from twinstack.net.cidr import host_port
 
 NODES: Final = BY_PATH["", "v1", "nodes"]
@@ -72,7 +71,7 @@ class Kubelet:
             if call.headers.get("Upgrade"):
                 raise BadRequest(channels.SPDY_REFUSAL)
             raise BadRequest(f"{request.sub} is a stream: upgrade to a WebSocket of {', '.join(spoken)}")
-        offers = offered(call.headers.get("Sec-WebSocket-Protocol", ""))
+        offers = channels.offered(call.headers.get("Sec-WebSocket-Protocol", ""))
         if not channels.chosen(offers, spoken):
             raise BadRequest(f"none of the offered protocols ({', '.join(offers)}) is spoken here; these are: {', '.join(spoken)}")
         path = f"/{_DOORS[request.sub]}/{request.namespace}/{name}" + (f"/{container}" if container else "")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import aiohttp
 from aiohttp import web
 
+from twinstack.api.channels import LONGEST_MESSAGE as LONGEST_MESSAGE
 from twinstack.api.channels import Socket
-
-LONGEST_MESSAGE = 32 << 20
+from twinstack.api.channels import offered as offered
 
 
 class WebSocket(Socket):
@@ -33,8 +33,3 @@ class WebSocket(Socket):
     async def close(self) -> None:
         if not self._socket.closed:
             await self._socket.close()
-
-
-def offered(header: str) -> list[str]:
-    """The protocols that a client offers in its ``Sec-WebSocket-Protocol``, in its order."""
-    return [name for one in header.split(",") if (name := one.strip())]
