@@ -121,8 +121,11 @@ async def test_a_watch_of_one_namespace_hears_nothing_of_another(api: Any) -> No
 
 
 @pytest.mark.slow
-async def test_a_watch_ends_when_its_time_is_over_with_a_bookmark(api: Any) -> None:
-    async with api.watch(f"{CONFIGMAPS}?resourceVersion={await revision_of(api)}&timeoutSeconds=1&allowWatchBookmarks=true") as watch:
+async def test_two_seconds_before_its_time_is_over_a_watch_is_told_where_it_stands(api: Any) -> None:
+    revision = await revision_of(api)
+    async with api.watch(f"{CONFIGMAPS}?resourceVersion={revision}&timeoutSeconds=1&allowWatchBookmarks=true") as watch:
+        assert await watch.rest() == []
+    async with api.watch(f"{CONFIGMAPS}?resourceVersion={revision}&timeoutSeconds=3&allowWatchBookmarks=true") as watch:
         events = await watch.rest()
     assert [event["type"] for event in events] == ["BOOKMARK"]
 
@@ -269,3 +272,24 @@ async def test_a_list_is_a_table_for_who_prints_it(api: Any) -> None:
     assert (document["kind"], document["rows"][0]["cells"][:2]) == ("Table", ["a", 1])
     assert document["metadata"]["resourceVersion"]
     assert (await api.get(CONFIGMAPS, Accept="text/html")).code == 406
+
+
+@pytest.mark.parametrize(
+    "query, types",
+    [
+        pytest.param("", ["ADDED", "BOOKMARK"], id="from nothing"),
+        pytest.param("&resourceVersion=0", ["ADDED", "BOOKMARK"], id="from any state"),
+        pytest.param("&resourceVersion=0&sendInitialEvents=false&resourceVersionMatch=NotOlderThan", ["ADDED"], id="but not who wants no beginning"),
+    ],
+)
+async def test_who_starts_from_nothing_is_told_where_the_beginning_ends(api: Any, query: str, types: list[str]) -> None:
+    await api.made(CONFIGMAPS, {"metadata": {"name": "a"}})
+    async with api.watch(f"{CONFIGMAPS}?allowWatchBookmarks=true&fieldSelector=metadata.name!=kube-root-ca.crt{query}") as watch:
+        if types == ["ADDED"]:
+            await api.made(CONFIGMAPS, {"metadata": {"name": "b"}})
+        events = [await watch.next() for _ in types]
+    assert [event["type"] for event in events] == types
+    if types[-1] == "BOOKMARK":
+        assert events[-1]["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
+    else:
+        assert events[0]["object"]["metadata"]["name"] == "b"

@@ -22,6 +22,7 @@ Two writers depend on the last rows (spec/node.md 3.3, 3.5): a node has two addr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -41,6 +42,8 @@ _DIRECTIVE: Final = "$patch"
 _RETAIN: Final = "$retainKeys"
 _DELETE_FROM: Final = "$deleteFromPrimitiveList/"
 _ORDER: Final = "$setElementOrder/"
+_ODD_INDEX: Final = re.compile(r"/(?:[-+][0-9]|0[0-9])")
+_INDEX: Final = re.compile(r"[-+]?[0-9]{1,9}\Z")
 
 
 def copy_of(value: Any) -> Any:
@@ -79,10 +82,15 @@ def json_patch(document: Document, patch: Any) -> Document:
         copied = 0
         for index, (operation, apply) in enumerate(operations):
             try:
+                if any(_ODD_INDEX.search(operation.get(field, "")) for field in ("path", "from")):
+                    operation, apply = _operation({**operation, **_plain_indices(result, operation)})
                 if operation["op"] == "copy":
-                    copied += _size(jsonpointer.JsonPointer(operation["from"]).resolve(result))
+                    found = _field(result, operation["from"])
+                    copied += _size(found)
                     if copied > MAX_COPIED:
                         raise errors.RequestEntityTooLarge(f"the copies of this JSON patch make more than {MAX_COPIED} values")
+                    if found is None:  # a copy of what is not there is null
+                        operation, apply = _operation({"op": "add", "path": operation["path"], "value": None})
                 elif operation["op"] == "test":
                     _test(result, operation)
                     continue
@@ -98,12 +106,15 @@ def json_patch(document: Document, patch: Any) -> Document:
     return result
 
 
-def _operations(patch: Any) -> list[tuple[Mapping[str, Any], Callable[[Any], Any]]]:
+_Operation = tuple[Mapping[str, Any], Callable[[Any], Any]]
+
+
+def _operations(patch: Any) -> list[_Operation]:
     if not isinstance(patch, list):
         raise errors.BadRequest("a JSON patch is a list of operations")
     if len(patch) > MAX_OPERATIONS:
         raise errors.RequestEntityTooLarge(f"a JSON patch has at most {MAX_OPERATIONS} operations, this one {len(patch)}")
-    result: list[tuple[Mapping[str, Any], Callable[[Any], Any]]] = []
+    result: list[_Operation] = []
     for index, given in enumerate(patch):
         if not isinstance(given, dict):
             raise errors.BadRequest(f"operation {index} of the JSON patch is no object")
@@ -117,15 +128,48 @@ def _operations(patch: Any) -> list[tuple[Mapping[str, Any], Callable[[Any], Any
                 raise errors.Invalid(f"{_REJECTED}operation {index} of the JSON patch: {field} must be a JSON pointer")
         if given.get("from") == "" and "from" in needed:
             raise errors.Invalid(f"{_REJECTED}operation {index} of the JSON patch: the whole object cannot be copied or moved into itself")
+        if given["path"] == "" and name not in ("replace", "test"):
+            raise errors.Invalid(f"{_REJECTED}operation {index} of the JSON patch: the whole object can only be replaced or tested")
         if name in ("add", "replace", "test") and "value" not in given:
-            raise errors.Invalid(f"{_REJECTED}operation {index} of the JSON patch: value is missing")
+            given = {**given, "value": None}  # as Kubernetes reads it
         try:
             with _depth_is_theirs():
-                operation = cls(copy_of(given))
+                result.append(_operation(given))
         except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException) as error:
             raise errors.Invalid(f"{_REJECTED}operation {index} of the JSON patch: {error}") from error
-        result.append((given, operation.apply))
     return result
+
+
+def _operation(given: Mapping[str, Any]) -> _Operation:
+    return given, jsonpatch.JsonPatch.operations[given["op"]](copy_of(given)).apply
+
+
+def _field(document: Any, path: str) -> Any:
+    """What a pointer leads to; None where an object has no such field."""
+    pointer = jsonpointer.JsonPointer(path)
+    place, field = pointer.to_last(document)
+    return None if isinstance(place, dict) and field not in place else pointer.resolve(document)
+
+
+def _plain_indices(document: Any, operation: Mapping[str, Any]) -> Mapping[str, str]:
+    """The operation's pointers without the indices that Kubernetes knows and RFC 6901 does not: -1 is the last element, 01 and +1 are 1."""
+    plain: dict[str, str] = {}
+    for field in ("path", "from"):
+        steps = operation[field].split("/") if field in operation else []
+        place = document
+        for at, step in enumerate(steps[1:], 1):
+            if isinstance(place, list) and _INDEX.match(step):
+                number = int(step)
+                length = len(place) + (operation["op"] == "add" and at == len(steps) - 1)
+                steps[at] = str(number + length if number < 0 <= number + length else number)
+            inner = steps[at].replace("~1", "/").replace("~0", "~")
+            if isinstance(place, list):
+                place = place[int(inner)] if inner.isdigit() and int(inner) < len(place) else None
+            else:
+                place = place.get(inner) if isinstance(place, dict) else None
+        if steps:
+            plain[field] = "/".join(steps)
+    return plain
 
 
 def _is_set(document: Any, operation: Mapping[str, Any]) -> bool:

@@ -28,6 +28,7 @@ _PYTHON_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "quantity": (str, int, float),
 }
 _CONTAINERS: Final = frozenset((dict, list))
+_ZEROS: Final[Mapping[str, Any]] = {"object": {}, "string": "", "boolean": False, "integer": 0, "number": 0, "quantity": "0"}
 _LEAVES: Final = (str, int, float, bool)
 _SPECIAL: Final[Mapping[str, str]] = {
     "io.k8s.apimachinery.pkg.util.intstr.IntOrString": "int-or-string",
@@ -126,6 +127,11 @@ def _type_of(node: Mapping[str, Any]) -> str:
     return str(type_)
 
 
+def _zero(schema: Schema) -> Any:
+    value = _ZEROS[schema.type]
+    return {} if value == {} else value
+
+
 class Findings(NamedTuple):
     """What in a document its schema does not know: fields of no such name, and values of another type."""
 
@@ -149,7 +155,10 @@ def unknown_fields(document: Document, schema: Schema) -> list[str]:
 
 
 def prune(document: Document, schema: Schema) -> Findings:
-    """Take the fields that the schema does not know out of the document, as decoding into Kubernetes' own types would; what was found."""
+    """Make of the document what decoding into Kubernetes' own types would; what was found.
+
+    Fields that the schema does not know go, and a null that is the value of a map or an element of a list is its type's zero.
+    """
     findings = Findings([], [])
     _examine(document, schema, "", findings, prune=True)
     return findings
@@ -173,12 +182,17 @@ def _examine(value: Any, schema: Schema, path: str, findings: Findings, prune: b
             if place is None:
                 unknown.append(key)
                 findings.unknown.append(f"{path}.{key}" if path else key)
+            elif child is None:
+                if prune and not fields and place.type in _ZEROS:
+                    value[key] = _zero(place)
             # Most of a document are its leaves; those that are as they must be need neither a path nor a call.
-            elif child is not None and (type(child) in _CONTAINERS or type(child) not in _PYTHON_TYPES.get(place.type, _LEAVES)):
+            elif type(child) in _CONTAINERS or type(child) not in _PYTHON_TYPES.get(place.type, _LEAVES):
                 _examine(child, place, f"{path}.{key}" if path else key, findings, prune)
         if prune:
             for key in unknown:
                 del value[key]
     elif found is list and schema.values is not None:
         for index, child in enumerate(value):
+            if child is None and prune and schema.values.type in _ZEROS:
+                value[index] = child = _zero(schema.values)
             _examine(child, schema.values, f"{path}[{index}]", findings, prune)

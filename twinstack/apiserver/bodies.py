@@ -46,8 +46,8 @@ def media_type(call: Call) -> str:
     return call.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
-def value_of(call: Call, api_version: str = "", kind: str = "") -> Any:
-    """The JSON value that the body means; BadRequest or UnsupportedMediaType when it means none.
+def value_of(call: Call, api_version: str = "", kind: str = "", *, keep_nulls: bool = False) -> Any:
+    """The JSON value that the body means; BadRequest or UnsupportedMediaType when it means none. Null fields are kept where asked for.
 
     Protobuf bytes that do not say what they are, are of the kind expected.
     """
@@ -55,11 +55,11 @@ def value_of(call: Call, api_version: str = "", kind: str = "") -> Any:
     if media == PROTOBUF:
         return parse_protobuf(call.body, api_version, kind)
     if media in _YAML_TYPES:
-        return parse_yaml(call.body)
+        return parse_yaml(call.body, keep_nulls=keep_nulls)
     if media and media not in _JSON_TYPES:
         accepted = f"application/json, application/yaml, {PROTOBUF}"
         raise UnsupportedMediaType(f"the body of the request was in an unknown format - accepted media types include: {accepted}")
-    return parse_json(call.body)
+    return parse_json(call.body, keep_nulls=keep_nulls)
 
 
 def parse_protobuf(body: bytes, api_version: str, kind: str) -> Document:
@@ -69,14 +69,14 @@ def parse_protobuf(body: bytes, api_version: str, kind: str) -> Document:
     except protobuf.ProtobufError as error:
         raise BadRequest(f"the body is not Kubernetes' protobuf: {error}") from error
     if b"null" in body:
-        _without_nulls(document)
+        without_nulls(document)
     return document
 
 
-def parse_json(body: bytes) -> Any:
+def parse_json(body: bytes, *, keep_nulls: bool = False) -> Any:
     try:
         value = objects.decode(body)
-        return _without_nulls(value) if b"null" in body else value
+        return without_nulls(value) if b"null" in body and not keep_nulls else value
     except msgspec.DecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
     except (RecursionError, UnicodeError) as error:
@@ -89,7 +89,7 @@ def parse_yaml(body: bytes, *, keep_nulls: bool = False) -> Any:
             raise BadRequest("the YAML body has aliases, which are not accepted")
         value = _with_text_keys(yaml.load(body, Loader=_Loader))
         value = objects.decode(objects.encode(value))
-        return value if keep_nulls else _without_nulls(value)
+        return value if keep_nulls else without_nulls(value)
     except yaml.YAMLError as error:
         raise BadRequest(f"the body is not YAML: {error}") from error
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError, UnicodeError) as error:
@@ -105,18 +105,18 @@ def _with_text_keys(value: Any) -> Any:
     return value
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
     """Drop null fields of maps, in place."""
     if isinstance(value, dict):
         for name in [name for name, child in value.items() if child is None]:
             del value[name]
         for child in value.values():
             if isinstance(child, _CONTAINERS):
-                _without_nulls(child)
+                without_nulls(child)
     elif isinstance(value, list):
         for child in value:
             if isinstance(child, _CONTAINERS):
-                _without_nulls(child)
+                without_nulls(child)
     return value
 
 
@@ -151,13 +151,15 @@ def is_yaml(call: Call) -> bool:
     return media_type(call) in _YAML_TYPES
 
 
-def document_of(call: Call, api_version: str, kind: str) -> Document:
+def document_of(call: Call, api_version: str, kind: str, *, keep_nulls: bool = False) -> Document:
     """The document of this kind in the body; a kind or version that is left out is the one expected."""
-    value = value_of(call, api_version, kind)
+    value = value_of(call, api_version, kind, keep_nulls=keep_nulls)
     if value is None:  # ``null`` is an object of which nothing is said
         value = {}
     if not isinstance(value, dict):
         raise BadRequest(f"the body is not a {kind}: a JSON object was expected")
+    if keep_nulls:
+        value = {name: child for name, child in value.items() if child is not None}
     check_kind(value, api_version, kind)
     return value
 

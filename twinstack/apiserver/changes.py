@@ -64,6 +64,7 @@ class Outcome(msgspec.Struct, frozen=True):
     warnings: Sequence[str] = ()
     created: bool = False
     document: Document | None = None  # where the bytes had to be made from one
+    accepted: bool = False  # a deletion that is not done yet, asked for by one who wants the owned gone, too
 
 
 class Admission(Protocol):
@@ -102,18 +103,19 @@ class Changes:
         metadata = document["metadata"]
         check_types(resource, document)
         _fit_namespace(resource, metadata, namespace)
-        if metadata.pop("resourceVersion", ""):
+        if _is_version(metadata.pop("resourceVersion", "")):
             raise BadRequest("resourceVersion should not be set on objects to be created")
-        self._check_namespace(resource, metadata)
+        if resource.namespaced:
+            self.check_namespace(resource, metadata["namespace"], metadata.get("name") or metadata.get("generateName", ""))
         now = self.now()
-        for field in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"):
+        for field in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"):
             metadata.pop(field, None)
         if not applied:
             metadata.pop("managedFields", None)
         metadata["uid"] = self._uids.next()
         metadata["creationTimestamp"] = timestamp(now)
         if collection.strategy.counts_generation:
-            metadata["generation"] = 1
+            metadata["generation"] = 1  # where it is not counted, it is the writer's
         generated = bool(metadata.get("generateName")) and not metadata.get("name")
         owner = "" if applied else manager
         if not generated and not collection.strategy.allocates:
@@ -201,21 +203,17 @@ class Changes:
     def _suffix(self) -> str:
         return "".join(self._chance.choices(_ALPHABET, k=5))
 
-    def _check_namespace(self, resource: Resource, metadata: Document) -> None:
-        """The namespace lifecycle: nothing new where there is no namespace, or where one is going away."""
-        if not resource.namespaced:
-            return
-        name = metadata["namespace"]
+    def check_namespace(self, resource: Resource, name: str, called: str) -> None:
+        """The namespace lifecycle: nothing new, *called* so, where there is no namespace, or where one is going away."""
         namespace = self.cache.collections[NAMESPACES].items.get(Key("", name))
         if namespace is None:
             raise errors.not_found(NAMESPACES.plural, name)
         if b'"deletionTimestamp":"' in namespace.data and self.is_terminating(namespace):
-            what = f'{resource.qualified} "{metadata.get("name") or metadata.get("generateName", "")}"'
             raise Forbidden(
-                f"{what} is forbidden: unable to create new content in namespace {name} because it is being terminated",
+                f'{resource.qualified} "{called or "Unknown"}" is forbidden: unable to create new content in namespace {name} because it is being terminated',
                 group=resource.group,
                 kind=resource.plural,
-                name=metadata.get("name", ""),
+                name=called or "Unknown",
                 causes=[{"reason": "NamespaceTerminating", "message": f"namespace {name} is being terminated", "field": "metadata.namespace"}],
             )
 
@@ -253,7 +251,11 @@ class Changes:
             if stored is None:
                 if create and not subresource and (applied or collection.strategy.creates_on_update):
                     document = change({})
-                    _fit_name(document["metadata"], key.name)
+                    metadata = document["metadata"]
+                    _fit_name(metadata, key.name)
+                    if metadata.get("uid") and not patched:
+                        raise _uid_conflict(resource, key, metadata["uid"], "")
+                    metadata.pop("resourceVersion", None)
                     return await self.create(resource, document, key.namespace, dry_run=dry_run, manager=manager, applied=applied)
                 raise errors.not_found(resource.plural, key.name, group=resource.group)
             after = change(stored.raw_document())
@@ -319,9 +321,10 @@ class Changes:
         _fit_namespace(resource, metadata, key.namespace)
         _fit_name(metadata, key.name)
         if not patched and (metadata.get("uid") or old.get("uid")) != old.get("uid"):
-            detail = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {old.get('uid')}"
-            raise errors.conflict(resource.plural, key.name, detail, group=resource.group)
+            raise _uid_conflict(resource, key, metadata["uid"], old.get("uid", ""))
         version = metadata.get("resourceVersion", "")
+        if version and not version.strip("0"):
+            version = ""  # 0 is no version, and so says nothing of what stands
         if not version and not strategy.unconditional_update:
             problem = errors.FieldProblem("metadata.resourceVersion", errors.ProblemType.INVALID, "", "must be specified for an update")
             raise errors.invalid(resource.plural, key.name, [problem], group=resource.group)
@@ -372,6 +375,16 @@ class Changes:
     @staticmethod
     def _answer(collection: Collection, write: Write, revision: int) -> bytes:
         return collection.stored(write.note, revision).data
+
+
+def _uid_conflict(resource: Resource, key: Key, wanted: str, found: str) -> errors.Conflict:
+    detail = f"Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
+    return errors.conflict(resource.plural, key.name, detail, group=resource.group)
+
+
+def _is_version(text: str) -> bool:
+    """Whether a text names a version; one that cannot be read does not, and neither does 0."""
+    return text.isascii() and text.isdigit() and bool(text.strip("0"))
 
 
 def is_finally_gone(document: Document) -> bool:

@@ -14,6 +14,7 @@ from twinstack.apiserver.bodies import delete_options_of
 from twinstack.apiserver.changes import Changes, Outcome, timestamp
 from twinstack.apiserver.deletions import Deletions
 from twinstack.rules import disruptions
+from twinstack.rules.metadata import problems_with_finalizers
 
 SCALE_VERSION, SCALE_KIND = "autoscaling/v1", "Scale"
 EVICTION_VERSION, EVICTION_KIND = "policy/v1", "Eviction"
@@ -93,6 +94,7 @@ async def evict(changes: Changes, deletions: Deletions, resource: Resource, key:
     name = eviction["metadata"].get("name", "")
     if name and name != key.name:
         raise BadRequest(f"the name of the Eviction ({name}) does not match the pod's on the URL ({key.name})")
+    changes.check_namespace(resource, key.namespace, key.name)
     options = delete_options_of(eviction.get("deleteOptions") or {})
     dry_run = dry_run or "All" in options.dryRun
 
@@ -157,6 +159,7 @@ async def bind(changes: Changes, resource: Resource, key: Key, binding: Document
     metadata = binding["metadata"]
     if metadata.get("name", key.name) != key.name:
         raise BadRequest(f"the name of the Binding ({metadata['name']}) does not match the pod's on the URL ({key.name})")
+    changes.check_namespace(resource, key.namespace, key.name)
 
     def bound(pod: Document) -> Document:
         has = (pod.get("spec") or {}).get("nodeName")
@@ -186,8 +189,10 @@ def finalized(namespace: Document, body: Document) -> Document:
     wanted = (spec.get("finalizers") or []) if isinstance(spec, dict) else None
     if not isinstance(wanted, list) or not all(isinstance(one, str) for one in wanted):
         raise BadRequest("Namespace: spec.finalizers is a list of texts")
+    if problems := list(problems_with_finalizers(wanted, "spec.finalizers", at_each=True)):
+        raise errors.invalid("Namespace", namespace["metadata"]["name"], problems)
     version = body["metadata"].get("resourceVersion")
     if version:
         namespace["metadata"]["resourceVersion"] = version
-    objects.write(namespace, ("spec", "finalizers"), wanted)
+    namespace["spec"] = {"finalizers": wanted} if wanted else {}
     return namespace

@@ -12,12 +12,24 @@ from twinstack.api.objects import Document, Key
 from twinstack.api.resources import BINDINGS, Resource, resource_of
 from twinstack.api.schema import Schema, examine
 from twinstack.apiserver import answers, doors, tables, watches
-from twinstack.apiserver.bodies import APPLY, PROTOBUF, check_kind, config_of, delete_options, document_of, dry_run, is_yaml, media_type, patch_of
+from twinstack.apiserver.bodies import (
+    APPLY,
+    PROTOBUF,
+    check_kind,
+    config_of,
+    delete_options,
+    document_of,
+    dry_run,
+    is_yaml,
+    media_type,
+    patch_of,
+    without_nulls,
+)
 from twinstack.apiserver.cache import Cache, Stored
 from twinstack.apiserver.calls import Answer, Call, Reaction, Streamed
 from twinstack.apiserver.changes import Changes, Outcome, timestamp
 from twinstack.apiserver.deletions import Deletions
-from twinstack.apiserver.lists import check_revision, filter_of, page_of, too_large
+from twinstack.apiserver.lists import check_options, check_revision, filter_of, page_of, too_large
 from twinstack.apiserver.openapi import OpenAPI, SchemaMissing
 from twinstack.apiserver.options import Options, options_of
 from twinstack.apiserver.ownership import Doors
@@ -137,7 +149,7 @@ class Handlers:
             eviction = document_of(call, doors.EVICTION_VERSION, doors.EVICTION_KIND)
             outcome = await doors.evict(self.changes, self.deletions, resource, key, eviction, dry_run=options.dry_run)
             return self._answer(request, call, outcome)
-        document = document_of(call, resource.api_version, resource.kind)
+        document = document_of(call, resource.api_version, resource.kind, keep_nulls=True)
         warnings = self._judged(request, call, document, options)
         outcome = await self.changes.create(resource, document, request.namespace, dry_run=options.dry_run, manager=options.manager)
         return self._answer(request, call, outcome, warnings)
@@ -152,7 +164,7 @@ class Handlers:
             if request.sub == "scale":
                 scale = document_of(call, doors.SCALE_VERSION, doors.SCALE_KIND)
                 return doors.scaled(stored, scale, self._writer(request, options), self.doors.of(resource, "scale"))
-            document = document_of(call, resource.api_version, resource.kind)
+            document = document_of(call, resource.api_version, resource.kind, keep_nulls=request.sub != "finalize")
             if request.sub == "finalize":
                 return doors.finalized(stored, document)
             if not document["metadata"].get("name"):
@@ -180,6 +192,8 @@ class Handlers:
             patched = self._patched(resource, "", kind, stored, patch)
             twice = json_duplicates(call.body, patch) if options.mode != "Ignore" else ()
             warnings.extend(judged(resource, patched, self._schema(request), options.mode, twice, patch=True))
+            if kind == "json" or b"null" in call.body:
+                without_nulls(patched)
             return patched
 
         outcome = await self._changed(request, change, options, patched=True)
@@ -255,17 +269,19 @@ class Handlers:
     async def _delete_collection(self, request: Request, call: Call) -> Reaction:
         options = delete_options(call, request.query)
         filter_ = filter_of(request, self.cache.collections[request.resource])
+        check_options(request.query)
         dry = dry_run(request.query, options.dryRun, options="DeleteOptions")
         gone = await self.deletions.delete_collection(request.resource, filter_, options, dry_run=dry)
         # As Kubernetes answers, the items do not say again what they are.
         items = [{name: value for name, value in one.document().items() if name not in ("kind", "apiVersion")} for one in gone]
         kind, version = f"{request.resource.kind}List", request.resource.api_version
-        return Answer(200, objects.encode({"kind": kind, "apiVersion": version, "metadata": {"resourceVersion": str(self.cache.revision)}, "items": items}))
+        answer = {"kind": kind, "apiVersion": version, "metadata": {"resourceVersion": str(self.cache.revision)}, "items": items}
+        return Answer(200, objects.encode(answer), headers=_warnings(self.deletions.warnings(request.resource, options)))
 
     # ---- answers
 
     def _answer(self, request: Request, call: Call, outcome: Outcome, warnings: Sequence[str] = ()) -> Answer:
-        headers = [("Warning", f'299 - "{_quoted(text)}"') for text in dict.fromkeys((*warnings, *outcome.warnings))]
+        headers = _warnings((*warnings, *outcome.warnings))
         body = outcome.data
         if request.sub == "scale":
             body = objects.encode(doors.scale_of(objects.decode(body)))
@@ -275,7 +291,7 @@ class Handlers:
                 document = objects.decode(body)
                 if document.get("kind") == request.resource.kind:
                     body = self._shown(request, form, document)
-        return Answer(201 if outcome.created else 200, body, headers=headers)
+        return Answer(201 if outcome.created else 202 if outcome.accepted else 200, body, headers=headers)
 
     def _shown(self, request: Request, form: tables.Form, document: Document) -> bytes:
         if form not in ("table", "people"):
@@ -288,7 +304,10 @@ class Handlers:
     def _judged(self, request: Request, call: Call, document: Document, options: Options) -> list[str]:
         """What to warn of in the document of a request's body."""
         twice = duplicates(call.body, document, is_yaml=is_yaml(call)) if options.mode != "Ignore" and media_type(call) != PROTOBUF else ()
-        return judged(request.resource, document, self._schema(request), options.mode, twice)
+        warnings = judged(request.resource, document, self._schema(request), options.mode, twice)
+        if b"null" in call.body or is_yaml(call):
+            without_nulls(document)
+        return warnings
 
     def _schema(self, request: Request) -> Schema | None:
         try:
@@ -310,6 +329,11 @@ def list_bytes(resource: Resource, metadata: Document, items: Sequence[Stored]) 
     # Every stored document begins with its kind and version, at the same length.
     said = items[0].data.index(b'"metadata":')
     return b"".join((head, b"{", b",{".join([memoryview(one.data)[said:] for one in items]), b"]}"))
+
+
+def _warnings(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Warning headers, each text once."""
+    return [("Warning", f'299 - "{_quoted(text)}"') for text in dict.fromkeys(texts)]
 
 
 def _quoted(text: str) -> str:

@@ -92,7 +92,7 @@ def page_of(cache: Cache, collection: Collection, filter_: Filter, query: Query)
     elif asked and (match == "Exact" or (limit and not match)):
         # A page of what is at least as new would be of no state that a next page could be of.
         revision = asked
-    elif asked == 0 and not match:
+    if asked == 0:
         limit = 0  # any state will do, and the one in memory is told whole
     if max(asked or 0, revision) > cache.revision:
         raise too_large(max(asked or 0, revision), cache.revision)
@@ -115,6 +115,9 @@ def page_of(cache: Cache, collection: Collection, filter_: Filter, query: Query)
             more += 1
             if not filter_.trivial:
                 break
+    if not more and limit == len(items) and not filter_.name and not filter_.trivial:
+        # Whether any of what comes after would match, nobody has looked yet.
+        more = len(collection.keys(filter_.namespace, items[-1].key)) if revision == cache.revision else 0
     if not more:
         return Page(items, revision, "", None)
     return Page(items, revision, _write_token(revision, items[-1].key), more if filter_.trivial else None)

@@ -29,6 +29,7 @@ from twinstack.store.base import Compacted, Revision
 from twinstack.store.broadcast import Batch
 
 BOOKMARK_SECONDS: Final = 60.0
+LAST_WORDS_SECONDS: Final = 2.0  # so long before its end a watch is told once more where it stands
 MIN_SECONDS: Final = 1800.0
 _PIECE: Final = 256 << 10
 _FROM_NOW: Final = -1
@@ -103,11 +104,15 @@ class Watching:
         broadcast.subscribe(self)
         try:
             await self._begin(stream, present, missed, revision)
-            while (left := end - loop.time()) > 0:
-                if await stream.ended(min(left, BOOKMARK_SECONDS)):
+            last = end - LAST_WORDS_SECONDS
+            while (now := loop.time()) < end:
+                due = min(now + BOOKMARK_SECONDS, last if now < last else end)
+                if await stream.ended(due - now):
                     return
-                if self._bookmarks:
+                if self._bookmarks and due < end:
                     stream.push(frame(self._bookmark(self._cache.revision)))
+                if due == last:
+                    last = now  # which is over
         finally:
             broadcast.unsubscribe(self)
 
@@ -205,12 +210,13 @@ def watch(cache: Cache, request: Request, *, form: tables.Form, now: Callable[[]
     asked = check_revision(query)
     bookmarks = query.flag("allowWatchBookmarks")
     send_initial = query.flag("sendInitialEvents") if query.has("sendInitialEvents") else None
+    if send_initial is None and not asked:
+        send_initial = True  # whoever starts from nothing is told where the beginning ends, asked for or not
     include_object = query.text("includeObject")
     if form in ("table", "people"):
         tables.table(request.resource, [], now=now(), include_object=include_object)  # refuses a bad includeObject before the stream begins
     if send_initial and (asked or 0) > cache.revision:
         raise too_large(asked or 0, cache.revision)
-    initial = send_initial is True or (send_initial is None and not asked)
     watching = Watching(
         cache,
         collection,
@@ -219,7 +225,7 @@ def watch(cache: Cache, request: Request, *, form: tables.Form, now: Callable[[]
         include_object=include_object,
         now=now,
         since=_FROM_NOW if send_initial is False and not asked else (asked or 0),
-        initial=initial,
+        initial=send_initial is True,
         bookmarks=bookmarks,
         end_of_initial=bool(send_initial) and bookmarks,
         seconds=float(query.number("timeoutSeconds") or 0) or MIN_SECONDS * random.uniform(1, 2),

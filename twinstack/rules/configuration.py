@@ -108,7 +108,7 @@ def problems_with_namespace_status(document: Document) -> list[FieldProblem]:
     """The phase says nothing but whether the namespace is being deleted."""
     phase = (document.get("status") or {}).get("phase", "")
     deleted = bool((document.get("metadata") or {}).get("deletionTimestamp"))
-    if deleted != (phase == "Terminating"):
+    if phase != ("Terminating" if deleted else "Active"):
         return [wrong("status.Phase", phase, "must be Terminating while the namespace is being deleted, and Active else")]
     return []
 

@@ -30,7 +30,7 @@ def problems_with_metadata(document: Document, *, name_problem: Callable[[str], 
         *problems_with_labels(metadata.get("labels"), f"{path}.labels"),
         *problems_with_annotations(metadata.get("annotations"), f"{path}.annotations"),
         *_problems_with_owners(metadata.get("ownerReferences") or (), f"{path}.ownerReferences"),
-        *_problems_with_finalizers(metadata.get("finalizers") or (), f"{path}.finalizers"),
+        *problems_with_finalizers(metadata.get("finalizers") or (), f"{path}.finalizers"),
     ]
 
 
@@ -47,7 +47,7 @@ def problems_with_metadata_update(after: Document, before: Document, *, path: st
     problems += problems_with_labels(new.get("labels"), f"{path}.labels")
     problems += problems_with_annotations(new.get("annotations"), f"{path}.annotations")
     problems += _problems_with_owners(new.get("ownerReferences") or (), f"{path}.ownerReferences")
-    problems += _problems_with_finalizers(new.get("finalizers") or (), f"{path}.finalizers")
+    problems += problems_with_finalizers(new.get("finalizers") or (), f"{path}.finalizers")
     return problems
 
 
@@ -109,10 +109,11 @@ def _problems_with_owners(owners: Any, path: str) -> Iterator[FieldProblem]:
         yield wrong(path, owners, f"only one owner may be the controller, but {' and '.join(controllers)} are")
 
 
-def _problems_with_finalizers(finalizers: Any, path: str) -> Iterator[FieldProblem]:
+def problems_with_finalizers(finalizers: Any, path: str, *, at_each: bool = False) -> Iterator[FieldProblem]:
+    """Names that are not qualified, told at the list or *at_each*, and names that Kubernetes itself does not use without a domain."""
     for i, name in enumerate(finalizers):
         if problem := qualified_problem(name):
-            yield wrong(path, name, problem)
+            yield wrong(f"{path}[{i}]" if at_each else path, name, problem)
         elif "/" not in name and name not in STANDARD_FINALIZERS:
             yield wrong(f"{path}[{i}]", name, "must have a domain, such as 'example.com/name'")
     if "orphan" in finalizers and "foregroundDeletion" in finalizers:

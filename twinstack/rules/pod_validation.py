@@ -198,8 +198,6 @@ def _problems_with_policies(spec: Mapping[str, Any], path: str) -> Iterator[Fiel
     for i, server in enumerate(config.get("nameservers") or ()):
         if problem := address_problem(server):
             yield wrong(f"{path}.dnsConfig.nameservers[{i}]", server, problem)
-    if spec.get("terminationGracePeriodSeconds", 0) < 0:
-        yield wrong(f"{path}.terminationGracePeriodSeconds", spec["terminationGracePeriodSeconds"], "must not be negative")
     deadline = spec.get("activeDeadlineSeconds")
     if deadline is not None and not 1 <= deadline <= _LONGEST_SECONDS:
         yield wrong(f"{path}.activeDeadlineSeconds", deadline, f"must be between 1 and {_LONGEST_SECONDS}")

@@ -74,6 +74,10 @@ class Strategy:
     allocates = False
     # Whether the status written through the main resource is dropped (create) or kept as it was (update).
     has_status = False
+    # Whether a deletion may wait for, or be hidden from, what the object owns; else propagation policies mean nothing to it.
+    owns = True
+    # Whether a deletion that names no propagation policy leaves what the object owns behind.
+    orphans_by_default = False
 
     def __init__(self, resource: Resource) -> None:
         self.resource = resource
@@ -129,6 +133,10 @@ class Strategy:
     def shown(self, document: Document) -> Document:
         """The inverse: a kept one in the form that is shown here."""
         return document
+
+    def deletion_warnings(self) -> list[str]:
+        """What to tell whoever deletes without a propagation policy."""
+        return []
 
     def grace_period_seconds(self, document: Document, asked: int | None) -> int:
         """How long a deletion waits for the object's agent; 0 deletes at once."""

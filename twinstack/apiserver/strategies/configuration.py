@@ -98,6 +98,7 @@ class Events(Typed):
     """What happened, told beside the object that it happened to."""
 
     creates_on_update = True
+    owns = False
 
     def fill(self, document: Document) -> None:
         events.default_event(document)
@@ -116,6 +117,7 @@ class NewEvents(Typed):
     """The same events through the door of events.k8s.io, where their fields have other names and more is asked of them."""
 
     creates_on_update = True
+    owns = False
 
     def kept(self, document: Document) -> Document:
         return events.core_form(document)

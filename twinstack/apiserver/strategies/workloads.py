@@ -65,6 +65,8 @@ class ReplicaSets(Workload):
 class ReplicationControllers(Workload):
     """The same, under the name and with the selector that they had first."""
 
+    orphans_by_default = True
+
     def fill_workload(self, document: Document) -> None:
         workload_validation.default_replication_controller(document)
 
@@ -97,6 +99,11 @@ class StatefulSets(Workload):
 
 class Jobs(Workload):
     """Pods that run to their end."""
+
+    orphans_by_default = True
+
+    def deletion_warnings(self) -> list[str]:
+        return ["the pods of a Job stay when it is deleted without a propagationPolicy; Background takes them along, Orphan says that they shall stay"]
 
     def begin_create(self, document: Document, transaction: Transaction) -> None:
         super().begin_create(document, transaction)

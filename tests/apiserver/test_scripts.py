@@ -1,0 +1,217 @@
+"""Scripts of requests, and what Kubernetes 1.36 answers to each: code, reason or fields, causes, warnings.
+
+A line of a script is ``METHOD path body code facts``. Paths are below the namespace of the kind, as ``configmaps/a``; facts are paths into the
+answer with the value that must stand there (None: nothing), ``reason`` and ``causes`` (pairs of field and reason) for a Status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pytest
+
+from twinstack.api.resources import RESOURCES
+
+BY_PLURAL = {one.plural: one for one in reversed(RESOURCES)}
+POD = {"containers": [{"name": "c", "image": "i"}]}
+TEMPLATE = {"metadata": {"labels": {"a": "b"}}, "spec": POD}
+DEPLOYMENT = {"selector": {"matchLabels": {"a": "b"}}, "template": TEMPLATE}
+JOB = {"template": {"spec": {**POD, "restartPolicy": "Never"}}}
+
+
+class Line(NamedTuple):
+    """One request and what is known of its answer."""
+
+    method: str
+    path: str
+    body: Any
+    code: int
+    facts: dict[str, Any] = {}
+
+
+def named(name: str, **fields: Any) -> dict[str, Any]:
+    """An object of this name; ``meta`` is more metadata."""
+    return {"metadata": {"name": name, **fields.pop("meta", {})}, **fields}
+
+
+def at(document: Any, path: str) -> Any:
+    """What stands at a dotted path; None when nothing does."""
+    for step in path.split("."):
+        if isinstance(document, list):
+            document = document[int(step)] if int(step) < len(document) else None
+        else:
+            document = (document or {}).get(step)
+    return document
+
+
+_PATCHES = {"JSON": "json-patch+json", "MERGE": "merge-patch+json", "STRATEGIC": "strategic-merge-patch+json", "APPLY": "apply-patch+yaml"}
+
+
+async def play(api: Any, script: Sequence[Line]) -> None:
+    """Every line, in order, each compared."""
+    for number, line in enumerate(script, 1):
+        plural, _, rest = line.path.partition("/")
+        plural, mark, query = plural.partition("?")
+        url = BY_PLURAL[plural].path("default") + (f"/{rest}" if rest else "") + mark + query
+        headers = {"Content-Type": f"application/{_PATCHES[line.method]}"} if line.method in _PATCHES else {}
+        got = await api.ask("PATCH" if line.method in _PATCHES else line.method, url, line.body, headers=headers)
+        told = f"line {number}: {line.method} {line.path}: {got.code} {got.document}"
+        assert got.code == line.code, told
+        for path, wanted in line.facts.items():
+            if path == "causes":
+                found: Any = sorted({(one.get("field", ""), one["reason"]) for one in (at(got.document, "details.causes") or ())})
+            elif path == "warnings":
+                found = len(got.headers.getall("Warning", []))
+            else:
+                found = at(got.document, path)
+            assert found == wanted, f"{path} is {found!r} in {told}"
+
+
+def scripts(table: dict[str, Sequence[Line]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("script", [pytest.param(script, id=name) for name, script in table.items()])
+
+
+FINALIZERS = "metadata.finalizers"
+GRACE = "metadata.deletionGracePeriodSeconds"
+
+DELETIONS: dict[str, Sequence[Line]] = {
+    "in the foreground an object waits for what it owns": [
+        Line("POST", "configmaps", named("a"), 201),
+        Line("DELETE", "configmaps/a", {"propagationPolicy": "Foreground"}, 200, {FINALIZERS: ["foregroundDeletion"], GRACE: 0}),
+        Line("DELETE", "configmaps/a", {"propagationPolicy": "Orphan"}, 200, {FINALIZERS: ["orphan"]}),
+        Line("DELETE", "configmaps/a", {"propagationPolicy": "Background"}, 200, {"kind": "Status"}),
+    ],
+    "whoever wants the owned gone, too, is told that it is not done yet": [
+        Line("POST", "configmaps", named("a", meta={"finalizers": ["a/b"]}), 201),
+        Line("DELETE", "configmaps/a", {"orphanDependents": False}, 202, {FINALIZERS: ["a/b"]}),
+        Line("MERGE", "configmaps/a", {"metadata": {"finalizers": None}}, 200),
+        Line("GET", "configmaps/a", None, 404),
+    ],
+    "an event owns nothing": [
+        Line("POST", "events", named("a", involvedObject={"namespace": "default"}), 201),
+        Line("DELETE", "events/a", {"propagationPolicy": "Foreground"}, 200, {"kind": "Status"}),
+    ],
+    "a Job and a ReplicationController leave their pods behind unless told": [
+        Line("POST", "jobs", named("a", spec=JOB), 201),
+        Line("DELETE", "jobs/a", None, 200, {FINALIZERS: ["orphan"], "warnings": 1}),
+        Line("DELETE", "jobs/a", {"propagationPolicy": "Background"}, 200, {"kind": "Status", "warnings": 0}),
+        Line("POST", "replicationcontrollers", named("a", spec={"selector": {"a": "b"}, "template": TEMPLATE}), 201),
+        Line("DELETE", "replicationcontrollers/a", None, 200, {FINALIZERS: ["orphan"], "warnings": 0}),
+    ],
+    "a pending grace period is only ever ended sooner": [
+        Line("POST", "pods", named("a", spec={**POD, "nodeName": "n"}), 201),
+        Line("DELETE", "pods/a", {"propagationPolicy": "Foreground"}, 200, {GRACE: 30, FINALIZERS: ["foregroundDeletion"]}),
+        Line("DELETE", "pods/a", {"propagationPolicy": "Orphan"}, 200, {GRACE: 30, FINALIZERS: ["foregroundDeletion"]}),
+        Line("DELETE", "pods/a", {"propagationPolicy": "Orphan", "gracePeriodSeconds": 5}, 200, {GRACE: 5, FINALIZERS: ["orphan"]}),
+    ],
+    "a negative grace period is a second": [
+        Line("POST", "pods", named("a", spec={**POD, "nodeName": "n", "terminationGracePeriodSeconds": -7}), 201),
+        Line("DELETE", "pods/a", None, 200, {GRACE: 1}),
+    ],
+    "nothing comes into a namespace that goes": [
+        Line("POST", "namespaces", named("tst-x"), 201),
+        Line("DELETE", "namespaces/tst-x", {"preconditions": {"uid": "other"}}, 409, {"details.kind": "namespaces"}),
+        Line("DELETE", "namespaces/tst-x", None, 200, {"status.phase": "Terminating"}),
+        Line("POST", "namespaces/tst-x/pods/p/eviction", named("p", kind="Eviction", apiVersion="policy/v1"), 403,
+             {"causes": [("metadata.namespace", "NamespaceTerminating")], "details.name": "p"}),
+        Line("POST", "namespaces/tst-x/configmaps", {"metadata": {"generateName": "g-"}}, 403, {"details.name": "g-"}),
+        Line("PUT", "namespaces/tst-x/finalize", named("tst-x", spec={"finalizers": ["bad"]}), 422, {"causes": [("spec.finalizers[0]", "FieldValueInvalid")]}),
+        Line("PUT", "namespaces/tst-x/finalize", named("tst-x", spec={"finalizers": []}), 200, {"spec": {}}),
+        Line("GET", "namespaces/tst-x", None, 404),
+    ],
+    "a namespace's phase is Active until it is deleted": [
+        Line("POST", "namespaces", named("tst-x"), 201),
+        Line("MERGE", "namespaces/tst-x/status", {"status": {"phase": "Other"}}, 422, {"causes": [("status.Phase", "FieldValueInvalid")]}),
+    ],
+}  # fmt: skip
+
+
+@scripts(DELETIONS)
+async def test_deletions(api: Any, script: Sequence[Line]) -> None:
+    await play(api, script)
+
+
+IDENTITY: dict[str, Sequence[Line]] = {
+    "resourceVersion 0 is none": [
+        Line("POST", "configmaps", named("a", meta={"resourceVersion": "0"}), 201),
+        Line("PUT", "configmaps/a", named("a", meta={"resourceVersion": "0"}, data={"k": "v"}), 200, {"data.k": "v"}),
+        Line("POST", "leases", named("a"), 201),
+        Line("PUT", "leases/a", named("a", meta={"resourceVersion": "0"}), 422, {"causes": [("metadata.resourceVersion", "FieldValueInvalid")]}),
+    ],
+    "a PUT that creates may name a version, but no uid": [
+        Line("PUT", "services/a", named("a", meta={"resourceVersion": "5"}, spec={"ports": [{"port": 80}]}), 201),
+        Line("PUT", "services/b", named("b", meta={"uid": "u"}, spec={"ports": [{"port": 80}]}), 409, {"details.kind": "services"}),
+        Line("PUT", "configmaps/b", named("b", meta={"uid": "u"}), 404),
+    ],
+    "a generation that nobody counts is the writer's": [
+        Line("POST", "configmaps", named("a", meta={"generation": 7}), 201, {"metadata.generation": 7}),
+        Line("MERGE", "configmaps/a", {"metadata": {"generation": 8}, "data": {"k": "v"}}, 200, {"metadata.generation": 7}),
+        Line("POST", "deployments", named("a", meta={"generation": 7}, spec=DEPLOYMENT), 201, {"metadata.generation": 1}),
+    ],
+}
+
+
+@scripts(IDENTITY)
+async def test_identity(api: Any, script: Sequence[Line]) -> None:
+    await play(api, script)
+
+
+NAMES = "items.0.metadata.name"
+CONTINUE = "metadata.continue"
+
+LISTS: dict[str, Sequence[Line]] = {
+    "any state will do, and is told whole whatever the limit": [
+        Line("POST", "configmaps", named("a"), 201),
+        Line("POST", "configmaps", named("b"), 201),
+        Line("GET", "configmaps?resourceVersion=0&limit=1", None, 200, {"items.1.metadata.name": "b", CONTINUE: None}),
+        Line("GET", "configmaps?resourceVersion=0&limit=1&resourceVersionMatch=NotOlderThan", None, 200, {"items.1.metadata.name": "b", CONTINUE: None}),
+    ],
+    "whether what follows a full page matches is seen on the next page": [
+        Line("POST", "configmaps", named("a", meta={"labels": {"l": "1"}}), 201),
+        Line("GET", "configmaps?labelSelector=l&limit=1", None, 200, {NAMES: "a", CONTINUE: None}),
+        Line("POST", "configmaps", named("b"), 201),
+        Line("GET", "configmaps?fieldSelector=metadata.name=a&limit=1", None, 200, {NAMES: "a", CONTINUE: None}),
+        Line("GET", "configmaps?labelSelector=l&limit=2", None, 200, {NAMES: "a", CONTINUE: None}),
+    ],
+    "a collection is not deleted by options that do not go together": [
+        Line("DELETE", "configmaps?resourceVersionMatch=Exact", None, 422, {"details.kind": "ListOptions"}),
+    ],
+}
+
+
+@scripts(LISTS)
+async def test_lists(api: Any, script: Sequence[Line]) -> None:
+    await play(api, script)
+
+
+async def test_a_full_page_of_some_goes_on_as_long_as_there_is_anything_after_it(api: Any) -> None:
+    for name, labels in (("a", {"l": "1"}), ("b", {})):
+        await api.made(BY_PLURAL["configmaps"].path("default"), named(name, meta={"labels": labels}))
+    first = await api.get("/api/v1/namespaces/default/configmaps?labelSelector=l&limit=1")
+    assert first.document["metadata"]["continue"]
+    assert "remainingItemCount" not in first.document["metadata"]
+    rest = await api.get(f"/api/v1/namespaces/default/configmaps?labelSelector=l&limit=1&continue={first.document['metadata']['continue']}")
+    assert (rest.document["items"], rest.document["metadata"].get("continue")) == ([], None)
+
+
+NULLS: dict[str, Sequence[Line]] = {
+    "a null in a map of texts is an empty text": [
+        Line("POST", "configmaps", named("a", meta={"labels": {"l": None}}, data={"k": None}), 201, {"data": {"k": ""}, "metadata.labels": {"l": ""}}),
+        Line("JSON", "configmaps/a", [{"op": "add", "path": "/data/m", "value": None}], 200, {"data": {"k": "", "m": ""}}),
+        Line("MERGE", "configmaps/a", {"data": {"m": None}}, 200, {"data": {"k": ""}}),
+    ],
+    "a null in a list of objects is an empty object": [
+        Line("POST", "pods", named("a", spec={"containers": [None]}), 422,
+             {"causes": [("spec.containers[0].image", "FieldValueRequired"), ("spec.containers[0].name", "FieldValueRequired")]}),
+    ],
+    "a null field is left out": [
+        Line("POST", "configmaps", {"metadata": {"name": "a", "labels": None}, "data": None, "immutable": None}, 201, {"data": None}),
+        Line("JSON", "configmaps/a", [{"op": "add", "path": "/data", "value": None}], 200, {"data": None}),
+    ],
+}  # fmt: skip
+
+
+@scripts(NULLS)
+async def test_nulls(api: Any, script: Sequence[Line]) -> None:
+    await play(api, script)
