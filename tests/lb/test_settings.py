@@ -13,8 +13,8 @@ from twinstack.api.objects import Key, view_of
 from twinstack.cli.load_balancer import command
 from twinstack.controllers.loadbalancers import CONFIG, ENTRY, LoadBalancers
 from twinstack.lb.lb import report
-from twinstack.lb.settings import Settings, SettingsError, checked, pools_of_file
-from twinstack.rules.balancer_pools import parse_pools
+from twinstack.lb.settings import Settings, SettingsError, checked, configuration_of_file
+from twinstack.rules.balancer_pools import Configuration, parse_pools
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -36,10 +36,10 @@ def test_a_file_of_pools_is_read_whole_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "pools.yaml"
     path.write_text("pools: [{name: a, addresses: [192.0.2.0/33]}]")
     with pytest.raises(SettingsError, match=r"pools.yaml: pools\[0\].addresses\[0\]"):
-        pools_of_file(Settings(config=str(path)))
+        configuration_of_file(Settings(config=str(path)))
     path.write_text("pools: [{name: a, addresses: [192.0.2.0/30]}]")
-    assert [pool.name for pool in pools_of_file(Settings(config=str(path)))] == ["a"]
-    assert pools_of_file(Settings()) == ()
+    assert [pool.name for pool in configuration_of_file(Settings(config=str(path))).pools] == ["a"]
+    assert configuration_of_file(Settings()) == Configuration()
 
 
 def test_another_way_of_announcing_is_not_offered() -> None:

@@ -16,7 +16,20 @@ from twinstack.net.family import FAMILIES
 
 F = TypeVar("F", bound=Callable[..., Any])
 # flags of `up` that a --config file may say, too
-_ASKED = ("name", "families", "nodes", "pod_cidr", "service_cidr", "port", "network", "vxlan_underlay", "no_masquerade")
+_ASKED = (
+    "name",
+    "families",
+    "nodes",
+    "pod_cidr",
+    "service_cidr",
+    "port",
+    "network",
+    "vxlan_underlay",
+    "no_masquerade",
+    "announce",
+    "dns_forward",
+    "dns_hide_dead_families",
+)
 
 
 class Refused(Error):
@@ -85,6 +98,15 @@ def show(document: Any, output: str) -> None:
 @click.option("--network", default="direct", show_default=True, help="How nodes reach each other's pods: direct (routes) or vxlan (a tunnel).")
 @click.option("--vxlan-underlay", default="", help="The family that carries the tunnel, IPv4 or IPv6.  [default: the primary one]")
 @click.option("--no-masquerade", default="", help="Families whose pods reach outside under their own addresses, as with public ones; the way back is known.")
+@click.option(
+    "--announce", default="l2", show_default=True, help="How load balancers' addresses are made known: l2 (ARP, NDP) or bgp (to a router; needs bird2)."
+)
+@click.option(
+    "--dns-forward", default="", help="Resolvers for names that are not the cluster's, reachable from its nodes, as ADDRESS or ADDRESS:PORT.  [default: none]"
+)
+@click.option(
+    "--dns-hide-dead-families", is_flag=True, help="Leave out of DNS a Service's address of a family in which nobody is ready, while somebody is in the other."
+)
 @click.option("--port", type=int, default=0, help="The API server's port on this machine's loopback.  [default: any that is free]")
 @click.option("--config", "config_file", type=click.Path(dir_okay=False), help="A YAML file that says all of the above; flags win over it.")
 @click.option("--kubeconfig", default="", help="The file that the context goes into.  [default: KUBECONFIG, else ~/.kube/config]")

@@ -26,7 +26,7 @@ from twinstack.client import kubeconfig
 from twinstack.cni.executable import write_executable
 from twinstack.kernel import processes
 from twinstack.kernel.errors import translated
-from twinstack.lab import clusterdns, credentials, preflight, record, removal, wiring
+from twinstack.lab import clusterdns, credentials, fabric, preflight, record, removal, wiring
 from twinstack.lab.errors import LabError
 from twinstack.lab.hosting import Order
 from twinstack.lab.places import MARK, Places
@@ -65,6 +65,7 @@ def up(topology: Topology, options: Options = Options(), tell: Tell = lambda ste
     steps = _Steps(tell)
     places = Places.of(topology.name)
     preflight.check()
+    preflight.check_announcing(topology)
     if removal.exists(removal.find(topology.name)):
         raise LabError(
             f"there is a cluster {topology.name}, or something left of one: `twinstack down --name {topology.name}` removes it, another --name goes beside it"
@@ -235,4 +236,4 @@ def restart(places: Places, component: str, wait_seconds: float = 30.0) -> float
 
 
 def _is_of_control_plane(component: str, process: str) -> bool:
-    return process == "control-plane" and "/" not in component and component != clusterdns.COMPONENT
+    return process == "control-plane" and "/" not in component and component not in (clusterdns.COMPONENT, fabric.COMPONENT)

@@ -16,6 +16,9 @@
       network: vxlan
       vxlanUnderlay: IPv6
       noMasquerade: [IPv6]
+      announce: bgp
+      dnsForward: [198.51.100.2]
+      dnsHideDeadFamilies: true
 """
 
 from __future__ import annotations
@@ -27,14 +30,28 @@ from twinstack.net.family import FAMILIES, Family
 from twinstack.rules.nodeipam import Problem
 
 API_VERSION, KIND = "twinstack.dev/v1alpha1", "Cluster"
-FIELDS = ("families", "nodes", "podCIDRs", "serviceCIDRs", "nodeCIDRMaskSizes", "port", "network", "vxlanUnderlay", "noMasquerade")
+FIELDS = (
+    "families",
+    "nodes",
+    "podCIDRs",
+    "serviceCIDRs",
+    "nodeCIDRMaskSizes",
+    "port",
+    "network",
+    "vxlanUnderlay",
+    "noMasquerade",
+    "announce",
+    "dnsForward",
+    "dnsHideDeadFamilies",
+)
 
 
 def parse_file(document: Any) -> Request | list[Problem]:
     """The request that a ``--config`` file makes: apiVersion twinstack.dev/v1alpha1, kind Cluster.
 
     ``metadata.name``; in ``spec``: ``families``, ``podCIDRs`` and ``serviceCIDRs`` (lists), ``nodes``, ``port``,
-    ``network``, ``vxlanUnderlay``, ``noMasquerade`` (a list), and ``nodeCIDRMaskSizes`` (a map by family). Unknown fields are refused.
+    ``network``, ``vxlanUnderlay``, ``noMasquerade`` and ``dnsForward`` (lists), ``announce``,
+    ``dnsHideDeadFamilies``, and ``nodeCIDRMaskSizes`` (a map by family). Unknown fields are refused.
     """
     if not isinstance(document, dict):
         return [Problem("config", str(document)[:40], "is not a mapping of fields", f"apiVersion: {API_VERSION}, kind: {KIND}, spec: …")]
@@ -56,14 +73,29 @@ def parse_file(document: Any) -> Request | list[Problem]:
         numbers[key] = spec.get(key, default)
         if not isinstance(numbers[key], int) or isinstance(numbers[key], bool):
             problems.append(Problem(f"config spec.{key}", str(numbers[key]), "is not a whole number", str(default)))
+    hide = spec.get("dnsHideDeadFamilies", False)
+    if not isinstance(hide, bool):
+        problems.append(Problem("config spec.dnsHideDeadFamilies", str(hide), "is neither true nor false", "false"))
     masks, wrong = _file_masks(spec.get("nodeCIDRMaskSizes") or {})
     problems += wrong
     if problems:
         return problems
     texts = {key: _joined(spec.get(key)) for key in ("families", "podCIDRs", "serviceCIDRs")}
-    between = (str(spec.get("network") or "direct"), str(spec.get("vxlanUnderlay") or ""), _joined(spec.get("noMasquerade")))
-    name = str(metadata.get("name", "twinstack"))
-    return Request(name, texts["families"], numbers["nodes"], texts["podCIDRs"], texts["serviceCIDRs"], masks, numbers["port"], *between)
+    return Request(
+        name=str(metadata.get("name", "twinstack")),
+        families=texts["families"],
+        nodes=numbers["nodes"],
+        pod_cidr=texts["podCIDRs"],
+        service_cidr=texts["serviceCIDRs"],
+        masks=masks,
+        port=numbers["port"],
+        network=str(spec.get("network") or "direct"),
+        vxlan_underlay=str(spec.get("vxlanUnderlay") or ""),
+        no_masquerade=_joined(spec.get("noMasquerade")),
+        announce=str(spec.get("announce") or "l2"),
+        dns_forward=_joined(spec.get("dnsForward")),
+        dns_hide_dead_families=hide,
+    )
 
 
 def _joined(value: Any) -> str:

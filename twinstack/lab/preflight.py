@@ -8,12 +8,14 @@ import re
 import socket
 import sys
 
-from twinstack.kernel import namespaces, nftables
+from twinstack.kernel import bird, namespaces, nftables
 from twinstack.kernel.errors import KernelError
 from twinstack.lab.errors import LabError
 from twinstack.lab.places import NETNS_DIR
+from twinstack.lab.topology import Topology
 from twinstack.net.cidr import host_port
 from twinstack.net.family import FAMILIES
+from twinstack.rules.balancer_pools import BGP
 
 OLDEST_KERNEL = (5, 13)  # kube-proxy's own demand for nftables
 _NEEDED = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_SYS_CHROOT": 18}
@@ -84,6 +86,12 @@ def _check_rules() -> None:
         if error.denied:
             raise LabError(f"the kernel lets root make no network namespace here: {error}") from error
         raise LabError(f"nftables is missing or too old here, nft 1.0.6 and Linux 5.13 or later would do: {error}") from error
+
+
+def check_announcing(topology: Topology) -> None:
+    """LabError when addresses are to be told by BGP, and nobody here speaks it."""
+    if topology.announce == BGP and bird.find() is None:
+        raise LabError(f"--announce {BGP} needs bird, which is not installed here: the package {bird.PACKAGE} of Debian and Ubuntu has it")
 
 
 def listen(port: int) -> socket.socket:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from twinstack.kernel.errors import KernelError, translated
-from twinstack.lab import clusterdns
+from twinstack.lab import clusterdns, fabric
 from twinstack.lab.credentials import API_PORT, files_of
 from twinstack.lab.hosting import Program, Report
 from twinstack.lab.places import Places
@@ -77,6 +77,7 @@ def processes(topology: Topology, places: Places, listener: socket.socket | None
             (clusterdns.COMPONENT,),
             after=APISERVER,
         ),
+        *fabric.processes(topology, places),
         *(
             Process(
                 node.name,
@@ -102,7 +103,7 @@ def write_files(topology: Topology, places: Places) -> None:
         with open(path, "w", encoding="utf-8") as file:
             json.dump({"nonMasqueradeCIDRs": texts, "masqLinkLocal": False}, file)
         with open(_pools_config(places), "w", encoding="utf-8") as file:
-            file.write(text_of_pools(pools_of(balancers(topology))))
+            file.write(text_of_pools(pools_of(balancers(topology), way=topology.announce), fabric.peers(topology)))
 
 
 def _masq_config(places: Places) -> str:
@@ -161,6 +162,7 @@ async def _controllers(topology: Topology, places: Places, ready: Ready) -> None
     masks = {family: topology.masks.get(family) or 0 for family in FAMILIES}
     settings = Settings(
         kubeconfig=places.kubeconfig(CONTROLLERS),
+        use_service_account_credentials=True,
         leader_elect=False,  # there is no second one, and after a crash nobody waits for a lease to end
         allocate_node_cidrs=True,
         cluster_cidr=_texts(topology.pod_cidrs.values()),
@@ -277,7 +279,13 @@ async def _balancer(places: Places, node: Node, ready: Ready) -> None:
     from twinstack.lb.lb import run
     from twinstack.lb.settings import Settings
 
-    await run(Settings(kubeconfig=places.kubeconfig("load-balancer"), config=_pools_config(places), hostname_override=node.name), ready=ready)
+    settings = Settings(
+        kubeconfig=places.kubeconfig("load-balancer"),
+        config=_pools_config(places),
+        hostname_override=node.name,
+        run_dir=f"{places.node_runtime(node.name)}/bird",
+    )
+    await run(settings, ready=ready)
 
 
 async def _kubelet(topology: Topology, places: Places, node: Node, ready: Ready) -> None:

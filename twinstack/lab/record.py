@@ -32,6 +32,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     network: str = "direct"
     vxlan_underlay: str = ""
     no_masquerade: str = ""
+    announce: str = "l2"
+    dns_forward: str = ""
+    dns_hide_dead_families: bool = False
 
     @staticmethod
     def of(topology: Topology, *, created: float, version: str, kubeconfig: str, verbosity: int = 0) -> Record:
@@ -50,6 +53,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             network=topology.network,
             vxlan_underlay=str(topology.vxlan_underlay or ""),
             no_masquerade=",".join(map(str, topology.unmasqueraded)),
+            announce=topology.announce,
+            dns_forward=",".join(topology.dns_forward),
+            dns_hide_dead_families=topology.dns_hide_dead_families,
         )
 
     @property
@@ -57,7 +63,19 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         masks = {Family(name): size for name, size in self.masks.items()}
         result = plan(
             Request(
-                self.name, self.families, self.nodes, self.pod_cidr, self.service_cidr, masks, self.port, self.network, self.vxlan_underlay, self.no_masquerade
+                name=self.name,
+                families=self.families,
+                nodes=self.nodes,
+                pod_cidr=self.pod_cidr,
+                service_cidr=self.service_cidr,
+                masks=masks,
+                port=self.port,
+                network=self.network,
+                vxlan_underlay=self.vxlan_underlay,
+                no_masquerade=self.no_masquerade,
+                announce=self.announce,
+                dns_forward=self.dns_forward,
+                dns_hide_dead_families=self.dns_hide_dead_families,
             )
         )
         if isinstance(result, Topology):

@@ -70,6 +70,7 @@ def summary(topology: Topology, *, server: str, kubeconfig_file: str) -> Documen
         "controlPlane": [str(address) for address in topology.node_addresses(topology.control_plane)],
         "outside": [str(address) for address in topology.node_addresses(topology.outside)],
         "network": topology.network,
+        "announce": topology.announce,
     }
 
 

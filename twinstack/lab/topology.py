@@ -5,7 +5,8 @@ Rule of this file: texts in, a :class:`Topology` or every problem out; nothing i
 Theory. Nodes hang on an underlay of both families, a bridge and router named *fabric*, whatever families the
 cluster has: a cluster is single-stack because of its CIDRs and node addresses, not for want of wires. *Outside* hangs
 behind the fabric on networks of its own and knows no pod and no Service; what reaches it from a pod has been
-masqueraded, and what it sends to a node port comes from off the cluster. The IPv6 underlay is a unique local prefix
+masqueraded, and what it sends to a node port comes from off the cluster. Load balancers' addresses are an eighth of the underlay,
+or, when routers are told of them by BGP, networks of their own that only the fabric knows the way to. The IPv6 underlay is a unique local prefix
 (RFC 4193) computed from the cluster's name; networks that would overlap with the user's make way for a second choice.
 """
 
@@ -18,6 +19,7 @@ from typing import NamedTuple
 from twinstack.net.cidr import block, nth, overlap, overlaps, parse_cidr
 from twinstack.net.errors import AddressError
 from twinstack.net.family import FAMILIES, Address, ByFamily, Family, Network
+from twinstack.rules.balancer_pools import BGP, LINK
 from twinstack.rules.nodeipam import BlockRange, Problem, mask_flag, plan_ranges
 
 MOST_NODES = 100
@@ -40,6 +42,9 @@ class Request(NamedTuple):
     network: str = "direct"  # between nodes: direct or vxlan
     vxlan_underlay: str = ""  # the family that carries the tunnel
     no_masquerade: str = ""  # families whose pods reach outside under their own addresses
+    announce: str = LINK  # how load balancers' addresses are made known: l2 or bgp
+    dns_forward: str = ""  # resolvers for names that are not the cluster's, ADDRESS or ADDRESS:PORT
+    dns_hide_dead_families: bool = False
 
 
 class Node(NamedTuple):
@@ -66,6 +71,10 @@ class Topology(NamedTuple):
     network: str = "direct"
     vxlan_underlay: Family | None = None  # None: the primary family
     unmasqueraded: tuple[Family, ...] = ()  # families whose pods reach outside under their own addresses, which the fabric routes back
+    announce: str = LINK
+    routed_networks: ByFamily[Network] = ByFamily()  # load balancers' addresses, when the fabric is told of them by BGP
+    dns_forward: tuple[str, ...] = ()  # whom the cluster's DNS asks for other names
+    dns_hide_dead_families: bool = False
 
     @property
     def context(self) -> str:
@@ -94,7 +103,7 @@ def plan(request: Request) -> Topology | list[Problem]:
     services, bad_services = _networks("service-cidr", request.service_cidr, families, {family: family.facts.default_service_cidr for family in families})
     underlay_family, bad_network = _network_between(request)
     unmasqueraded, bad_egress = _unmasqueraded(request, families)
-    problems += [*wrong, *bad_pods, *bad_services, *bad_network, *bad_egress]
+    problems += [*wrong, *bad_pods, *bad_services, *bad_network, *bad_egress, *_problems_with_announcing(request), *_problems_with_resolvers(request)]
     if problems:
         return problems
     ranges = plan_ranges(tuple(pods.values()), mask_sizes=request.masks, flag="pod-cidr")
@@ -104,7 +113,7 @@ def plan(request: Request) -> Topology | list[Problem]:
     if problems:
         return problems
     taken = [*pods.values(), *services.values()]
-    underlay, outside_networks = _lab_networks(request.name, taken)
+    underlay, outside_networks, routed = _lab_networks(request.name, taken)
     if len(underlay) < len(FAMILIES):
         return [Problem("pod-cidr", request.pod_cidr, "with the Service CIDRs it leaves no network for the nodes; take smaller ones")]
     return Topology(
@@ -122,6 +131,10 @@ def plan(request: Request) -> Topology | list[Problem]:
         network=request.network,
         vxlan_underlay=underlay_family,
         unmasqueraded=unmasqueraded,
+        announce=request.announce,
+        routed_networks=routed,
+        dns_forward=_words(request.dns_forward),
+        dns_hide_dead_families=request.dns_hide_dead_families,
     )
 
 
@@ -139,7 +152,9 @@ def halves(networks: ByFamily[Network], number: int) -> ByFamily[Network]:
 
 
 def balancers(topology: Topology) -> tuple[Network, ...]:
-    """The part of the underlay that load balancers' addresses come from, of each family of the cluster: an eighth, beside the control plane."""
+    """Where load balancers' addresses come from, of each family of the cluster: an eighth of the underlay, beside the control plane, or by BGP elsewhere."""
+    if topology.announce == BGP:
+        return tuple(topology.routed_networks[family] for family in topology.families)
     return tuple(block(topology.underlay[family], topology.underlay[family].prefixlen + 3, 6) for family in topology.families)
 
 
@@ -180,6 +195,25 @@ def _network_between(request: Request) -> tuple[Family | None, list[Problem]]:
     if request.network != "vxlan":
         return None, [Problem("vxlan-underlay", request.vxlan_underlay, f"means nothing with --network {request.network}", "--network vxlan")]
     return family, []
+
+
+def _problems_with_announcing(request: Request) -> Iterable[Problem]:
+    if request.announce not in (LINK, BGP):
+        yield Problem("announce", request.announce, f"is one of {LINK} (ARP and neighbour discovery) and {BGP}", LINK)
+
+
+def _problems_with_resolvers(request: Request) -> Iterable[Problem]:
+    from twinstack.dns.settings import SettingsError, parse_upstream  # Heavy: the kinds.
+
+    for word in _words(request.dns_forward):
+        try:
+            parse_upstream(word)
+        except SettingsError as error:
+            yield Problem("dns-forward", word, str(error).partition(" is ")[2] and "is " + str(error).partition(" is ")[2])
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _unmasqueraded(request: Request, families: Sequence[Family]) -> tuple[tuple[Family, ...], list[Problem]]:
@@ -279,17 +313,18 @@ def _problems_between(pods: ByFamily[Network], services: ByFamily[Network]) -> I
                 yield Problem(flag, str(network), f"overlaps with {text}, which is for {what}", suggestion)
 
 
-def _lab_networks(name: str, taken: Iterable[Network]) -> tuple[ByFamily[Network], ByFamily[Network]]:
-    """The underlay and the outside of each family: the first choice that overlaps with nothing of the user's."""
+def _lab_networks(name: str, taken: Iterable[Network]) -> tuple[ByFamily[Network], ByFamily[Network], ByFamily[Network]]:
+    """The underlay, the outside and the routed network of each family: the first choice that overlaps with nothing of the user's."""
     digest = hashlib.sha256(name.encode()).hexdigest()
     words = digest[0:2], f"{int(digest[2:6], 16):x}", f"{int(digest[6:10], 16):x}"
     used = list(taken)
     underlay: dict[Family, Network] = {}
     outside: dict[Family, Network] = {}
+    routed: dict[Family, Network] = {}
     for family in FAMILIES:
-        for pair in family.facts.lab_networks:
-            one, other = (parse_cidr(text.format(*words)) for text in pair)
-            if not any(overlap(network, mine) for network in (one, other) for mine in used):
-                underlay[family], outside[family] = one, other
+        for choice in family.facts.lab_networks:
+            found = [parse_cidr(text.format(*words)) for text in choice]
+            if not any(overlap(network, mine) for network in found for mine in used):
+                underlay[family], outside[family], routed[family] = found
                 break
-    return ByFamily(underlay), ByFamily(outside)
+    return ByFamily(underlay), ByFamily(outside), ByFamily(routed)

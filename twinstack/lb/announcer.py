@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from twinstack.api import errors
-from twinstack.api.kinds import EndpointSlice, Lease, Node, Service
+from twinstack.api.kinds import ConfigMap, EndpointSlice, Lease, Node, Service
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import resource_of
 from twinstack.api.times import text_of_micro_time
@@ -26,11 +26,13 @@ from twinstack.client.cache import Cache
 from twinstack.kernel.errors import KernelError
 from twinstack.kernel.neighbours import Asked, NeighbourDoor, announcement, answer, mac_of
 from twinstack.kernel.netlink import Netlink
+from twinstack.lb.configuration import InForce
 from twinstack.lb.lean import SERVICE_NAME, concerns_owners
 from twinstack.lb.members import Members
 from twinstack.lb.settings import Settings, SettingsError
 from twinstack.net.family import Address, Family
 from twinstack.rules.balancer_owners import announced, candidates, owners
+from twinstack.rules.balancer_pools import LINK
 from twinstack.rules.loadbalancers import is_ours
 
 NAMESPACE, PREFIX = "kube-system", "twinstack-lb-"
@@ -46,8 +48,8 @@ log = logging.getLogger(__name__)
 class Announcer:
     """Answers for a node's share of addresses while :meth:`run` runs. The cache must have been read once."""
 
-    def __init__(self, settings: Settings, cache: Cache) -> None:
-        self._settings, self._cache = settings, cache
+    def __init__(self, settings: Settings, cache: Cache, configuration: InForce) -> None:
+        self._settings, self._cache, self._configuration = settings, cache, configuration
         self._node = settings.node_name
         self._members = Members(self._node, lease_seconds=settings.lease_seconds)
         self._changed, self._begun = asyncio.Event(), asyncio.Event()
@@ -58,6 +60,11 @@ class Announcer:
         self._written = False  # the Lease is known to exist
         self._complaint = ""
 
+    @property
+    def held(self) -> frozenset[Address]:
+        """The addresses that this node answers for."""
+        return frozenset(self._held)
+
     async def run(self) -> None:
         """Take part until cancelled; then give the Lease up, so that others need not wait."""
         with ExitStack() as undo:
@@ -65,6 +72,8 @@ class Announcer:
                 self._opened()  # a name that is none is told at once
             for view in (Service, EndpointSlice, Node):
                 undo.callback(self._cache.subscribe(view, self._woken))
+            undo.callback(self._cache.subscribe(ConfigMap, lambda before, after: self._changed.set()))
+            self._configuration.subscribe(self._changed.set)
             undo.callback(self._cache.subscribe(Lease, self._lease_seen))
             undo.callback(self._close)
             try:
@@ -174,7 +183,8 @@ class Announcer:
     def _settle(self) -> None:
         """Hold what is ours now."""
         services = [service for service in self._cache.list(Service) if is_ours(service)]
-        anything = bool(announced(services))
+        way_of = self._configuration.current.way_of
+        anything = any(way_of(address) == LINK for address in announced(services))
         if anything and not self._members.active:
             self._members.begin()
             self._begun.set()
@@ -182,7 +192,7 @@ class Announcer:
             self._members.rest()
         nodes = candidates(self._cache.list(Node), self._members.living)
         found = owners(services, self._slices, nodes) if anything else {}
-        wanted = {address for address, owner in found.items() if owner == self._node} - self._yielded
+        wanted = {address for address, owner in found.items() if owner == self._node and way_of(address) == LINK} - self._yielded
         for address in self._held.keys() - wanted:
             self._release(address)
         if new := wanted - self._held.keys():

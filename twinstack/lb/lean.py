@@ -36,11 +36,15 @@ def lean_slice(one: EndpointSlice) -> EndpointSlice:
 
 
 def lean_node(one: Node) -> Node:
-    """A node's addresses, readiness, taints and exclusion."""
+    """A node's addresses, readiness, taints, cordon and exclusion."""
     ready = condition_of(one.status.conditions, "Ready")
     conditions = [replace(ready, lastHeartbeatTime=None)] if ready is not None else []
     metadata = replace(_metadata(one, EXCLUDED), uid=one.metadata.uid, deletionTimestamp=one.metadata.deletionTimestamp)
-    return Node(metadata=metadata, spec=NodeSpec(taints=one.spec.taints), status=NodeStatus(addresses=one.status.addresses, conditions=conditions))
+    return Node(
+        metadata=metadata,
+        spec=NodeSpec(taints=one.spec.taints, unschedulable=one.spec.unschedulable),
+        status=NodeStatus(addresses=one.status.addresses, conditions=conditions),
+    )
 
 
 def _metadata(one: Object, *labels: str) -> ObjectMeta:

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import msgspec
 
-from twinstack.net.errors import Error
-from twinstack.rules.balancer_pools import AddressPool, PoolsError, parse_pools
+from twinstack.kernel import bird
+from twinstack.net.cidr import parse_address
+from twinstack.net.errors import AddressError, Error
+from twinstack.net.family import FAMILIES
+from twinstack.rules.balancer_pools import BGP, Configuration, PoolsError, parse_configuration
+
+HEALTH_PORT = 10261
+_NO_SOCKET_PATH = 90  # bytes: a socket's path ends at 107
 
 
 class SettingsError(Error, ValueError):
@@ -24,6 +30,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     interface: str = ""  # empty: the one with an address of the node
     lease_seconds: float = 2.0
     renew_seconds: float = 0.6
+    run_dir: str = "/run/twinstack-load-balancer"  # of our own BIRD: its configuration and control socket
+    health_address: str = FAMILIES[0].facts.loopback
+    health_port: int | None = HEALTH_PORT  # None: none
     dry_run: bool = False
 
     @property
@@ -38,16 +47,27 @@ def checked(settings: Settings) -> Settings:
     if settings.lease_seconds < 2.5 * settings.renew_seconds:
         wanted = 2.5 * settings.renew_seconds
         raise SettingsError(f"--lease-duration={settings.lease_seconds:g}s is less than 2.5 times --renew-interval; {wanted:g}s would do")
-    pools_of_file(settings)
+    if not os.path.isabs(settings.run_dir) or len(os.fsencode(settings.run_dir)) > _NO_SOCKET_PATH:
+        raise SettingsError(f"--run-dir={settings.run_dir} is not an absolute path of at most {_NO_SOCKET_PATH} bytes")
+    try:
+        parse_address(settings.health_address)
+    except AddressError as error:
+        raise SettingsError(f"--bind-address: {error}") from error
+    if settings.health_port is not None and not 0 <= settings.health_port <= 65535:
+        raise SettingsError(f"--health-port={settings.health_port} is not a port; -1 serves nowhere")
+    configuration = configuration_of_file(settings)
+    if not settings.dry_run and configuration.speaks_bgp and bird.find() is None:
+        name = next(pool.name for pool in configuration.pools if pool.way == BGP)
+        raise SettingsError(f"--config={settings.config}: pool {name} is announced by BGP, but bird is not installed here; the package {bird.PACKAGE} has it")
     return settings
 
 
-def pools_of_file(settings: Settings) -> tuple[AddressPool, ...]:
-    """The pools of ``--config``; SettingsError when there are none to be read. None without the flag."""
+def configuration_of_file(settings: Settings) -> Configuration:
+    """What ``--config`` says; SettingsError when it cannot be read. Nothing without the flag."""
     if not settings.config:
-        return ()
+        return Configuration()
     try:
-        return parse_pools(Path(settings.config).read_bytes())
+        return parse_configuration(Path(settings.config).read_bytes())
     except OSError as error:
         raise SettingsError(f"--config={settings.config} cannot be read: {error.strerror}") from error
     except PoolsError as error:

@@ -30,8 +30,6 @@ class Facts(NamedTuple):
     nft_icmp: str  # nftables: the protocol's name of its control messages
     nft_nfproto: str  # nftables: meta nfproto
     nft_ether: str  # nftables: ether type
-    nft_ct_addresses: tuple[int, int]  # nf_tables: NFT_CT_* of a connection's source and destination address
-    header_destination: int  # where in the header the destination address stands
     hns_balancer_flags: int  # Windows HNS: what tells a load balancer's family
     hns_mac_step: int  # Windows HNS: in which order a remote endpoint's MAC tells the last bytes of its address
     cni_version: str  # CNI before 1.0: ips[].version
@@ -62,11 +60,14 @@ class Facts(NamedTuple):
     route_default_sysctls: tuple[tuple[str, str], ...]  # what a fresh network namespace of ours is set to
     generates_link_local: bool  # does a link give itself an address when it comes up?
     route_metric: int  # the metric that the kernel gives a route that names none
-    lab_networks: tuple[tuple[str, str], ...]  # choices of a lab's underlay and outside; {0} to {2} are hexadecimal digits of its name's digest
+    lab_networks: tuple[
+        tuple[str, str, str], ...
+    ]  # choices of a lab's underlay, outside and routed network; {0} to {2} are hexadecimal digits of its name's digest
     pod_sysctls: tuple[tuple[str, str], ...]  # what a pod's network namespace is set to before its link is made
     socket_options: tuple[tuple[int, int, int], ...]  # level, option, value: what keeps a socket to its own family
     packet_info: tuple[int, int]  # level, option: have recvmsg tell to which address a datagram came
     neighbour_protocol: str  # by which hosts ask for each other's link-layer address: arp (RFC 826) or ndp (RFC 4861)
+    multipath_hash: str  # sysctl: 1 lets a router choose among equal ways by ports, too, so that one client's connections spread
     join_group: int  # the option that joins a multicast group, at the level of socket_options; 0 where nobody needs to
 
 
@@ -128,8 +129,6 @@ _FACTS: Mapping[Family, Facts] = {
         nft_icmp="icmp",
         nft_nfproto="ipv4",
         nft_ether="ip",
-        nft_ct_addresses=(19, 20),
-        header_destination=16,
         hns_balancer_flags=0,
         hns_mac_step=1,
         cni_version="4",
@@ -160,11 +159,16 @@ _FACTS: Mapping[Family, Facts] = {
         route_default_sysctls=(("net/ipv4/ip_forward", "1"),),
         generates_link_local=False,
         route_metric=0,
-        lab_networks=(("172.30.0.0/24", "198.51.100.0/24"), ("192.168.244.0/24", "203.0.113.0/24"), ("10.255.244.0/24", "192.0.2.0/24")),
+        lab_networks=(
+            ("172.30.0.0/24", "198.51.100.0/24", "172.30.1.0/24"),
+            ("192.168.244.0/24", "203.0.113.0/24", "192.168.245.0/24"),
+            ("10.255.244.0/24", "192.0.2.0/24", "10.255.245.0/24"),
+        ),
         pod_sysctls=(),
         socket_options=(),
         packet_info=(0, 8),
         neighbour_protocol="arp",
+        multipath_hash="net/ipv4/fib_multipath_hash_policy",
         join_group=0,
     ),
     Family.IPV6: Facts(
@@ -176,8 +180,6 @@ _FACTS: Mapping[Family, Facts] = {
         nft_icmp="icmpv6",
         nft_nfproto="ipv6",
         nft_ether="ip6",
-        nft_ct_addresses=(21, 22),
-        header_destination=24,
         hns_balancer_flags=2,
         hns_mac_step=-1,
         cni_version="6",
@@ -222,7 +224,10 @@ _FACTS: Mapping[Family, Facts] = {
         ),
         generates_link_local=True,
         route_metric=1024,
-        lab_networks=(("fd{0}:{1}:{2}::/64", "2001:db8:{0}:{1}::/64"), ("fd{0}:{1}:{2}:1::/64", "2001:db8:{1}:{2}::/64")),
+        lab_networks=(
+            ("fd{0}:{1}:{2}::/64", "2001:db8:{0}:{1}::/64", "fd{0}:{1}:{2}:b::/64"),
+            ("fd{0}:{1}:{2}:1::/64", "2001:db8:{1}:{2}::/64", "fd{0}:{1}:{2}:c::/64"),
+        ),
         pod_sysctls=(
             ("net/ipv6/conf/all/disable_ipv6", "0"),
             ("net/ipv6/conf/default/disable_ipv6", "0"),
@@ -235,6 +240,7 @@ _FACTS: Mapping[Family, Facts] = {
         socket_options=((41, 26, 1),),
         packet_info=(41, 49),
         neighbour_protocol="ndp",
+        multipath_hash="net/ipv6/fib_multipath_hash_policy",
         join_group=20,
     ),
 }

@@ -9,6 +9,9 @@ to the next in its own order, and addresses spread evenly over nodes.
 Who may answer: nodes that live and are not excluded; of these those that are Ready, if any is. Where a Service has
 externalTrafficPolicy Local, only nodes with an endpoint of the address's family: a ready one, else one that serves while
 it terminates. An address that is shared needs a node that may answer for each of its Services.
+
+By BGP all of these may be told at once, and each tells its own routes. A node that is drained takes its back: it is cordoned
+first, and to move away from one of many ways costs nothing, while an address on the link would change its owner.
 """
 
 from __future__ import annotations
@@ -58,6 +61,14 @@ def candidates(nodes: Iterable[Node], living: frozenset[str]) -> tuple[str, ...]
     return tuple(sorted(ready or able))
 
 
+def speakers(nodes: Iterable[Node]) -> tuple[str, ...]:
+    """The nodes whose routes are told by BGP, by name: those that are Ready and not cordoned; else those that are Ready; else all that take traffic."""
+    known = list(nodes)
+    ready = [node for node in known if _is_ready(node) and may_balance(node)]
+    chosen = [node for node in ready if not node.spec.unschedulable] or ready or [node for node in known if may_balance(node)]
+    return tuple(sorted(node.metadata.name for node in chosen))
+
+
 def _is_ready(node: Node) -> bool:
     condition = condition_of(node.status.conditions, "Ready")
     return condition is not None and condition.status == "True"
@@ -70,15 +81,23 @@ def owner(address: Address, nodes: Iterable[str]) -> str | None:
 
 def owners(services: Iterable[Service], slices: Slices, nodes: Sequence[str]) -> Mapping[Address, str]:
     """The owner of every address that has one among these nodes."""
-    found: dict[Address, str] = {}
+    found = {address: owner(address, sorted(able)) for address, able in _able(services, slices, nodes).items()}
+    return {address: chosen for address, chosen in found.items() if chosen is not None}
+
+
+def spoken_by(node: str, services: Iterable[Service], slices: Slices, nodes: Sequence[str]) -> set[Address]:
+    """The addresses whose traffic a node takes, when all of these nodes may."""
+    return {address for address, able in _able(services, slices, nodes).items() if node in able}
+
+
+def _able(services: Iterable[Service], slices: Slices, nodes: Sequence[str]) -> dict[Address, set[str]]:
+    """The nodes of these that may take the traffic of each address."""
+    found: dict[Address, set[str]] = {}
     for address, behind in announced(services).items():
-        able = set(nodes)
+        able = found[address] = set(nodes)
         for service in behind:
             if service.spec.externalTrafficPolicy == "Local":
                 able &= endpoint_nodes(slices(service), Family.of(address))
-        chosen = owner(address, sorted(able))
-        if chosen is not None:
-            found[address] = chosen
     return found
 
 

@@ -1,6 +1,6 @@
-"""Where load balancers' addresses come from: pools of each family, as a file or ConfigMap tells them.
+"""Where load balancers' addresses come from, and how they are announced: pools of each family, as a file or ConfigMap tells them.
 
-Rule of this file: texts in; pools, or every problem at once. An address belongs to one pool at most.
+Rule of this file: texts in; pools and BGP peers, or every problem at once. An address belongs to one pool at most.
 
 ::
 
@@ -10,6 +10,12 @@ Rule of this file: texts in; pools, or every problem at once. An address belongs
       - name: named
         addresses: [198.51.100.7]
         autoAssign: false      # only for Services that ask for this pool or for an address of it
+      - name: routed
+        addresses: [203.0.113.0/28, "fd00:31::/112"]
+        announce: bgp          # l2 (ARP and neighbour discovery) where nothing is said
+    peers:                     # of every node, see ``rules.balancer_peers``
+      - {peerAddress: 172.30.0.1, peerASN: 64512, myASN: 64513}
+      - {peerAddress: "fd00:30::1", peerASN: 64512, myASN: 64513}
 """
 
 from __future__ import annotations
@@ -24,9 +30,11 @@ from twinstack.net.cidr import parse_address, parse_cidr
 from twinstack.net.errors import AddressError, Error
 from twinstack.net.family import FAMILIES, Address, Family, Network
 from twinstack.net.pool import Pool
+from twinstack.rules.balancer_peers import Peer, document_of, peers_of
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_FIELDS = {"name", "addresses", "autoAssign"}
+_FIELDS = {"name", "addresses", "autoAssign", "announce"}
+LINK, BGP = "l2", "bgp"  # ways of announcing
 
 
 class PoolsError(Error, ValueError):
@@ -54,6 +62,7 @@ class AddressPool(NamedTuple):
     name: str
     spans: tuple[Span, ...]
     automatic: bool = True
+    way: str = LINK
 
     def holds(self, address: Address) -> bool:
         return any(address in span for span in self.spans)
@@ -61,6 +70,21 @@ class AddressPool(NamedTuple):
     def size(self, family: Family) -> int:
         """How many addresses of a family there are."""
         return sum(span.last - span.first + 1 for span in self.spans if span.family is family)
+
+
+class Configuration(NamedTuple):
+    """What a file or ConfigMap says."""
+
+    pools: tuple[AddressPool, ...] = ()
+    peers: tuple[Peer, ...] = ()
+
+    def way_of(self, address: Address) -> str:
+        """How an address is announced; one that is in no pool any more stays on the link until it is given up."""
+        return next((pool.way for pool in self.pools if pool.holds(address)), LINK)
+
+    @property
+    def speaks_bgp(self) -> bool:
+        return any(pool.way == BGP for pool in self.pools)
 
 
 def next_free(pools: Iterable[AddressPool], family: Family, taken: Iterable[Address]) -> Address | None:
@@ -75,35 +99,41 @@ def next_free(pools: Iterable[AddressPool], family: Family, taken: Iterable[Addr
     return None
 
 
-def pools_of(networks: Iterable[Network], name: str = "default") -> tuple[AddressPool, ...]:
+def pools_of(networks: Iterable[Network], name: str = "default", *, way: str = LINK) -> tuple[AddressPool, ...]:
     """One pool of whole networks."""
-    return (AddressPool(name, tuple(map(_whole, networks))),)
+    return (AddressPool(name, tuple(map(_whole, networks)), way=way),)
 
 
-def parse_pools(text: str | bytes) -> tuple[AddressPool, ...]:
-    """The pools of a YAML or JSON text; PoolsError with all that is wrong."""
+def parse_configuration(text: str | bytes) -> Configuration:
+    """What a YAML or JSON text says; PoolsError with all that is wrong."""
     try:
         document = yaml.load(text, _LOADER)
     except yaml.YAMLError as error:
         raise PoolsError(f"neither YAML nor JSON: {' '.join(str(error).split())}") from error
     problems: list[str] = []
     pools = list(_pools(document, problems))
-    problems += _overlaps(pools)
+    peers = peers_of(document.get("peers"), problems) if isinstance(document, Mapping) else []
+    problems += [*_overlaps(pools), *_unannounced(pools, peers)]
     if problems:
         raise PoolsError("; ".join(problems))
-    return tuple(pools)
+    return Configuration(tuple(pools), tuple(peers))
 
 
-def text_of_pools(pools: Sequence[AddressPool]) -> str:
-    """What :func:`parse_pools` reads back."""
-    document = {"pools": [{"name": pool.name, "addresses": list(map(str, pool.spans)), "autoAssign": pool.automatic} for pool in pools]}
-    return yaml.safe_dump(document, sort_keys=False)
+def parse_pools(text: str | bytes) -> tuple[AddressPool, ...]:
+    """The pools of such a text alone."""
+    return parse_configuration(text).pools
+
+
+def text_of_pools(pools: Sequence[AddressPool], peers: Sequence[Peer] = ()) -> str:
+    """What :func:`parse_configuration` reads back."""
+    entries = [{"name": pool.name, "addresses": list(map(str, pool.spans)), "autoAssign": pool.automatic, "announce": pool.way} for pool in pools]
+    return yaml.safe_dump({"pools": entries, **({"peers": list(map(document_of, peers))} if peers else {})}, sort_keys=False)
 
 
 def _pools(document: Any, problems: list[str]) -> Iterator[AddressPool]:
     entries = document.get("pools") if isinstance(document, Mapping) else None
-    if not isinstance(entries, list) or len(document) > 1:
-        problems.append("not a mapping with 'pools', a list, alone")
+    if not isinstance(entries, list) or not document.keys() <= {"pools", "peers"}:
+        problems.append("not a mapping with 'pools', a list, and nothing beside but 'peers'")
         return
     names: set[str] = set()
     for i, entry in enumerate(entries):
@@ -119,6 +149,9 @@ def _pools(document: Any, problems: list[str]) -> Iterator[AddressPool]:
         names.add(name)
         if not isinstance(automatic, bool):
             problems.append(f"{where}.autoAssign: {automatic!r} is neither true nor false")
+        way = entry.get("announce", LINK)
+        if way not in (LINK, BGP):
+            problems.append(f"{where}.announce: {way!r} is neither {LINK} nor {BGP}")
         if not isinstance(texts, list) or not texts:
             problems.append(f"{where}.addresses: not a list of CIDRs, ranges and addresses")
             continue
@@ -129,7 +162,7 @@ def _pools(document: Any, problems: list[str]) -> Iterator[AddressPool]:
             except AddressError as error:
                 hint = f"; {error.suggestion} would do" if error.suggestion else ""
                 problems.append(f"{where}.addresses[{j}]: {error}{hint}")
-        yield AddressPool(name, tuple(spans), automatic is True)
+        yield AddressPool(name, tuple(spans), automatic is True, str(way))
 
 
 def parse_span(text: Any) -> Span:
@@ -157,3 +190,11 @@ def _overlaps(pools: Sequence[AddressPool]) -> Iterator[str]:
         for (_, last, name), (first, _, other) in pairwise(spans):
             if first <= last:
                 yield f"{family.address(first)} is in pool {name} and again in pool {other}"
+
+
+def _unannounced(pools: Sequence[AddressPool], peers: Sequence[Peer]) -> Iterator[str]:
+    spoken = {Family.of(peer.address) for peer in peers}
+    for i, pool in enumerate(pools):
+        for family in FAMILIES:
+            if pool.way == BGP and family not in spoken and any(span.family is family for span in pool.spans):
+                yield f"pools[{i}].announce: {BGP}, but 'peers' has none of {family}, which is told over sessions of its own"
