@@ -30,6 +30,7 @@ from twinstack.dataplane.ruleset import (
     Set,
     StepError,
     Steps,
+    Tag,
     Update,
     Verdict,
     apply,
@@ -67,7 +68,8 @@ CHAINS = [
         (
             (Masquerade(),),
             (Masquerade("1024-2000", random=False),),
-            (Update("learned", ("ct original saddr", "ct original daddr"), ("daddr",)),),
+            (Update("learned", ("ct original client", "tag"), ("daddr",), 60), Tag(("ct id",), "learned")),
+            (Dnat(("client", "tag"), "learned", "endpoints"),),
         ),
         Hook("nat", "postrouting", 110),
     ),

@@ -15,11 +15,13 @@ from twinstack.dataplane.ruleset import AddLearned, DeleteElements, Learned, Tab
 from twinstack.dataplane.trace import Packet, trace
 from twinstack.kernel import nftables
 from twinstack.net.family import FAMILIES, Family
-from twinstack.proxy.affinity import forgetting, poorer, remembering, sticky_fronts, true, untrue
+from twinstack.proxy.affinity import forgetting, joined, poorer, remembering, sticky_lists, true, untrue
 from twinstack.proxy.catalog import Catalog
 from twinstack.proxy.healthcheck import FamilyHealth
+from twinstack.proxy.ids import Ids
 from twinstack.proxy.metrics import Metrics
-from twinstack.proxy.ruleset import AFFINITY, TABLE, Options, Shape
+from twinstack.proxy.recalling import AFFINITY, AFFINITY_PORTS
+from twinstack.proxy.ruleset import TABLE, Options, Shape
 from twinstack.proxy.services import Place, ServicePort
 from twinstack.proxy.sync import FamilySync, NodeState
 
@@ -82,11 +84,14 @@ class Running:
         address = {"cluster": IPS[self.family].format(1), "node": own.node, "external": VIPS[self.family]}[to]
         return {self.lab.ask(where, protocol, address, port, timeout=1)[0] for _ in range(times)}
 
-    def learned(self) -> dict[tuple[str, int], str]:
-        """Who was learned of, by client and port."""
+    def learned(self) -> list[str]:
+        """Who was learned of: an endpoint for each client of each list."""
         own = self.lab.ends[self.family]
         pods = {getattr(own, name): name for name in NAMES}
-        return {(str(one.key[0]), int(one.key[3])): pods[str(one.value[0])] for one in self.ruleset.learned(self.family, TABLE, AFFINITY)}
+        addresses, ports = (self.ruleset.learned(self.family, TABLE, one) for one in (AFFINITY, AFFINITY_PORTS))
+        assert {one.key for one in addresses} == {one.key for one in ports}
+        assert {one.value for one in ports} <= {(8080,), (5353,)}
+        return [pods[str(one.value[0])] for one in addresses]
 
 
 @pytest.fixture
@@ -112,6 +117,19 @@ async def test_connections_of_a_client_stay_with_one_endpoint(running, where, to
 
 @kernel
 @slow
+@pytest.mark.parametrize("where", ["a", "outside", "node"])
+async def test_a_client_has_one_endpoint_over_all_addresses_of_a_port_and_another_for_another_port(running, where):
+    await running.wants(service(3600), "abc")
+    (mine,) = running.asks(where, "external", times=1)
+    for to in ("cluster", "node", "external", "cluster"):
+        assert running.asks(where, to) == {mine}
+    assert len(running.learned()) == 1
+    running.asks(where, "cluster", protocol="udp", times=1)
+    assert len(running.learned()) == 2, "the other port remembers by itself"
+
+
+@kernel
+@slow
 async def test_changes_of_other_endpoints_do_not_move_it_and_its_own_end_does(running):
     await running.wants(service(3600), "abc")
     (mine,) = running.asks("outside", "node")
@@ -120,7 +138,7 @@ async def test_changes_of_other_endpoints_do_not_move_it_and_its_own_end_does(ru
         await running.wants(service(3600), "".join(sorted(pods)))
         assert running.asks("outside", "node") == {mine}
     await running.wants(service(3600), "".join(others))
-    assert mine not in running.learned().values()
+    assert mine not in running.learned()
     (next_,) = running.asks("outside", "node")
     assert next_ in others
     await running.wants(service(3600), "abc")
@@ -134,11 +152,11 @@ async def test_a_restart_and_a_whole_write_keep_what_was_learned_and_drop_what_i
     (mine,) = running.asks("a")
     running.sync = running.make()  # a new proxy, which knows nothing of what stands
     await running.sync.sync()
-    assert set(running.learned().values()) == {mine}
+    assert running.learned() == [mine]
     assert running.asks("a") == {mine}
     running.sync = running.make()
     await running.wants(service(3600), "".join(name for name in NAMES if name != mine))
-    assert running.learned() == {}
+    assert running.learned() == []
 
 
 @kernel
@@ -147,7 +165,7 @@ async def test_without_affinity_it_spreads_again_and_later_affinity_begins_anew(
     await running.wants(service(3600), "abc")
     (mine,) = running.asks("a")
     await running.wants(service(), "abc")
-    assert running.learned() == {}
+    assert running.learned() == []
     assert len(running.asks("a", times=40)) == 3
     await running.wants(service(3600), "".join(name for name in NAMES if name != mine))
     assert len(running.asks("a")) == 1
@@ -162,14 +180,14 @@ async def test_after_its_timeout_a_client_is_forgotten_and_each_connection_start
         await asyncio.sleep(1.0)
         assert running.asks("a", times=1) == {mine}
     await asyncio.sleep(2.1)
-    assert running.learned() == {}
+    assert running.learned() == []
     assert len({name for _ in range(30) for name in await forgotten(running)}) > 1
 
 
 async def forgotten(running) -> set[str]:
     """Who answers one connection; what is learned of it is taken out."""
     found = running.asks("a", times=1)
-    running.ruleset.run(f"flush map {running.family.facts.nft_family} {TABLE} {AFFINITY.name}\n")
+    running.ruleset.run("".join(f"flush map {running.family.facts.nft_family} {TABLE} {one.name}\n" for one in (AFFINITY, AFFINITY_PORTS)))
     return found
 
 
@@ -179,7 +197,7 @@ async def test_a_local_policy_keeps_its_ways(running):
     await running.wants(service(3600, externalTrafficPolicy="Local"), "bc")
     assert running.asks("outside", "node") == {"b"}, "a stranger stays on this node"
     assert len(running.asks("a", "node")) == 1
-    assert running.learned()[running.lab.ends[running.family].outside, 30180] == "b"
+    assert "b" in running.learned()
 
 
 @kernel
@@ -205,41 +223,59 @@ def port(**given: object) -> ServicePort:
 A, B, C = (("10.1.0.1", 8080), ("10.1.0.2", 8080), ("10.1.0.3", 8080))
 
 
-@pytest.mark.parametrize("given, fronts", [
+ALL, HERE = (Ids().of(name) for name in ("ns/s/tcp", "ns/s/tcp/local"))
+
+
+@pytest.mark.parametrize("given, lists", [
     ({"affinity_seconds": 0}, {}),
-    ({}, {("10.0.0.1", "tcp", 80): {A, B}, ("203.0.113.1", "tcp", 80): {A, B}, ("", "tcp", 30000): {A, B}}),
-    ({"internal_local": True, "local": (C,), "externals": (), "node_port": 0}, {("10.0.0.1", "tcp", 80): {C}}),
-    ({"external_local": True, "local": (C,), "externals": ()}, {("10.0.0.1", "tcp", 80): {A, B}, ("", "tcp", 30000): {A, B, C}}),
+    ({}, {ALL: {A, B}}),
+    ({"internal_local": True, "local": (C,), "externals": (), "node_port": 0}, {ALL: {A, B}, HERE: {C}}),
+    ({"external_local": True, "local": (C,), "externals": ()}, {ALL: {A, B}, HERE: {C}}),
 ])  # fmt: skip
-def test_who_may_be_remembered(given, fronts):
-    assert sticky_fronts([port(**given)]) == fronts
+def test_who_may_be_remembered(given, lists):
+    assert sticky_lists([port(**given)], Ids()) == lists
 
 
 def test_what_is_untrue_is_what_names_an_endpoint_that_may_not_serve():
-    before = sticky_fronts([port()])
-    after = sticky_fronts([port(cluster=(B, C))])
+    before, after = (sticky_lists([port(cluster=some)], Ids()) for some in ((A, B), (B, C)))
     lost = poorer(before, after)
     assert lost == dict(after)
     assert poorer(before, before) == poorer({}, after) == {}
     assert poorer(before, {}) == dict.fromkeys(before, frozenset())
-    entries = [Learned((client, address, "tcp", number), backend, 60, 30) for client, address, number, backend in (
-        ("10.9.0.1", "10.0.0.1", 80, A), ("10.9.0.2", "10.0.0.1", 80, B), ("10.9.0.1", "192.0.2.7", 30000, A), ("10.9.0.1", "10.0.0.9", 80, A),
-    )]  # fmt: skip
-    assert untrue(entries, lost) == [entries[0], entries[2]]
+    entries = [Learned((client, number), backend, 60, 30) for client, number, backend in ((1, ALL, A), (2, ALL, B), (1, HERE, A), (1, "9:9", A))]
+    assert untrue(entries, lost) == [entries[0]]
     assert true(entries, after) == [entries[1]]
     assert remembering([]) == forgetting([]) == ()
-    put, out = forgetting(entries[:1])
-    assert isinstance(put, AddLearned) and isinstance(out, DeleteElements) and out.keys == (entries[0].key,)
+    first, second, *out = forgetting(entries[:1])
+    assert [type(one) for one in (first, second)] == [AddLearned] * 2
+    assert [(type(one), one.set, one.keys) for one in out] == [(DeleteElements, name, (entries[0].key,)) for name in ("affinity", "affinity-ports")]
+    assert joined(first.elements, second.elements) == entries[:1]
+    assert joined(first.elements, ()) == joined((), second.elements) == []
 
 
-@pytest.mark.parametrize("front", [("10.0.0.1", 80), ("203.0.113.1", 80), ("192.0.2.9", 30000)], ids=["cluster IP", "external IP", "node port"])
-def test_the_tracer_follows_what_was_learned(front):
+FRONTS = [("10.0.0.1", 80), ("203.0.113.1", 80), ("192.0.2.9", 30000)]
+
+
+@pytest.mark.parametrize("front", FRONTS, ids=["cluster IP", "external IP", "node port"])
+def test_the_tracer_follows_what_was_learned_whatever_address_it_was_learned_at(front):
     table = Shape(Family.IPV4, Options()).table([port()], node_addresses=["192.0.2.9"])
     packet = Packet("10.9.0.1", "tcp", *front, "eth0")
     assert {outcome.destination for outcome in trace([table], packet, local=frozenset(["192.0.2.9"]))} == {A[0], B[0]}
-    remembered = {AFFINITY.name: {("10.9.0.1", front[0], "tcp", front[1]): B, ("10.9.0.2", front[0], "tcp", front[1]): A}}
+    remembered = {
+        AFFINITY.name: {("10.9.0.1", ALL): B[:1], ("10.9.0.2", ALL): A[:1], ("10.9.0.1", HERE): A[:1]},
+        AFFINITY_PORTS.name: {("10.9.0.1", ALL): B[1:], ("10.9.0.2", ALL): A[1:], ("10.9.0.1", HERE): A[1:]},
+    }
     taught = Table(table.family, table.name, table.chains, table.sets, {**table.elements, **remembered})
     assert {(outcome.destination, outcome.port) for outcome in trace([taught], packet, local=frozenset(["192.0.2.9"]))} == {B}
+
+
+def test_no_two_lists_have_one_number_and_each_keeps_its_own():
+    ids = Ids()
+    names = [f"ns/s{i}/tcp{end}" for i in range(70_000) for end in ("", "/local")]
+    numbers = [ids.of(name) for name in names]
+    assert len(set(numbers)) == len(names)
+    assert [ids.of(name) for name in names[:100]] == numbers[:100] == [Ids().of(name) for name in names[:100]]
+    assert all(part.strip("0") and part not in ("ffff",) for number in numbers for part in number.split(":"))
 
 
 def test_a_table_without_affinity_has_nothing_of_it():
@@ -248,3 +284,4 @@ def test_a_table_without_affinity_has_nothing_of_it():
     sticky = plain.fitting([port()])
     assert sticky.sticky and sticky.fitting([port(affinity_seconds=0)]) is sticky
     assert {name for name in plain.table([port()]).chains if name.startswith("learn")} == {"learn", "learn-60", "learn-postrouting", "learn-input"}
+    assert {name for name in plain.table([port()]).chains if "recall" in name} == {"recall", "recall-local", "node-recall", "node-recall-local"}

@@ -5,6 +5,7 @@ What must happen is said once, in ``wanted``, in the words of Kubernetes' docume
 
 from __future__ import annotations
 
+import re
 import subprocess
 from itertools import product
 from typing import NamedTuple
@@ -16,9 +17,10 @@ from twinstack.api.objects import view_of
 from twinstack.dataplane import text
 from twinstack.dataplane.ruleset import gone, whole
 from twinstack.dataplane.trace import Packet, trace
-from twinstack.kernel import learning, namespaces, nftables
+from twinstack.kernel import namespaces, nftables
 from twinstack.net.family import FAMILIES, Family
 from twinstack.proxy import proxy
+from twinstack.proxy.recalling import AFFINITY as REMEMBERED
 from twinstack.proxy.ruleset import TABLE, Options, Shape
 from twinstack.proxy.services import Place, service_ports
 
@@ -223,6 +225,45 @@ def test_others_marks_are_left_alone(lab, family):
             ruleset.run(f"delete table {word} marks\n")
 
 
+def test_a_packets_priority_is_its_own_again(lab, family):
+    """Affinity's rules borrow it for a moment: what left another program's hands comes so into the next one's, remembered client or not."""
+    ends = lab.ends[family]
+    word = family.facts.nft_family
+    number = SERVICES.index(("Cluster", "elsewhere", True))
+    with nftables.Nftables(lab.paths["node"]) as ruleset:
+        nftables.apply(ruleset, whole(table_for(family, ends)))
+        ruleset.run(
+            f"add table {word} classes\n"
+            f"add chain {word} classes first {{ type filter hook prerouting priority -300; }}\n"
+            f"add rule {word} classes first th dport {node_port(number, 'tcp')} meta priority set 12:34\n"
+            + "".join(
+                f"add chain {word} classes at-{hook} {{ type filter hook {hook} priority -300; }}\nadd rule {word} classes at-{hook} meta priority set 12:34\n"
+                for hook in ("output", "forward")  # forwarding sets it by the packet's class of service
+            )
+        )
+        for hook, when in (("prerouting", -50), ("output", -50), ("postrouting", 400)):
+            ruleset.run(
+                f"add counter {word} classes own-{hook}\nadd counter {word} classes other-{hook}\n"
+                f"add chain {word} classes {hook} {{ type filter hook {hook} priority {when}; }}\n"
+                + "".join(
+                    f"add rule {word} classes {hook} ct state new th dport 8080 meta priority {what} counter name {name}-{hook}\n"
+                    for what, name in (("12:34", "own"), ("!= 12:34", "other"))
+                )
+            )
+        try:
+            for where in ("outside", "outside", "node", "node"):  # a stranger, and one that is known
+                assert lab.ask(where, "tcp", ends.node, node_port(number, "tcp"), timeout=2)[0] == "c"
+            listing = ruleset.run(f"list counters table {word} classes\n")
+            counted = dict(re.findall(r"counter (\S+) {\s+packets (\d+)", listing))
+            assert {name: int(count) for name, count in counted.items()} == {
+                "own-prerouting": 2, "other-prerouting": 0, "own-output": 2, "other-output": 0, "own-postrouting": 4, "other-postrouting": 0,
+            }  # fmt: skip
+            assert len(ruleset.learned(family, TABLE, REMEMBERED)) == 2
+        finally:
+            nftables.apply(ruleset, gone(family, TABLE))
+            ruleset.run(f"delete table {word} classes\n")
+
+
 def test_cleaning_up_takes_ours_alone(lab):
     with nftables.Nftables(lab.paths["b"]) as ruleset:
         ruleset.run("add table ip twinstack-masq\nadd table ip kube-proxy\nadd table inet firewalld\n")
@@ -236,7 +277,7 @@ def test_cleaning_up_takes_ours_alone(lab):
 
 
 def test_the_nft_program_accepts_the_tables_of_every_way(lab, family, tmp_path):
-    """What the library would abort at (a rule that teaches) is not its to judge; the rest is, SCTP included."""
+    """SCTP included, and affinity's rules that teach."""
     ports = [
         port._replace(protocol="sctp")
         for number in range(len(SERVICES))
@@ -244,10 +285,8 @@ def test_the_nft_program_accepts_the_tables_of_every_way(lab, family, tmp_path):
         if port.protocol == "tcp"
     ]
     table = Shape(family, Options()).table(ports)
-    script, taught = learning.split(text.script(whole(table)))
-    assert len(taught) == 3
     path = tmp_path / "table.nft"
-    path.write_text(script)
+    path.write_text(text.script(whole(table)))
     with namespaces.entered(lab.paths["b"]):
         done = subprocess.run(["nft", "-c", "-f", str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -99,10 +99,14 @@ class Lookup(_Value, frozen=True):
 
 
 class Dnat(_Value, frozen=True):
-    """Send the connection to the address and port that the map has for the selectors' values; go on when it has none."""
+    """Send the connection to the address and port that the map has for the selectors' values; go on when it has none.
+
+    With *ports* the map has the address alone, and that other map has the port under the same key.
+    """
 
     key: tuple[str, ...]
     map: str
+    ports: str = ""
 
 
 class Masquerade(_Value, frozen=True):
@@ -112,8 +116,23 @@ class Masquerade(_Value, frozen=True):
     random: bool = True
 
 
+class Tag(_Value, frozen=True):
+    """Let the packet bear what the map has for the selectors' values, until the next of these; go on only if it has something.
+
+    Rules read it as the selector ``tag``, in place of one lookup inside another, which nft has no words for. It lies in
+    the packet's priority (``meta priority``), so whoever tags a packet keeps what was there and gives it back.
+    """
+
+    key: tuple[str, ...]
+    map: str
+
+
 class Update(_Value, frozen=True):
-    """Remember the data under the key in a dynamic map, and start its timeout anew (the map's own where none is given)."""
+    """Remember the data under the key in a dynamic map, and start its timeout anew (the map's own where none is given).
+
+    The data of a key that is there already stays. Key and data are of 16 bytes at most: libnftables before 1.0.7 ends the
+    process by an assertion when it is given more.
+    """
 
     map: str
     key: tuple[str, ...]
@@ -121,7 +140,7 @@ class Update(_Value, frozen=True):
     timeout_seconds: int = 0
 
 
-Statement = Match | Marked | Mark | Lookup | Dnat | Masquerade | Update | Verdict | Goto
+Statement = Match | Marked | Mark | Lookup | Dnat | Masquerade | Tag | Update | Verdict | Goto
 Rule = tuple[Statement, ...]
 
 
@@ -428,5 +447,7 @@ def _sets_named(rule: Rule) -> Iterator[str]:
     for statement in rule:
         if isinstance(statement, Match) and statement.right.startswith("@"):
             yield statement.right[1:]
-        elif isinstance(statement, (Lookup, Dnat, Update)):
+        elif isinstance(statement, (Lookup, Dnat, Tag, Update)):
             yield statement.map
+            if isinstance(statement, Dnat) and statement.ports:
+                yield statement.ports

@@ -44,6 +44,7 @@ from twinstack.dataplane.ruleset import (
     Step,
     Steps,
     Table,
+    Tag,
     Update,
     Value,
     Verdict,
@@ -53,6 +54,7 @@ from twinstack.net.errors import Error
 from twinstack.net.family import FAMILIES, Family, Network
 
 _ALL_BITS = 0xFFFFFFFF
+_CLIENT_SEED = 0x7477696E
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
 
 
@@ -66,7 +68,9 @@ def _selector(word: str, facts_word: str) -> str:
         return f"{facts_word} {word}"
     if word in ("ct original saddr", "ct original daddr"):
         return f"ct original {facts_word} {word[12:]}"
-    return {"l4proto": "meta l4proto", "dport": "th dport"}.get(word, word)
+    if word in ("client", "ct original client"):  # a source address of either family in 4 bytes
+        return f"jhash {_selector(word.replace('client', 'saddr'), facts_word)} mod 4294967295 seed {_CLIENT_SEED:#x}"
+    return {"l4proto": "meta l4proto", "dport": "th dport", "tag": "meta priority"}.get(word, word)
 
 
 def _joined(words: Iterable[str], facts_word: str) -> str:
@@ -85,7 +89,12 @@ def _statement(statement: Statement, word: str) -> str:
     if isinstance(statement, Lookup):
         return f"{_joined(statement.key, word)} vmap @{statement.map}"
     if isinstance(statement, Dnat):
-        return f"dnat {word} to {_joined(statement.key, word)} map @{statement.map}"
+        key = _joined(statement.key, word)
+        if statement.ports:
+            return f"dnat to {key} map @{statement.map}:{key} map @{statement.ports}"
+        return f"dnat {word} to {key} map @{statement.map}"
+    if isinstance(statement, Tag):
+        return f"meta priority set {_joined(statement.key, word)} map @{statement.map}"
     if isinstance(statement, Masquerade):
         return "masquerade" + (f" to :{statement.ports}" if statement.ports else "") + (" fully-random" if statement.random else "")
     if isinstance(statement, Update):
@@ -203,7 +212,10 @@ def listing(table: Table) -> str:
 
 _WORD = r"[A-Za-z_][A-Za-z0-9_.-]*"
 _TABLE = re.compile(rf"(\S+) ({_WORD})")
-_MATCHES = ("ct state", "ct status", "fib daddr type", "fib saddr type", "iifname")
+_SELECTORS = (
+    *("saddr", "daddr", "l4proto", "dport", "tag", "client", "ct original saddr", "ct original daddr", "ct original proto-dst", "ct original client"),
+    *("ct id", "ct state", "ct status", "fib daddr type", "fib saddr type", "iifname"),
+)
 _NUMGEN = re.compile(r"numgen random mod (\d+)(?= |$)")
 
 
@@ -212,8 +224,6 @@ def parse_rule(text: str, family: Family) -> Rule:
     word = family.facts.nft_family
     statements: list[Statement] = []
     rest = text.strip()
-    if found := re.match(r"update @.* (tcp|udp|sctp) dport }", rest):  # nft does not list the condition that this implies
-        statements.append(Match(("l4proto",), found[1]))
     while rest:
         statement, rest = _parse_statement(rest, word)
         statements.append(statement)
@@ -237,6 +247,10 @@ def _parse_statement(text: str, word: str) -> tuple[Statement, str]:
         return Masquerade(found[1] or "", bool(found[2])), text[found.end() :]
     if found := re.match(rf"dnat {word} to (.+?) map @({_WORD})", text):
         return Dnat(_parse_selectors(found[1], word), found[2]), text[found.end() :]
+    if found := re.match(rf"dnat to (.+?) map @({_WORD}):\1 map @({_WORD})", text):
+        return Dnat(_parse_selectors(found[1], word), found[2], found[3]), text[found.end() :]
+    if found := re.match(rf"meta priority set (.+?) map @({_WORD})", text):
+        return Tag(_parse_selectors(found[1], word), found[2]), text[found.end() :]
     if found := re.match(rf"update @({_WORD}) {{ (.+?)(?: timeout (\w+))? : (.+?) }}", text):
         timeout = _parse_duration(found[3]) if found[3] else 0
         return Update(found[1], _parse_selectors(found[2], word), _parse_selectors(found[4], word), timeout), text[found.end() :]
@@ -260,7 +274,7 @@ def _take_selectors(text: str, word: str) -> tuple[tuple[str, ...], str]:
 
 
 def _take_selector(text: str, word: str) -> tuple[str, str]:
-    for ours in ("saddr", "daddr", "l4proto", "dport", "ct original saddr", "ct original daddr", "ct original proto-dst", *_MATCHES):
+    for ours in _SELECTORS:
         theirs = _selector(ours, word)
         if text == theirs or text.startswith(theirs + " "):
             return ours, text[len(theirs) :].lstrip()

@@ -27,6 +27,7 @@ from twinstack.dataplane.ruleset import (
     Match,
     Rule,
     Table,
+    Tag,
     Update,
     Value,
     Verdict,
@@ -74,6 +75,8 @@ class _State:
         self.port = packet.port
         self.iif = packet.iif
         self.mark = 0
+        self.tag: Atom = 0
+        self.learned: dict[tuple[str, str], dict[Key, Value]] = {}  # what this packet taught, by table and map
         self.translated = False
         self.masqueraded = False
         self.path: list[str] = []
@@ -207,15 +210,25 @@ class _Walk:
                 if decided is None:
                     return None
             elif isinstance(statement, Dnat):
-                value = self._found(statement.map, self._values(statement.key))
-                if not isinstance(value, tuple):
+                key = self._values(statement.key)
+                value = self._data(statement.map, key)
+                if value and statement.ports:
+                    port = self._data(statement.ports, key)
+                    value = value + port if port else ()
+                if not value:
                     return None
                 state.destination, state.port, state.translated = str(value[0]), int(value[1]), True
                 decided = "accept"
             elif isinstance(statement, Masquerade):
                 state.masqueraded, decided = True, "accept"
+            elif isinstance(statement, Tag):
+                value = self._data(statement.map, self._values(statement.key))
+                if not value:
+                    return None
+                state.tag = value[0]
             elif isinstance(statement, Update):
-                pass  # what later connections will find
+                held = state.learned.setdefault((self._table.name, statement.map), {})
+                held.setdefault(self._values(statement.key), self._values(statement.data))
             elif statement == _RESET and state.packet.protocol != "tcp":
                 return None  # nftables adds the condition by itself, and does not list it
             else:
@@ -268,6 +281,10 @@ class _Walk:
             "iifname": state.iif,
             "ct state": state.packet.state,
             "ct status": "dnat" if state.translated else "",
+            "tag": state.tag,
+            "client": state.packet.source,  # a hash of it to the kernel; which one makes no difference on paper
+            "ct original client": state.packet.source,
+            "ct id": 1,  # there is but this connection
             "ct original saddr": state.packet.source,
             "ct original daddr": state.packet.destination,
             "ct original proto-dst": state.packet.port,
@@ -279,6 +296,13 @@ class _Walk:
     def _has(self, name: str, key: Key) -> bool:
         held, interval = self._held(name)
         return key in held or (interval and any(_key_fits(key, pattern) for pattern in held))
+
+    def _data(self, name: str, key: Key) -> Key:
+        """What a map of data has for a key, or this packet taught it; empty for nothing."""
+        value = self._found(name, key)
+        if value is None:
+            value = self._state.learned.get((self._table.name, name), {}).get(key)
+        return value if isinstance(value, tuple) else ()
 
     def _found(self, name: str, key: Key) -> Value:
         held, interval = self._held(name)

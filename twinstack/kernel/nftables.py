@@ -5,8 +5,7 @@ Rule of this file: it moves text. What the text should be is decided in ``datapl
 Theory. libnftables (the library behind ``nft``) is called through ctypes, which costs a millisecond where starting
 the program costs five. A context holds a netlink socket, which belongs to the network namespace in which the
 context was made; so the namespace is entered for that moment only. All commands of one call are one transaction:
-the kernel takes all of them or none; only rules that teach a map follow in a second one, which a check leaves out
-(``learning`` says why). The library is not made for threads: each context has a lock, and calls release Python's
+the kernel takes all of them or none. The library is not made for threads: each context has a lock, and calls release Python's
 own lock, so that a long transaction can run beside an event loop (``asyncio.to_thread``).
 """
 
@@ -68,7 +67,6 @@ class Nftables:
         self._library.nft_ctx_buffer_error(self._context)
 
     def run(self, script: str, *, check: bool = False) -> str:
-        script, teaching = learning.split(script)
         with self._lock:
             if not self._context:
                 raise KernelError(errno.EBADF, "use a closed nftables context")
@@ -80,8 +78,6 @@ class Nftables:
                 raise _error(self._located(script) or complaint.decode(errors="replace"), script)
             if len(script) > _TRIM_ABOVE:
                 give_back()
-            if teaching and not check:
-                self._learning.teach(teaching)
         return str(output.decode())
 
     def learned(self, family: Family, table: str, one: Map) -> list[Learned]:

@@ -1,69 +1,70 @@
-"""Session affinity: which endpoints a front end's clients may be remembered with, and what of the learned is no longer true.
+"""Session affinity: which endpoints a list's clients may be remembered with, and what of the learned is no longer true.
 
 Rule of this file: it is pure. Who learns stands in ``ruleset``, who reads and deletes in ``sync``.
 
-Theory. The kernel's rules learn (client, front end) → endpoint by themselves, and forget by themselves after the
-timeout. What they cannot know is that an endpoint has gone, or that a front end has no affinity any more; then the
+Theory. The kernel's rules learn (client, list) → endpoint by themselves, and forget by themselves after the
+timeout. What they cannot know is that an endpoint has gone, or that a Service has no affinity any more; then the
 proxy reads what was learned, and takes out what is no longer allowed, in the very transaction that takes the
-endpoint out. It reads only when a front end with affinity has lost an endpoint; nothing else of a Service's life
+endpoint out. It reads only when a list with affinity has lost an endpoint; nothing else of a Service's life
 makes an entry wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from twinstack.dataplane.ruleset import AddLearned, DeleteElements, Key, Learned, Step
-from twinstack.proxy.ruleset import AFFINITY
+from twinstack.dataplane.ruleset import AddLearned, DeleteElements, Learned, Step
+from twinstack.proxy.ids import Ids
+from twinstack.proxy.recalling import AFFINITY, AFFINITY_PORTS, list_name
 from twinstack.proxy.services import Backend, ServicePort
 
-Front = tuple[str, str, int]  # address (empty: a node port), protocol, port
-StickyFronts = Mapping[Front, frozenset[Backend]]
+StickyLists = Mapping[str, frozenset[Backend]]  # by the list's number
 
 
-def sticky_fronts(ports: Iterable[ServicePort]) -> StickyFronts:
-    """The front ends with affinity, and who may serve them."""
-    found: dict[Front, frozenset[Backend]] = {}
+def sticky_lists(ports: Iterable[ServicePort], ids: Ids) -> StickyLists:
+    """The lists of ports with affinity, and who may serve them."""
+    found: dict[str, frozenset[Backend]] = {}
     for port in ports:
         if port.affinity_seconds:
-            found.setdefault((port.address, port.protocol, port.port), frozenset(port.local if port.internal_local else port.cluster))
-            outside = frozenset((*port.cluster, *port.local)) if port.external_local else frozenset(port.cluster)
-            for address in (*port.externals, *port.balancers):
-                found.setdefault((address, port.protocol, port.port), outside)
-            if port.node_port:
-                found.setdefault(("", port.protocol, port.node_port), outside)
+            found[ids.of(list_name(port, local=False))] = frozenset(port.cluster)
+            if port.internal_local or port.external_local:
+                found[ids.of(list_name(port, local=True))] = frozenset(port.local)
     return found
 
 
-def poorer(before: StickyFronts, after: StickyFronts) -> dict[Front, frozenset[Backend]]:
-    """The front ends that lost an endpoint, or their affinity, and who is left."""
-    return {front: after.get(front, frozenset()) for front, backends in before.items() if backends - after.get(front, frozenset())}
+def joined(addresses: Iterable[Learned], ports: Iterable[Learned]) -> list[Learned]:
+    """What was learned of addresses and of ports, together; what is known by half is left to its end."""
+    by_key = {one.key: one.value for one in ports}
+    return [one._replace(value=(*one.value, *port)) for one in addresses if (port := by_key.get(one.key)) and isinstance(one.value, tuple)]  # type: ignore[misc]
 
 
-def untrue(learned: Iterable[Learned], fronts: StickyFronts) -> list[Learned]:
-    """What was learned of these front ends and names an endpoint that may not serve them."""
-    return [one for one, allowed in _judged(learned, fronts) if allowed is not None and one.value not in allowed]
+def poorer(before: StickyLists, after: StickyLists) -> dict[str, frozenset[Backend]]:
+    """The lists that lost an endpoint, or their affinity, and who is left."""
+    return {one: after.get(one, frozenset()) for one, backends in before.items() if backends - after.get(one, frozenset())}
 
 
-def true(learned: Iterable[Learned], fronts: StickyFronts) -> list[Learned]:
-    """What was learned and may be remembered by a table that has exactly these front ends."""
-    return [one for one, allowed in _judged(learned, fronts) if allowed is not None and one.value in allowed]
+def untrue(learned: Iterable[Learned], lists: StickyLists) -> list[Learned]:
+    """What was learned of these lists and names an endpoint that may not serve them."""
+    return [one for one in learned if (allowed := lists.get(str(one.key[1]))) is not None and one.value not in allowed]
+
+
+def true(learned: Iterable[Learned], lists: StickyLists) -> list[Learned]:
+    """What was learned and may be remembered by a table that has exactly these lists."""
+    return [one for one in learned if one.value in lists.get(str(one.key[1]), ())]
 
 
 def remembering(learned: Sequence[Learned]) -> tuple[Step, ...]:
     """The steps that give a fresh table what an earlier one had learned."""
-    return (AddLearned(AFFINITY.name, tuple(learned)),) if learned else ()
+    return tuple(AddLearned(name, part) for name, part in _parted(learned)) if learned else ()
 
 
 def forgetting(learned: Sequence[Learned]) -> tuple[Step, ...]:
     """The steps that take out what was learned. An element that has just expired is put in first: its removal must not fail."""
-    keys: tuple[Key, ...] = tuple(one.key for one in learned)
-    return (AddLearned(AFFINITY.name, tuple(learned)), DeleteElements(AFFINITY.name, keys)) if keys else ()
+    keys = tuple(one.key for one in learned)
+    return (*remembering(learned), *(DeleteElements(one.name, keys) for one in (AFFINITY, AFFINITY_PORTS))) if keys else ()
 
 
-def _judged(learned: Iterable[Learned], fronts: StickyFronts) -> Iterator[tuple[Learned, frozenset[Backend] | None]]:
-    """Each with who may serve its front end; None when that is none of these."""
-    for one in learned:
-        _, address, protocol, port = one.key
-        front = (str(address), str(protocol), int(port))
-        yield one, fronts.get(front, fronts.get(("", *front[1:])))
+def _parted(learned: Iterable[Learned]) -> Iterable[tuple[str, tuple[Learned, ...]]]:
+    pairs = [(one, one.value) for one in learned if isinstance(one.value, tuple)]
+    yield AFFINITY.name, tuple(one._replace(value=value[:1]) for one, value in pairs)
+    yield AFFINITY_PORTS.name, tuple(one._replace(value=value[1:]) for one, value in pairs)

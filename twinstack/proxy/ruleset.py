@@ -31,12 +31,7 @@ Hooks, by priority: guard -110 (source ranges, before translation), nat -100 (pr
     | this node → the same, policy Local | yes                                                             |
     | an endpoint → itself by a Service  | yes (hairpin)                                                   |
 
-Session affinity is one map more, ``affinity``: (client, front end) → endpoint, which rules teach and whose elements
-expire. A front end with affinity leads to ``sticky-pick-3``, which looks there first and then picks as ever; the hooks
-at the very end (priority 300, after translation) look a new connection's front end up in ``sticky``, whose verdict is
-the chain that remembers for so many seconds, and starts the time anew. Each front end remembers its own clients. All
-that stands only in a table that has a Service with affinity, so that others' packets do not pay for it.
-An endpoint that goes takes along what was learned of it (``affinity``); what was learned outlives a whole write.
+Session affinity is asked before a pick, in chains and maps that only a table with such a Service has (``recalling``).
 
 A packet that connection tracking calls invalid is not forwarded: an endpoint's late answer would reach the client
 from an address that it never asked. ``--conntrack-tcp-be-liberal`` leaves it to the kernel what is invalid.
@@ -64,30 +59,21 @@ from twinstack.dataplane.ruleset import (
     Rule,
     Set,
     Table,
-    Update,
     Value,
     Verdict,
 )
 from twinstack.dataplane.text import interval_text
 from twinstack.net.cidr import contains, parse_address, parse_cidr
 from twinstack.net.family import Family
+from twinstack.proxy import recalling
+from twinstack.proxy.fronts import ADDRESSED, ANY_INDEX, BACKEND, FRONT, KNOWN_PROTOCOL, LISTS, NEW, NODE, NODE_FRONT, Kind
+from twinstack.proxy.ids import Ids
 from twinstack.proxy.services import Backend, ServicePort
 
 TABLE = "twinstack-proxy"
-PROTOCOLS = ("tcp", "udp", "sctp")
 
-_FRONT = ("daddr", "l4proto", "dport")
-_NODE_FRONT = ("l4proto", "dport")
-_ANY_INDEX = "numgen random mod 65536"
-_BACKEND = ("daddr", "dport")
-_NEW = Match(("ct state",), "new")
 _FROM_HERE = Match(("fib saddr type",), "local")
-_KNOWN_PROTOCOL = Match(("l4proto",), "{ " + ", ".join(PROTOCOLS) + " }")
-
 FIRST_CAPACITY, MORE_CAPACITY = 32, 64
-
-AFFINITY = Map("affinity", ("saddr", *_FRONT), _BACKEND, ("dynamic", "timeout"), size=1 << 18)  # so many clients are remembered, others spread
-_RECALL, _LEARN = "recall", "learn"
 
 _INNER, _OUTER = "0/", "1/"  # prefixes of owners
 
@@ -125,14 +111,16 @@ def capacity_for(most: int) -> int:
 class Shape:
     """The rules of one family under given options, and the elements that Service ports are among them.
 
-    *capacity* is the most endpoints that a front end may have, *sticky* whether there may be session affinity.
+    *capacity* is the most endpoints that a front end may have, *sticky* whether there may be session affinity, whose
+    lists *ids* numbers.
     """
 
-    def __init__(self, family: Family, options: Options, capacity: int = FIRST_CAPACITY, *, sticky: bool = False) -> None:
+    def __init__(self, family: Family, options: Options, capacity: int = FIRST_CAPACITY, *, sticky: bool = False, ids: Ids | None = None) -> None:
         self.family = family
         self.options = options
         self.capacity = capacity
         self.sticky = sticky
+        self.ids = ids or Ids()
         self._chains: dict[str, Chain] = {}
         self._gotos: dict[str, Goto] = {}
 
@@ -143,7 +131,11 @@ class Shape:
             most, sticky = max(most, len(port.cluster), len(port.local)), sticky or port.affinity_seconds > 0
         if most <= self.capacity and sticky <= self.sticky:
             return self
-        return Shape(self.family, self.options, max(self.capacity, capacity_for(most)), sticky=self.sticky or sticky)
+        return Shape(self.family, self.options, max(self.capacity, capacity_for(most)), sticky=self.sticky or sticky, ids=self.ids)
+
+    def with_options(self, options: Options) -> Shape:
+        """The same room under other options."""
+        return Shape(self.family, options, self.capacity, sticky=self.sticky, ids=self.ids)
 
     def assembly(self) -> Assembly:
         """The table without any Service."""
@@ -211,21 +203,21 @@ class Shape:
 
     def _frame_sets(self) -> list[Set | Map]:
         return [
-            Map("endpoints", (*_FRONT, _ANY_INDEX), _BACKEND),
-            Map("local-endpoints", (*_FRONT, _ANY_INDEX), _BACKEND),
-            Map("node-endpoints", (*_NODE_FRONT, _ANY_INDEX), _BACKEND),
-            Map("node-local-endpoints", (*_NODE_FRONT, _ANY_INDEX), _BACKEND),
-            Map("services", _FRONT, ("verdict",)),
-            Map("node-services", _NODE_FRONT, ("verdict",)),
-            Map("no-endpoints", _FRONT, ("verdict",)),
-            Map("node-no-endpoints", _NODE_FRONT, ("verdict",)),
+            Map("endpoints", (*FRONT, ANY_INDEX), BACKEND),
+            Map("local-endpoints", (*FRONT, ANY_INDEX), BACKEND),
+            Map("node-endpoints", (*NODE_FRONT, ANY_INDEX), BACKEND),
+            Map("node-local-endpoints", (*NODE_FRONT, ANY_INDEX), BACKEND),
+            Map("services", FRONT, ("verdict",)),
+            Map("node-services", NODE_FRONT, ("verdict",)),
+            Map("no-endpoints", FRONT, ("verdict",)),
+            Map("node-no-endpoints", NODE_FRONT, ("verdict",)),
             Set("cluster-ips", ("daddr",)),
             Set("service-ranges", ("daddr",), ("interval",)),
             Set("node-addresses", ("daddr",)) if self.options.node_ports is None else Set("node-networks", ("daddr",), ("interval",)),
             Set("hairpin", ("saddr", "daddr")),
-            Set("guarded", _FRONT),
-            Set("allowed-sources", ("saddr", *_FRONT), ("interval",)),
-            *((AFFINITY, Map(_ADDRESSED.sticky, _FRONT, ("verdict",)), Map(_NODE.sticky, _NODE_FRONT, ("verdict",))) if self.sticky else ()),
+            Set("guarded", FRONT),
+            Set("allowed-sources", ("saddr", *FRONT), ("interval",)),
+            *(recalling.sets() if self.sticky else ()),
         ]
 
     def _frame_chains(self) -> list[Chain]:
@@ -236,17 +228,17 @@ class Shape:
             services.append((to_cluster_ip, Mark(options.mark)))
         elif options.pods:
             services.append((to_cluster_ip, Match((options.pods[0],), options.pods[1], "!="), Mark(options.mark)))
-        services.append((Lookup(_FRONT, "services"),))
-        services.append((*self._to_node(), Lookup(_NODE_FRONT, "node-services")))
-        guard: Rule = (_NEW, Match(_FRONT, "@guarded"), Match(("saddr", *_FRONT), "@allowed-sources", "!="), _DROPPED)
-        no_endpoints: Rule = (_NEW, Lookup(_FRONT, "no-endpoints"))
-        node_no_endpoints: Rule = (_NEW, *self._to_node(), Lookup(_NODE_FRONT, "node-no-endpoints"))
+        services.append((Lookup(FRONT, "services"),))
+        services.append((*self._to_node(), Lookup(NODE_FRONT, "node-services")))
+        guard: Rule = (NEW, Match(FRONT, "@guarded"), Match(("saddr", *FRONT), "@allowed-sources", "!="), _DROPPED)
+        no_endpoints: Rule = (NEW, Lookup(FRONT, "no-endpoints"))
+        node_no_endpoints: Rule = (NEW, *self._to_node(), Lookup(NODE_FRONT, "node-no-endpoints"))
         unknown: tuple[Rule, ...] = (
-            (_NEW, to_cluster_ip, _REFUSED),
-            (_NEW, Match(("daddr",), "@service-ranges"), _REFUSED),
+            (NEW, to_cluster_ip, _REFUSED),
+            (NEW, Match(("daddr",), "@service-ranges"), _REFUSED),
         )
         invalid: tuple[Rule, ...] = ((Match(("ct state",), "invalid"), _DROPPED),) if options.drop_invalid else ()
-        picks = [_pick(kind, count, local=local) for kind in (_ADDRESSED, _NODE) for local in (False, True) for count in range(1, self.capacity + 1)]
+        picks = [_pick(kind, count, local=local) for kind, local in LISTS for count in range(1, self.capacity + 1)]
         return [
             *picks,
             Chain(REFUSE, ((Verdict("reject with tcp reset"),), (Verdict("reject"),))),
@@ -266,54 +258,15 @@ class Shape:
                 ),
                 Hook("nat", "postrouting", 100),
             ),
-            *(_learning() if self.sticky else ()),
+            *(recalling.chains() if self.sticky else ()),
         ]
 
 
-class _Kind(NamedTuple):
-    """A kind of front end: with an address, or a node port's without."""
-
-    prefix: str
-    front: tuple[str, ...]
-    verdicts: str
-    missing: str
-    endpoints: str
-    local_endpoints: str
-    sticky: str
-
-
-_ADDRESSED = _Kind("", _FRONT, "services", "no-endpoints", "endpoints", "local-endpoints", "sticky")
-_NODE = _Kind("node-", _NODE_FRONT, "node-services", "node-no-endpoints", "node-endpoints", "node-local-endpoints", "node-sticky")
-
-
-def _pick(kind: _Kind, count: int, *, local: bool = False) -> Chain:
+def _pick(kind: Kind, count: int, *, local: bool = False) -> Chain:
     """The chain that picks one of so many endpoints of the front end."""
     name = f"{kind.prefix}pick-{'local-' if local else ''}{count}"
     map_ = kind.local_endpoints if local else kind.endpoints
-    return Chain(name, ((_KNOWN_PROTOCOL, Dnat((*kind.front, f"numgen random mod {count}"), map_)),))
-
-
-def _learning() -> tuple[Chain, ...]:
-    """The chains of session affinity: who looks up what was learned, and which connections are learned from."""
-    learn = tuple(
-        (Match(("l4proto",), protocol), Lookup(key, kind.sticky))
-        for protocol in PROTOCOLS  # nft 1.0.6 wants it named before it takes a connection's ports
-        for kind, key in ((_ADDRESSED, ("ct original daddr", "l4proto", "ct original proto-dst")), (_NODE, ("l4proto", "ct original proto-dst")))
-    )
-    translated: Rule = (_NEW, Match(("ct status",), "dnat"), Goto(_LEARN))
-    return (
-        Chain(_RECALL, ((_KNOWN_PROTOCOL, Dnat(("saddr", *_FRONT), AFFINITY.name)),)),
-        Chain(_LEARN, learn),
-        Chain("learn-postrouting", (translated,), Hook("filter", "postrouting", 300)),
-        Chain("learn-input", (translated,), Hook("filter", "input", 300)),
-    )
-
-
-def _learn_for(seconds: int) -> Chain:
-    """The chain that remembers a connection's endpoint for so long."""
-    key = ("ct original saddr", "ct original daddr", "l4proto", "ct original proto-dst")
-    rules = tuple((Match(("l4proto",), protocol), Update(AFFINITY.name, key, _BACKEND, seconds)) for protocol in PROTOCOLS)
-    return Chain(f"{_LEARN}-{seconds}", rules)
+    return Chain(name, ((KNOWN_PROTOCOL, Dnat((*kind.front, f"numgen random mod {count}"), map_)),))
 
 
 class _PartMaker:
@@ -340,32 +293,34 @@ class _PartMaker:
         front = (port.address, port.protocol, port.port)
         backends = port.local if port.internal_local else port.cluster
         if backends:
-            self._endpoints(_ADDRESSED.endpoints, front, backends)
-            self._sticky(_ADDRESSED, front, port)
-            self._verdict(_ADDRESSED, front, self._pick(_ADDRESSED, len(backends), port))
+            self._endpoints(ADDRESSED.endpoints, front, backends)
+            self._sticky(ADDRESSED, front, port, local=port.internal_local)
+            self._verdict(ADDRESSED, front, self._pick(ADDRESSED, len(backends), port))
         else:
-            self._missing(_ADDRESSED, front, dropped=port.internal_local and port.exists)
+            self._missing(ADDRESSED, front, dropped=port.internal_local and port.exists)
 
     def external(self, port: ServicePort) -> None:
         """The front ends of node ports, external addresses and load balancers."""
         if port.node_port:
-            self._external(_NODE, (port.protocol, port.node_port), port)
+            self._external(NODE, (port.protocol, port.node_port), port)
         for address in (*port.externals, *port.balancers):
-            self._external(_ADDRESSED, (address, port.protocol, port.port), port)
+            self._external(ADDRESSED, (address, port.protocol, port.port), port)
         if port.sources is not None:
             for address in port.balancers:
                 self._guard((address, port.protocol, port.port), address, port.sources)
 
-    def _external(self, kind: _Kind, front: Key, port: ServicePort) -> None:
+    def _external(self, kind: Kind, front: Key, port: ServicePort) -> None:
         if not port.cluster and not (port.external_local and port.local):
             self._missing(kind, front, dropped=port.external_local and port.exists)
             return
         self._endpoints(kind.endpoints, front, port.cluster)
-        self._sticky(kind, front, port)
+        self._sticky(kind, front, port, local=False)
         if not port.external_local:
             self._verdict(kind, front, self._marked_pick(kind, len(port.cluster), port))
             return
         self._endpoints(kind.local_endpoints, front, port.local)
+        if port.affinity_seconds:
+            self._number(kind.ids(local=True), front, port, local=True)
         self._verdict(kind, front, self._local_of(kind, len(port.local), len(port.cluster), port))
         if not port.local:
             self._missing(kind, front, dropped=True)
@@ -374,10 +329,10 @@ class _PartMaker:
         for index, backend in enumerate(backends):
             self._elements.setdefault((map_, (*front, index)), backend)
 
-    def _verdict(self, kind: _Kind, front: Key, chain: str) -> None:
+    def _verdict(self, kind: Kind, front: Key, chain: str) -> None:
         self._elements.setdefault((kind.verdicts, front), self._shape.goto(chain))
 
-    def _missing(self, kind: _Kind, front: Key, *, dropped: bool) -> None:
+    def _missing(self, kind: Kind, front: Key, *, dropped: bool) -> None:
         self._elements.setdefault((kind.verdicts, front), _RETURN)  # the front end is taken all the same
         self._elements.setdefault((kind.missing, front), _DROPPED if dropped else _REFUSED)
 
@@ -396,24 +351,28 @@ class _PartMaker:
         self._chains[name] = self._shape.chain(name, *rules)
         return name
 
-    def _sticky(self, kind: _Kind, front: Key, port: ServicePort) -> None:
-        """Learn from connections to the front end, if the port has affinity."""
+    def _sticky(self, kind: Kind, front: Key, port: ServicePort, *, local: bool) -> None:
+        """Learn from connections to the front end, if the port has affinity; *local* says which list it leads to."""
         if port.affinity_seconds:
-            learn = _learn_for(port.affinity_seconds)
+            learn = recalling.learn_for(port.affinity_seconds)
             self._elements.setdefault((kind.sticky, front), self._shape.goto(self._need(learn.name, *learn.rules)))
+            self._number(kind.ids(local=False), front, port, local=local)
 
-    def _pick(self, kind: _Kind, count: int, port: ServicePort, *, local: bool = False) -> str:
+    def _number(self, map_: str, front: Key, port: ServicePort, *, local: bool) -> None:
+        self._elements.setdefault((map_, front), (self._shape.ids.of(recalling.list_name(port, local=local)),))
+
+    def _pick(self, kind: Kind, count: int, port: ServicePort, *, local: bool = False) -> str:
         """The chain that picks; with affinity, one that recalls the client's endpoint first."""
         pick = _pick(kind, count, local=local).name
         if not port.affinity_seconds:
             return pick
-        return self._need(f"sticky-{pick}", (Goto(_RECALL, jump=True),), (Goto(pick),))
+        return self._need(f"sticky-{pick}", (Goto(kind.recall(local=local), jump=True),), (Goto(pick),))
 
-    def _marked_pick(self, kind: _Kind, count: int, port: ServicePort) -> str:
+    def _marked_pick(self, kind: Kind, count: int, port: ServicePort) -> str:
         pick = self._pick(kind, count, port)
         return self._need(f"mark-{pick}", (Mark(self._shape.options.mark), Goto(pick)))
 
-    def _local_of(self, kind: _Kind, local: int, cluster: int, port: ServicePort) -> str:
+    def _local_of(self, kind: Kind, local: int, cluster: int, port: ServicePort) -> str:
         """The chain of externalTrafficPolicy Local."""
         options = self._shape.options
         rules: list[Rule] = []

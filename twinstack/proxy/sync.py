@@ -26,11 +26,12 @@ from twinstack.kernel import nftables
 from twinstack.kernel.conntrack import Conntrack, Stale
 from twinstack.kernel.errors import KernelError
 from twinstack.net.family import Family
-from twinstack.proxy.affinity import StickyFronts, forgetting, poorer, remembering, sticky_fronts, true, untrue
+from twinstack.proxy.affinity import StickyLists, forgetting, joined, poorer, remembering, sticky_lists, true, untrue
 from twinstack.proxy.catalog import Catalog
 from twinstack.proxy.healthcheck import FamilyHealth
 from twinstack.proxy.metrics import Metrics
-from twinstack.proxy.ruleset import AFFINITY, TABLE, Options, Shape, service_of
+from twinstack.proxy.recalling import AFFINITY, AFFINITY_PORTS
+from twinstack.proxy.ruleset import TABLE, Options, Shape, service_of
 from twinstack.proxy.services import DATED, FlowFronts, Place, ServicePort, flow_fronts, gone_answers, service_ports
 
 FULL_SYNC_SECONDS = 3600.0
@@ -45,7 +46,7 @@ class Before(NamedTuple):
     """What a Service was before its part was made anew: what of it lives on in the kernel by itself."""
 
     flows: FlowFronts
-    sticky: StickyFronts
+    sticky: StickyLists
 
 
 class NodeState:
@@ -97,7 +98,7 @@ class FamilySync:
         self._whole = True  # the whole table is to be written
         self._wake = asyncio.Event()
         self._flows: dict[Key, FlowFronts] = {}
-        self._sticky: dict[Key, StickyFronts] = {}
+        self._sticky: dict[Key, StickyLists] = {}
         self._without_local: dict[Key, Counter[str]] = {}
         self._label = family.value
         self.synced = asyncio.Event()
@@ -158,7 +159,7 @@ class FamilySync:
     async def make(self) -> dict[Key, Before]:
         """Make the marked Services' parts anew; what those Services were before."""
         if self._options != self._shape.options:
-            self._shape = Shape(self.family, self._options, self._shape.capacity, sticky=self._shape.sticky)
+            self._shape = self._shape.with_options(self._options)
             self._assembly, self._whole, self._everything, self._node_marked = self._shape.assembly(), True, True, True
             self._assembly.unsettle()
         marked: Iterable[Key] = self._marked
@@ -199,7 +200,7 @@ class FamilySync:
             self._flows[key] = fronts
         else:
             self._flows.pop(key, None)
-        if sticky := sticky_fronts(ports):
+        if sticky := sticky_lists(ports, self._shape.ids):
             self._sticky[key] = sticky
         else:
             self._sticky.pop(key, None)
@@ -214,7 +215,7 @@ class FamilySync:
         pending = set(self._marked)
         before = await self.make()
         whole = self._whole  # making may have asked for it
-        lost = {front: left for key, was in before.items() if was.sticky for front, left in poorer(was.sticky, self._sticky.get(key, {})).items()}
+        lost = {one: left for key, was in before.items() if was.sticky for one, left in poorer(was.sticky, self._sticky.get(key, {})).items()}
         self._whole = True  # until it has worked
         steps = await self._whole_steps() if whole else await self._difference(lost)
         if steps and not await self._apply(steps, last=whole):
@@ -244,20 +245,21 @@ class FamilySync:
 
     async def _whole_steps(self) -> Steps:
         """The steps of a whole write, what was learned of clients and is still true included."""
-        fronts = {front: backends for one in self._sticky.values() for front, backends in one.items()}
-        kept = true(await self._learned(), fronts) if fronts else []
+        lists = {number: backends for one in self._sticky.values() for number, backends in one.items()}
+        kept = true(await self._learned(), lists) if lists else []
         steps = self._assembly.whole()
         return Steps(steps.family, steps.table, (*steps.steps, *remembering(kept)))
 
-    async def _difference(self, lost: StickyFronts) -> Steps:
-        """The steps to what is wanted, and those that forget who was with an endpoint that a front end has lost."""
+    async def _difference(self, lost: StickyLists) -> Steps:
+        """The steps to what is wanted, and those that forget who was with an endpoint that its list has lost."""
         stale = untrue(await self._learned(), lost) if lost else []
         steps = self._assembly.steps()
         return Steps(steps.family, steps.table, (*steps.steps, *forgetting(stale)))
 
     async def _learned(self) -> list[Learned]:
         try:
-            return await asyncio.to_thread(self._ruleset.learned, self.family, TABLE, AFFINITY)
+            addresses, ports = [await asyncio.to_thread(self._ruleset.learned, self.family, TABLE, one) for one in (AFFINITY, AFFINITY_PORTS)]
+            return joined(addresses, ports)
         except KernelError as error:
             if not error.missing:  # else there is no table yet, or one without affinity
                 log.warning("What was learned of clients cannot be read", extra={"family": self._label, "error": str(error)})
