@@ -148,11 +148,15 @@ def cluster(services: int, large: int, nodes: int) -> Iterator[Document]:
             yield typed("networking.k8s.io/v1", "IPAddress", text, labels=labels) | {"spec": {"parentRef": parent}}
         for ordinal in range(pods):
             count += 1
-            yield pod(f"{name}-{ordinal}", place, name, node=f"node{count % nodes}", ips=[text_at(network, count) for network in PODS])
+            yield pod(f"{name}-{ordinal}", place, name, node=f"node{count % nodes}", number=count)
 
 
-def pod(name: str, namespace: str, app: str, *, node: str, ips: list[str]) -> Document:
+def pod(name: str, namespace: str, app: str, *, node: str, number: int) -> Document:
     """A pod as one of a Deployment looks that has been running for a while, but that nobody owns it."""
+    stamp, ips = (
+        f"2026-01-{number // 86400 + 1:02}T{number // 3600 % 24:02}:{number // 60 % 60:02}:{number % 60:02}Z",
+        [text_at(network, number) for network in PODS],
+    )
     resources = {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}}
     probe = {
         "httpGet": {"path": "/healthz", "port": 8080, "scheme": "HTTP"},
@@ -181,7 +185,7 @@ def pod(name: str, namespace: str, app: str, *, node: str, ips: list[str]) -> Do
         "started": True,
         "restartCount": 0,
         "image": "registry.example/app:1.2.3",
-        "state": {"running": {"startedAt": STAMP}},
+        "state": {"running": {"startedAt": stamp}},
     }
     return typed("v1", "Pod", name, namespace, labels={"app": app, "tier": "backend"}) | {
         "spec": {
@@ -201,10 +205,10 @@ def pod(name: str, namespace: str, app: str, *, node: str, ips: list[str]) -> Do
             "podIP": ips[0],
             "podIPs": [{"ip": ip} for ip in ips],
             "hostIP": "172.30.0.11",
-            "startTime": STAMP,
+            "startTime": stamp,
             "qosClass": "Burstable",
             "conditions": [
-                {"type": type_, "status": "True", "lastTransitionTime": STAMP} for type_ in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
+                {"type": type_, "status": "True", "lastTransitionTime": stamp} for type_ in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
             ],
             "containerStatuses": [state],
         },

@@ -145,7 +145,7 @@ def test_a_full_node_takes_no_more(world, place, pod, node):
     world.put(node("node1") | {"status": {"conditions": [{"type": "Ready", "status": "True"}], "allocatable": {"pods": "1"}}})
     world.put(pod("b", node="node1"))
     world.put(pod("a"))
-    assert place() == "0/1 nodes are available: has 1 pods already (1)"
+    assert place() == "0/1 nodes are available: 1 Too many pods."
     world.change(Pod, Key("default", "b"), {"status": {"phase": "Succeeded"}})
     assert place() == "node1"
 
@@ -156,7 +156,7 @@ def test_why_there_is_no_node_is_told_once_and_the_pod_is_decided_again_when_tha
     world.put(node("node1", ready="False"))
     world.put(node("node2"))
     world.put(node("node3"))
-    assert place() == "0/3 nodes are available: no label disk=ssd (2), not ready (1)"
+    assert place() == "0/3 nodes are available: 1 node(s) not ready, 2 node(s) without the label disk=ssd."
     assert {(one.type, one.reason) for one in world.told} == {("Warning", "FailedScheduling")}
     told = len(world.told)
     world.change(Node, Key("", "node2"), {"status": {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-02T03:09:05Z"}]}})

@@ -116,10 +116,18 @@ class PodAffinityTerm(View, frozen=True):
     namespaces: list[str] | None = None
     namespaceSelector: LabelSelector | None = None
     topologyKey: str = ""
+    matchLabelKeys: list[str] | None = None
+    mismatchLabelKeys: list[str] | None = None
+
+
+class WeightedPodAffinityTerm(View, frozen=True):
+    weight: int = 0
+    podAffinityTerm: PodAffinityTerm = PodAffinityTerm()
 
 
 class PodAntiAffinity(View, frozen=True):
     requiredDuringSchedulingIgnoredDuringExecution: list[PodAffinityTerm] | None = None
+    preferredDuringSchedulingIgnoredDuringExecution: list[WeightedPodAffinityTerm] | None = None
 
 
 class Affinity(View, frozen=True):
@@ -162,6 +170,10 @@ class PodSpec(View, frozen=True):
     hostIPC: bool = False
     shareProcessNamespace: bool | None = None
     priority: int | None = None
+    priorityClassName: str = ""
+    preemptionPolicy: str = ""
+    overhead: dict[str, Any] | None = None
+    resources: dict[str, Any] | None = None
 
 
 class PodIP(View, frozen=True):
@@ -218,6 +230,7 @@ class PodStatus(View, frozen=True):
     containerStatuses: list[ContainerStatus] | None = None
     initContainerStatuses: list[ContainerStatus] | None = None
     qosClass: str = ""
+    nominatedNodeName: str = ""
 
 
 class Pod(Object, frozen=True):

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from twinstack.api.kinds import (
+    Condition,
     Container,
     ContainerStatus,
+    Endpoint,
     Endpoints,
     EndpointSlice,
     ObjectMeta,
@@ -25,9 +28,23 @@ from twinstack.api.kinds import (
 from twinstack.api.objects import encode
 
 _MOST_SHARED = 50_000  # different things remembered at most; then it begins anew
-_TOLD = ("Ready", "PodScheduled", "DisruptionTarget")  # the conditions that controllers look at; and our own
+_TOLD = ("Ready", "DisruptionTarget")  # the conditions that controllers look at; and our own
 _DOMAINS = ("kubernetes.io/", "k8s.io/", "twinstack.dev/")  # of the annotations that they look at
 _NOT_LOOKED_AT = frozenset({"kubectl.kubernetes.io/last-applied-configuration", "kubectl.kubernetes.io/restartedAt"})
+
+
+_PACK, _UNPACK = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(list[Endpoint] | None).decode
+
+
+class PackedSlice(EndpointSlice, frozen=True):
+    """A slice whose endpoints are bytes until they are looked at: a third of the memory."""
+
+    packed: bytes = b""
+
+    @property  # type: ignore[misc]
+    def endpoints(self) -> list[Endpoint] | None:
+        """Made anew each time."""
+        return _UNPACK(self.packed)  # type: ignore[no-any-return]
 
 
 class Lean:
@@ -44,21 +61,13 @@ class Lean:
         )
 
     def slice(self, one: EndpointSlice) -> EndpointSlice:
-        """The slice as it is, its endpoints of shared parts."""
-        endpoints = [
-            replace(
-                endpoint,
-                conditions=self._once(endpoint.conditions),
-                nodeName=self._once(endpoint.nodeName),
-                zone=self._once(endpoint.zone),
-                hints=self._encoded(endpoint.hints),
-                targetRef=self._reference(endpoint.targetRef),
-            )
-            for endpoint in one.endpoints or ()
-        ]
-        kept = None if one.endpoints is None else endpoints
-        metadata = self._metadata(one.metadata, annotations=one.metadata.annotations)
-        return replace(one, apiVersion="", kind="", metadata=metadata, endpoints=kept, ports=self._encoded(one.ports))
+        """The slice as it is, its endpoints packed."""
+        return PackedSlice(
+            metadata=self._metadata(one.metadata, annotations=one.metadata.annotations),
+            addressType=self._once(one.addressType),
+            ports=self._encoded(one.ports),
+            packed=_PACK(one.endpoints),
+        )
 
     def endpoints(self, one: Endpoints) -> Endpoints:
         """The Endpoints as they are, of shared parts."""
@@ -102,32 +111,35 @@ class Lean:
         )
 
     def _spec(self, one: PodSpec) -> PodSpec:
-        kept = PodSpec(
-            containers=[_container(container) for container in one.containers],
-            initContainers=None if one.initContainers is None else [_container(container) for container in one.initContainers],
+        return PodSpec(
+            containers=self._encoded([_container(container) for container in one.containers]),
+            initContainers=None if one.initContainers is None else self._encoded([_container(container) for container in one.initContainers]),
             hostNetwork=one.hostNetwork,
-            restartPolicy=one.restartPolicy,
-            schedulerName=one.schedulerName,
+            restartPolicy=self._once(one.restartPolicy),
+            schedulerName=self._once(one.schedulerName),
             schedulingGates=one.schedulingGates,
-            tolerations=one.tolerations,
+            tolerations=self._encoded(one.tolerations),
             readinessGates=one.readinessGates,
-            nodeName=one.nodeName,
+            nodeName=self._once(one.nodeName),
             hostname=one.hostname,
-            subdomain=one.subdomain,
+            subdomain=self._once(one.subdomain),
         )
-        return self._encoded(kept)  # type: ignore[no-any-return]
 
     def _status(self, one: PodStatus) -> PodStatus:
-        conditions = [self._encoded(condition) for condition in one.conditions or () if condition.type in _TOLD or condition.type.startswith("twinstack.dev/")]
+        conditions = [self._condition(one) for one in one.conditions or () if one.type in _TOLD or one.type.startswith("twinstack.dev/")]
+        addresses = one.podIPs or ()
         return PodStatus(
             phase=self._once(one.phase),
             reason=self._once(one.reason),
-            podIP=one.podIP,
+            podIP=addresses[0].ip if addresses and addresses[0].ip == one.podIP else one.podIP,
             podIPs=one.podIPs,
             conditions=conditions or None,
             containerStatuses=self._encoded(_statuses(one.containerStatuses)),
             initContainerStatuses=self._encoded(_statuses(one.initContainerStatuses)),
         )
+
+    def _condition(self, one: Condition) -> Condition:
+        return Condition(type=self._once(one.type), status=self._once(one.status), reason=self._once(one.reason), lastTransitionTime=one.lastTransitionTime)
 
     def _dict(self, given: Mapping[str, str] | None) -> Any:
         return None if not given else self._kept(tuple(given.items()), given)

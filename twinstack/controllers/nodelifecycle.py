@@ -23,7 +23,7 @@ from twinstack.api.resources import resource_of
 from twinstack.api.times import parse_time, text_of_time
 from twinstack.api.world import Action, After, Delete, Patch, Tell, Watch, World
 from twinstack.rules.endpoints import by_node
-from twinstack.rules.placement import NOT_READY, UNREACHABLE, UNSCHEDULABLE, covers
+from twinstack.rules.taints import NOT_READY, UNREACHABLE, UNSCHEDULABLE, covers
 from twinstack.rules.workloads import finished, ready
 
 LEASES = "kube-node-lease"

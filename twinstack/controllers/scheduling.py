@@ -1,24 +1,28 @@
 """Every pod that waits for a node gets one that can run it, or is told why there is none.
 
 The invariant: a pod of ``default-scheduler`` without a node is bound to the best feasible node; where there is none, its
-condition PodScheduled is False and names for how many nodes what was in the way. It is decided anew when a node or a
-pod changes in a way that may help.
+condition PodScheduled is False and names for how many nodes what was in the way. When pods of lower priority are all that is in the way
+somewhere, the pod is nominated for that node and they are deleted. It is decided anew when a node or a pod changes in a way that may help.
 
-Places are read from all pods of the world, so that nothing is remembered. As for the blocks of nodes, one worker must
-decide, which takes the answer to each binding into the world before it decides the next pod.
+Places are read from all pods of the world, so that nothing is remembered but sums that are made again when their pods are others. As
+for the blocks of nodes, one worker must decide, which takes the answer to each binding into the world before it decides the next pod.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from twinstack.api.disruptions import PodDisruptionBudget
 from twinstack.api.kinds import Namespace, Node, Pod, Service, condition_of
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import resource_of
 from twinstack.api.times import text_of_time
-from twinstack.api.world import Action, Bind, Patch, Tell, Watch, World
+from twinstack.api.world import Action, Bind, Delete, Patch, Tell, Watch, World
 from twinstack.rules.endpoints import services_of
-from twinstack.rules.placement import best_node, explanation, feasible_nodes, scene_of
+from twinstack.rules.placement import explanation, feasible_places
+from twinstack.rules.preemption import Preemption, may_preempt, preemption_for, priority_of
+from twinstack.rules.scene import Places, Scene
+from twinstack.rules.scores import best_place
 from twinstack.rules.workloads import finished
 
 _PODS = resource_of(Pod)
@@ -32,11 +36,13 @@ class Scheduling:
 
     def __init__(self, *, scheduler_name: str = "default-scheduler") -> None:
         self._scheduler = scheduler_name
+        self._places = Places()  # spares work, never changes a decision
         self.watches: Sequence[Watch] = (
             Watch(Pod, self._keys_of_pod),
             Watch(Node, self._keys_of_node),
             Watch(Service, _nothing),
             Watch(Namespace, _nothing),
+            Watch(PodDisruptionBudget, _nothing),
         )
 
     def decide(self, key: Key, world: World) -> list[Action]:
@@ -44,38 +50,77 @@ class Scheduling:
         if pod is None or not self._waits(pod):
             return []
         if pod.spec.schedulingGates:
-            return _refusal(pod, "SchedulingGated", "The pod has scheduling gates", world, tell=False)
-        namespaces = {one.metadata.name: one.labels for one in world.list(Namespace)}
-        scene = scene_of(world.list(Node), world.list(Pod), namespaces)
-        nodes, reasons = feasible_nodes(pod, scene)
-        if not nodes:
-            return _refusal(pod, "Unschedulable", explanation(reasons, len(scene.nodes)), world, tell=True)
-        node = best_node(pod, nodes, scene, _alike(pod, world))
-        message = f"{key} goes to {node.metadata.name}"
-        return [Bind(key, node.metadata.name, uid=pod.metadata.uid), Tell(pod, "Normal", "Scheduled", message)]
+            return list(_refusal(pod, "SchedulingGated", "The pod has scheduling gates", world, tell=False))
+        scene = self._scene(pod, world)
+        places, reasons = feasible_places(pod, scene)
+        nominated = [place for place in places if place.name == pod.status.nominatedNodeName]
+        if places:
+            place = nominated[0] if nominated else best_place(pod, places, scene, _alike(pod, world))
+            return [Bind(key, place.name, uid=pod.metadata.uid), Tell(pod, "Normal", "Scheduled", f"{key} goes to {place.name}")]
+        found = None
+        if may_preempt(pod, scene) and any(priority_of(other) < priority_of(pod) for _, other in scene.each()):
+            found = preemption_for(pod, scene, reasons, world.list(PodDisruptionBudget))
+            if found is None and reasons:
+                words = explanation(reasons, preemption=f"{len(reasons)} without pods whose going would help")
+                return list(_refusal(pod, "Unschedulable", words, world, tell=True))
+        return [*_refusal(pod, "Unschedulable", explanation(reasons), world, tell=True, preemption=found), *_made_room(pod, found, world)]
+
+    def _scene(self, pod: Pod, world: World) -> Scene:
+        """All nodes with the pods that stand there, and with those for whom room is made there that are not less important."""
+        nominated: dict[str, list[Pod]] = {}
+        for other in world.indexed(Pod, _by_nominated, True):
+            if other.metadata.uid != pod.metadata.uid and priority_of(other) >= priority_of(pod) and self._waits(other):
+                nominated.setdefault(other.status.nominatedNodeName, []).append(other)
+        nodes = [node for node in world.list(Node) if node.metadata.deletionTimestamp is None]
+        places = []
+        for node in nodes:
+            standing = world.indexed(Pod, _by_place, node.metadata.name)
+            expected = nominated.get(node.metadata.name)
+            places.append(self._places.place(node, [*standing, *expected] if expected else standing))
+        self._places.keep_only(node.metadata.name for node in nodes)
+        return Scene(places, {one.metadata.name: one.labels for one in world.list(Namespace)})
 
     def _waits(self, pod: Pod) -> bool:
         ours = pod.spec.schedulerName in ("", self._scheduler)
         return ours and not pod.spec.nodeName and pod.metadata.deletionTimestamp is None and not finished(pod)
 
     def _waiting(self, world: World) -> Iterable[Key]:
-        return (Key(pod.metadata.namespace, pod.metadata.name) for pod in world.list(Pod) if self._waits(pod))
+        return (Key(pod.metadata.namespace, pod.metadata.name) for pod in world.indexed(Pod, _by_waiting, True) if self._waits(pod))
 
     def _keys_of_pod(self, before: Pod | None, after: Pod | None, world: World) -> Iterable[Key]:
         if after is not None and self._waits(after):
             if before is None or before.spec != after.spec or before.labels != after.labels:
                 yield Key(after.metadata.namespace, after.metadata.name)
-        elif before is not None and before.spec.nodeName and (after is None or finished(after) != finished(before) or after.labels != before.labels):
+        elif before is not None and (before.spec.nodeName or before.status.nominatedNodeName) and _leaves(before, after):
             yield from self._waiting(world)  # there is room where it was
         elif after is not None and after.spec.nodeName and (before is None or not before.spec.nodeName):
-            for pod in world.list(Pod):  # it may be whom another wants to meet
-                if pod.spec.affinity is not None and pod.spec.affinity.podAffinity and self._waits(pod):
-                    yield Key(pod.metadata.namespace, pod.metadata.name)
+            for pod in world.indexed(Pod, _by_waiting, True):  # it may be whom another wants to meet, or that evens out places
+                if pod.spec.topologySpreadConstraints or (pod.spec.affinity is not None and pod.spec.affinity.podAffinity):
+                    yield from (Key(pod.metadata.namespace, pod.metadata.name),) if self._waits(pod) else ()
 
     def _keys_of_node(self, before: Node | None, after: Node | None, world: World) -> Iterable[Key]:
         if before is not None and after is not None and _relevant(before) == _relevant(after):
             return ()
         return self._waiting(world)
+
+
+def _by_place(pod: Pod) -> Iterable[str]:
+    """Index: the node on which the pod holds a place; one that has ended holds none."""
+    return (pod.spec.nodeName,) if pod.spec.nodeName and not finished(pod) else ()
+
+
+def _by_waiting(pod: Pod) -> Iterable[bool]:
+    """Index: whether the pod has no node."""
+    return (not pod.spec.nodeName,)
+
+
+def _by_nominated(pod: Pod) -> Iterable[bool]:
+    """Index: whether room is being made for the pod."""
+    return (bool(pod.status.nominatedNodeName),)
+
+
+def _leaves(before: Pod, after: Pod | None) -> bool:
+    return after is None or finished(after) != finished(before) or after.labels != before.labels or after.spec != before.spec
 
 
 def _nothing(before: object, after: object, world: World) -> Iterable[Key]:
@@ -102,20 +147,32 @@ def _alike(pod: Pod, world: World) -> Callable[[Pod], bool]:
     return alike
 
 
-def _refusal(pod: Pod, reason: str, message: str, world: World, *, tell: bool) -> list[Action]:
+def _refusal(pod: Pod, reason: str, message: str, world: World, *, tell: bool, preemption: Preemption | None = None) -> Iterator[Action]:
+    """The condition that says why the pod has no node, and the node that is being made room at."""
     before = condition_of(pod.status.conditions, "PodScheduled")
-    if before is not None and (before.status, before.reason, before.message) == ("False", reason, message):
-        return []
-    since = before.lastTransitionTime if before is not None and before.status == "False" else None
-    condition: Document = {
-        "type": "PodScheduled",
-        "status": "False",
-        "reason": reason,
-        "message": message,
-        "lastTransitionTime": since or text_of_time(world.now),
-    }
-    key, patch = Key(pod.metadata.namespace, pod.metadata.name), {"status": {"conditions": [condition]}}
-    actions: list[Action] = [Patch(_PODS, key, patch, subresource="status", strategic=True, uid=pod.metadata.uid)]
-    if tell:
-        actions.append(Tell(pod, "Warning", "FailedScheduling", message))
-    return actions
+    status: Document = {}
+    if before is None or (before.status, before.reason, before.message) != ("False", reason, message):
+        since = before.lastTransitionTime if before is not None and before.status == "False" else None
+        condition = {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
+        status["conditions"] = [condition | {"lastTransitionTime": since or text_of_time(world.now)}]
+    if preemption is not None and pod.status.nominatedNodeName != preemption.place.name:
+        status["nominatedNodeName"] = preemption.place.name
+    if status:
+        yield Patch(_PODS, Key(pod.metadata.namespace, pod.metadata.name), {"status": status}, subresource="status", strategic=True, uid=pod.metadata.uid)
+        if tell and "conditions" in status:
+            yield Tell(pod, "Warning", "FailedScheduling", message)
+
+
+def _made_room(pod: Pod, found: Preemption | None, world: World) -> Iterator[Action]:
+    """The victims are told why, and deleted. Those that are going already need not be asked again."""
+    for victim in found.victims if found is not None else ():
+        if victim.metadata.deletionTimestamp is not None:
+            continue
+        key, uid = Key(victim.metadata.namespace, victim.metadata.name), victim.metadata.uid
+        message = f"Made room on {victim.spec.nodeName} for pod {pod.metadata.uid} of higher priority"
+        if condition_of(victim.status.conditions, "DisruptionTarget") is None:
+            condition = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": message}
+            patch = {"status": {"conditions": [condition | {"lastTransitionTime": text_of_time(world.now)}]}}
+            yield Patch(_PODS, key, patch, subresource="status", strategic=True, uid=uid)
+        yield Delete(_PODS, key, uid=uid)
+        yield Tell(victim, "Normal", "Preempted", message)

@@ -1,29 +1,24 @@
-"""Where a pod wants to be by what is there: node affinity, pods together and apart, even spread.
+"""Where a pod wants to be by what is there: node affinity, pods together and apart; required, and preferred by weight.
 
-Rule of this file: only what is *required during scheduling*; what is preferred is nobody's here. A topology is a node
-label; nodes with the same value of it are one place. The label ``kubernetes.io/hostname`` is the node's name where it
-is missing.
+Rule of this file: a pod and a scene in; reasons and sums out. A topology is a node label; nodes with the same value of it are one
+place.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
-from twinstack.api.kinds import LabelSelector, Node, Pod, PodAffinityTerm, PodAntiAffinity
-from twinstack.api.selectors import EVERYTHING, Selector, of_selector
+from twinstack.api.kinds import LabelSelector, LabelSelectorRequirement, Node, Pod, PodAffinityTerm, PodAntiAffinity
+from twinstack.api.selectors import Selector, of_selector
+from twinstack.rules.scene import Place, Reason, Scene, domain_of
 
-HOSTNAME = "kubernetes.io/hostname"
-Check = Callable[[Node], str | None]
+Check = Callable[[Place], Reason | None]
 
-
-def place_of(node: Node, topology: str) -> str | None:
-    """The node's place in this topology."""
-    value = node.labels.get(topology)
-    return node.metadata.name if value is None and topology == HOSTNAME else value
+_HARD_WEIGHT = 1  # what a pod that requires company counts, where another may give it
 
 
 # ---- Nodes
@@ -31,11 +26,20 @@ def place_of(node: Node, topology: str) -> str | None:
 
 def matches_node_affinity(pod: Pod, node: Node) -> bool:
     """Whether any term of the required node affinity holds; without one, every node will do."""
-    affinity = (pod.spec.affinity.nodeAffinity or {}) if pod.spec.affinity else {}
-    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
+    required = _node_affinity(pod).get("requiredDuringSchedulingIgnoredDuringExecution")
     if not required:
         return True
     return any(_term_holds(term, node) for term in required.get("nodeSelectorTerms") or ())
+
+
+def node_preference(pod: Pod, node: Node) -> int:
+    """The sum of the weights of the preferred terms that hold."""
+    preferred = _node_affinity(pod).get("preferredDuringSchedulingIgnoredDuringExecution") or ()
+    return sum(int(one.get("weight", 0)) for one in preferred if _term_holds(one.get("preference") or {}, node))
+
+
+def _node_affinity(pod: Pod) -> Mapping[str, Any]:
+    return (pod.spec.affinity.nodeAffinity or {}) if pod.spec.affinity else {}
 
 
 def _term_holds(term: Mapping[str, Any], node: Node) -> bool:
@@ -92,117 +96,106 @@ class _Term(NamedTuple):
         return namespace in self.namespaces or (self.others is not None and self.others.matches(namespaces.get(namespace, {})))
 
 
-def _term(term: PodAffinityTerm, namespace: str) -> _Term:
-    own = () if term.namespaces or term.namespaceSelector is not None else (namespace,)
-    return _Term(of_selector(term.labelSelector), frozenset((*(term.namespaces or ()), *own)), of_selector(term.namespaceSelector), term.topologyKey)
+def _term(term: PodAffinityTerm, pod: Pod) -> _Term:
+    own = () if term.namespaces or term.namespaceSelector is not None else (pod.metadata.namespace,)
+    selector = of_selector(with_label_keys(term.labelSelector, pod, term.matchLabelKeys or (), term.mismatchLabelKeys or ()))
+    return _Term(selector, frozenset((*(term.namespaces or ()), *own)), of_selector(term.namespaceSelector), term.topologyKey)
 
 
-def _apart_terms(pod: Pod) -> list[_Term]:
-    anti = pod.spec.affinity.podAntiAffinity if pod.spec.affinity else None
-    return [_term(term, pod.metadata.namespace) for term in (anti.requiredDuringSchedulingIgnoredDuringExecution if anti else None) or ()]
+def with_label_keys(selector: LabelSelector | None, pod: Pod, same: Any, other: Any = ()) -> LabelSelector | None:
+    """The selector narrowed to pods with the same (or another) value of these labels as the pod has (KEP-3633, KEP-3243)."""
+    more = [
+        LabelSelectorRequirement(key=key, operator=operator, values=[pod.labels[key]])
+        for keys, operator in ((same, "In"), (other, "NotIn"))
+        for key in keys
+        if key in pod.labels
+    ]
+    if selector is None or not more:
+        return selector
+    return msgspec.structs.replace(selector, matchExpressions=[*(selector.matchExpressions or ()), *more])
 
 
-def _together_terms(pod: Pod) -> list[_Term]:
-    found = pod.spec.affinity.podAffinity if pod.spec.affinity else None
-    terms = msgspec.convert(found or {}, PodAntiAffinity).requiredDuringSchedulingIgnoredDuringExecution
-    return [_term(term, pod.metadata.namespace) for term in terms or ()]
+def _affinity(pod: Pod, *, apart: bool) -> PodAntiAffinity:
+    if pod.spec.affinity is None:
+        return PodAntiAffinity()
+    if apart:
+        return pod.spec.affinity.podAntiAffinity or PodAntiAffinity()
+    return msgspec.convert(pod.spec.affinity.podAffinity or {}, PodAntiAffinity)
 
 
-class Apart:
-    """The places that the pod may not go to, because of pods there that it, or that they, want to be apart from."""
-
-    def __init__(self, ours: set[tuple[str, str]], theirs: set[tuple[str, str]]) -> None:
-        self._ours, self._theirs = ours, theirs
-
-    def __bool__(self) -> bool:
-        return bool(self._ours or self._theirs)
-
-    def reason(self, node: Node) -> str | None:
-        """Why the pod may not go to this node."""
-        for places, words in ((self._ours, "pods there that this one must not meet"), (self._theirs, "pods there that must not meet this one")):
-            if any(place_of(node, topology) == place for topology, place in places):
-                return words
-        return None
+def _required(pod: Pod, *, apart: bool) -> list[_Term]:
+    return [_term(one, pod) for one in _affinity(pod, apart=apart).requiredDuringSchedulingIgnoredDuringExecution or ()]
 
 
-def apart_from(pod: Pod, pods: Iterable[Pod], nodes: Sequence[Node], namespaces: Mapping[str, Mapping[str, str]]) -> Apart:
-    """Anti-affinity, both ways."""
-    terms = _apart_terms(pod)
-    by_name = {node.metadata.name: node for node in nodes}
+def _preferred(pod: Pod) -> Iterator[tuple[_Term, int]]:
+    """The terms that only weigh; to be apart weighs against a place."""
+    for apart, sign in ((False, 1), (True, -1)):
+        for one in _affinity(pod, apart=apart).preferredDuringSchedulingIgnoredDuringExecution or ():
+            yield _term(one.podAffinityTerm, pod), sign * one.weight
+
+
+def apart_from(pod: Pod, scene: Scene) -> Check | None:
+    """Anti-affinity, both ways: the places where pods are that it, or that they, want to be apart from."""
     ours: set[tuple[str, str]] = set()
     theirs: set[tuple[str, str]] = set()
-    for other in pods:
-        if not terms and other.spec.affinity is None:
-            continue
-        node = by_name.get(other.spec.nodeName)
-        if node is None:
-            continue
-        for term in terms:
-            if term.means(other, namespaces) and (place := place_of(node, term.topology)) is not None:
-                ours.add((term.topology, place))
-        for term in _apart_terms(other):
-            if term.means(pod, namespaces) and (place := place_of(node, term.topology)) is not None:
-                theirs.add((term.topology, place))
-    return Apart(ours, theirs)
+    terms = _required(pod, apart=True)
+    if terms:
+        for place, other in scene.each():
+            for term in terms:
+                if term.means(other, scene.namespaces) and (domain := domain_of(place.node, term.topology)) is not None:
+                    ours.add((term.topology, domain))
+    for place, other in scene.each_partial():
+        for term in _required(other, apart=True):
+            if term.means(pod, scene.namespaces) and (domain := domain_of(place.node, term.topology)) is not None:
+                theirs.add((term.topology, domain))
+    if not ours and not theirs:
+        return None
+
+    def check(place: Place) -> Reason | None:
+        for domains, words in ((ours, "node(s) with pods near that this one must not meet"), (theirs, "node(s) with pods near that must not meet this one")):
+            if any(domain_of(place.node, topology) == domain for topology, domain in domains):
+                return Reason(words, passing=True)
+        return None
+
+    return check
 
 
-def together_with(pod: Pod, pods: Iterable[Pod], nodes: Sequence[Node], namespaces: Mapping[str, Mapping[str, str]]) -> Check | None:
+def together_with(pod: Pod, scene: Scene) -> Check | None:
     """Affinity to pods: all terms must hold in the node's place. The first of a group that wants to be together may go anywhere."""
-    terms = _together_terms(pod)
+    terms = _required(pod, apart=False)
     if not terms:
         return None
-    by_name = {node.metadata.name: node for node in nodes}
-    places: list[set[str]] = [set() for _ in terms]
+    domains: list[set[str]] = [set() for _ in terms]
     found = False
-    for other in pods:
-        if all(term.means(other, namespaces) for term in terms):  # one pod must satisfy all terms
+    for place, other in scene.each():
+        if all(term.means(other, scene.namespaces) for term in terms):  # one pod must satisfy all terms
             found = True
-            node = by_name.get(other.spec.nodeName)
-            for term, place in zip(terms, places, strict=True):
-                if node is not None and (value := place_of(node, term.topology)) is not None:
-                    place.add(value)
-    first = not found and all(term.means(pod, namespaces) for term in terms)
+            for term, there in zip(terms, domains, strict=True):
+                if (domain := domain_of(place.node, term.topology)) is not None:
+                    there.add(domain)
+    first = not found and all(term.means(pod, scene.namespaces) for term in terms)
 
-    def check(node: Node) -> str | None:
-        for term, place in zip(terms, places, strict=True):
-            value = place_of(node, term.topology)
-            if value is None or (value not in place and not first):
-                return "no pod there that this one must meet"
+    def check(place: Place) -> Reason | None:
+        for term, there in zip(terms, domains, strict=True):
+            domain = domain_of(place.node, term.topology)
+            if domain is None or (domain not in there and not first):
+                return Reason("node(s) without a pod near that this one must meet")
         return None
 
     return check
 
 
-# ---- Spread
-
-
-def spread_of(pod: Pod, pods: Iterable[Pod], nodes: Sequence[Node]) -> Check | None:
-    """``topologySpreadConstraints`` that say DoNotSchedule: no place may have more than ``maxSkew`` pods above the emptiest."""
-    constraints = [one for one in pod.spec.topologySpreadConstraints or () if one.get("whenUnsatisfiable", "DoNotSchedule") == "DoNotSchedule"]
-    if not constraints:
-        return None
-    near = [other for other in pods if other.metadata.namespace == pod.metadata.namespace and other.metadata.deletionTimestamp is None]
-    selected = [node for node in nodes if (pod.spec.nodeSelector or {}).items() <= node.labels.items() and matches_node_affinity(pod, node)]
-    by_name = {node.metadata.name: node for node in selected}
-    limits: list[tuple[str, Counter[str], int]] = []
-    for one in constraints:
-        topology, skew = str(one.get("topologyKey", "")), int(one.get("maxSkew", 1))
-        selector = of_selector(msgspec.convert(one.get("labelSelector"), LabelSelector | None)) or EVERYTHING
-        counts: Counter[str] = Counter({place: 0 for node in selected if (place := place_of(node, topology)) is not None})
-        for other in near:
-            node = by_name.get(other.spec.nodeName)
-            if node is not None and selector.matches(other.metadata.labels) and (place := place_of(node, topology)) is not None:
-                counts[place] += 1
-        itself = 1 if selector.matches(pod.metadata.labels) else 0
-        limits.append((topology, counts, skew + min(counts.values(), default=0) - itself))
-
-    def check(node: Node) -> str | None:
-        for topology, counts, most in limits:
-            place = place_of(node, topology)
-            if place is None:
-                return f"no label {topology}, over which the pods are to be spread"
-            if counts[place] > most:
-                return f"would spread the pods unevenly over {topology}"
-        return None
-
-    return check
+def company(pod: Pod, scene: Scene) -> Callable[[Place], int]:
+    """How much the pods near a place speak for it: what the pod prefers, and what they prefer of it."""
+    sums: Counter[tuple[str, str]] = Counter()
+    preferred = list(_preferred(pod))
+    if preferred:
+        for place, other in scene.each():
+            for term, weight in preferred:
+                if term.means(other, scene.namespaces) and (domain := domain_of(place.node, term.topology)) is not None:
+                    sums[term.topology, domain] += weight
+    for place, other in scene.each_partial():
+        for term, weight in (*_preferred(other), *((term, _HARD_WEIGHT) for term in _required(other, apart=False))):
+            if term.means(pod, scene.namespaces) and (domain := domain_of(place.node, term.topology)) is not None:
+                sums[term.topology, domain] += weight
+    return lambda place: sum(weight for (topology, domain), weight in sums.items() if domain_of(place.node, topology) == domain)
