@@ -88,7 +88,7 @@ async def test_ages_before_the_beginning_are_shown_as_none(place: Place) -> None
     place.clocks.offset = timedelta(0)
     headers = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io", "Authorization": "Bearer x"}
     call = Call("GET", "/api/v1/namespaces/default/configmaps/later", "", headers, (), b"", True, "")  # type: ignore[arg-type]
-    reaction = await place.app.handlers.react(requests.parse("GET", call.path, ""), call)
+    reaction = place.app.handlers.react(requests.parse("GET", call.path, ""), call)
     assert isinstance(reaction, Answer) and reaction.status == 200 and b'"later"' in reaction.body
 
 

@@ -16,11 +16,14 @@ def wants_yaml(accept: str) -> bool:
     return "yaml" in accept and accepted(accept)[0][0] == YAML
 
 
-def finished(reaction: Reaction, request: Request | None, accept: str) -> Reaction:
-    """The reaction with the door's own warning, as YAML where that is wanted."""
+def finished(reaction: Reaction, request: Request | None, accept: str, audit_id: str) -> Reaction:
+    """The reaction with its id and the door's own warning, as YAML where that is wanted."""
+    headers = [("Audit-Id", audit_id), *reaction.headers]
     if request is not None and request.resource.deprecation:
-        reaction = reaction._replace(headers=[("Warning", f'299 - "{request.resource.deprecation}"'), *reaction.headers])
-    if isinstance(reaction, Answer) and reaction.content_type == JSON and reaction.body and wants_yaml(accept):
+        headers.insert(1, ("Warning", f'299 - "{request.resource.deprecation}"'))
+    if not isinstance(reaction, Answer):
+        return reaction._replace(headers=headers)
+    if reaction.content_type == JSON and reaction.body and wants_yaml(accept):
         text = yaml.dump(objects.decode(reaction.body), Dumper=yaml.CSafeDumper, default_flow_style=False, allow_unicode=True)
-        reaction = reaction._replace(body=text.encode(), content_type=YAML)
-    return reaction
+        return Answer(reaction.status, text.encode(), YAML, headers)
+    return Answer(reaction.status, reaction.body, reaction.content_type, headers, reaction.version)

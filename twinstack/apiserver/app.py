@@ -24,7 +24,7 @@ from twinstack.apiserver.allocators import Context, context_of
 from twinstack.apiserver.auth import Authenticator, is_open, read_token_file
 from twinstack.apiserver.authorization import Authorizer, asked_by, asked_of_path, modes_of
 from twinstack.apiserver.cache import Cache, Stored
-from twinstack.apiserver.calls import CALLER, Answer, Call, Reaction, Stream, Streamed, Upgraded, failure
+from twinstack.apiserver.calls import CALLER, Answer, Call, Reaction, Stream, Streamed, Upgraded, User, failure
 from twinstack.apiserver.changes import OURSELVES, Uids
 from twinstack.apiserver.discovery import Discovery
 from twinstack.apiserver.fairness import Seats, Turns
@@ -33,6 +33,7 @@ from twinstack.apiserver.http import HTTPServer, unexpected
 from twinstack.apiserver.metrics import RequestMetrics
 from twinstack.apiserver.openapi import OpenAPI, SchemaMissing
 from twinstack.apiserver.replies import Reply
+from twinstack.apiserver.requests import Request
 from twinstack.apiserver.reviews import Reviews
 from twinstack.apiserver.service_accounts import ServiceAccountAdmission
 from twinstack.apiserver.settings import Settings, SettingsError
@@ -108,29 +109,37 @@ class Application:
 
     async def respond(self, call: Call) -> Reaction:
         """The reaction to any call whatever; failures are Status documents."""
+        work = self.answer(call)
+        return work if isinstance(work, tuple) else await work
+
+    def answer(self, call: Call) -> Reaction | Awaitable[Reaction]:
+        """The same, at once where it comes from memory."""
         start = time.perf_counter()
         visit = Visit(call, call.headers.get("Audit-Id", "")[:_AUDIT_ID_LENGTH] or self.audit_ids.next())
-        reaction: Reaction
         try:
-            try:
-                reaction = await self._react(call, visit)
-            finally:
-                if visit.seats is not None:
-                    visit.seats.leave(visit.user.name)
-        except APIError as error:
-            reaction = failure(error)
-        except msgspec.ValidationError as error:
-            reaction = failure(BadRequest(f"a field does not have the type it must have: {error}"))
-        except SchemaMissing as error:
-            reaction = failure(errors.ServiceUnavailable(str(error)))
-        except RecursionError:
-            reaction = failure(BadRequest("the document is nested too deeply"))
+            work = self._react(call, visit)
         except Exception as error:
-            reaction = unexpected(error)
-        reaction = answers.finished(reaction, visit.request, call.headers.get("Accept", ""))
-        reaction = reaction._replace(headers=[("Audit-Id", visit.id), *reaction.headers])
-        goes_on = not isinstance(reaction, Answer)
+            work = _failed(error)
+        if isinstance(work, tuple):
+            return self._finished(visit, work, start)
+        return self._answer_later(visit, work, start)
+
+    async def _answer_later(self, visit: Visit, work: Awaitable[Reaction], start: float) -> Reaction:
+        try:
+            reaction = await work
+        except Exception as error:
+            reaction = _failed(error)
+        except BaseException:  # the server stops
+            visit.leave()
+            raise
+        return self._finished(visit, reaction, start)
+
+    def _finished(self, visit: Visit, reaction: Reaction, start: float) -> Reaction:
+        """A reaction as it leaves, counted and told to the audit log."""
+        visit.leave()
+        reaction = answers.finished(reaction, visit.request, visit.call.headers.get("Accept", ""), visit.id)
         if self.audit is not None:
+            goes_on = not isinstance(reaction, Answer)
             self.audit.tell(visit, "ResponseStarted" if goes_on else "ResponseComplete", reaction.status)
         if isinstance(reaction, Streamed):
             return reaction._replace(run=self._counted(visit, reaction.run, reaction.status, start))
@@ -139,7 +148,7 @@ class Application:
         self.metrics.observe(visit.request, reaction.status, time.perf_counter() - start)
         return reaction
 
-    async def _react(self, call: Call, visit: Visit) -> Reaction:
+    def _react(self, call: Call, visit: Visit) -> Reaction | Awaitable[Reaction]:
         """Who calls, whether it may, whether it is its turn; then what was asked for."""
         user = visit.caller = visit.user = self.authenticator.user_of(call)
         if impersonation.is_asked(call.headers):
@@ -163,10 +172,18 @@ class Application:
             seats.take(user.name)
             visit.seats = seats
         if (place := self.turns.admit(user.name)) is not None:
-            await place
+            return self._in_turn(place, request, call, user)
+        return self._handled(request, call, user)
+
+    async def _in_turn(self, place: Awaitable[None], request: Request, call: Call, user: User) -> Reaction:
+        await place
+        work = self._handled(request, call, user)
+        return work if isinstance(work, tuple) else await work
+
+    def _handled(self, request: Request, call: Call, user: User) -> Reaction | Awaitable[Reaction]:
         if Reviews.answers(request):
             return self.reviews.react(request, call, user)
-        return await self.handlers.react(request, call)
+        return self.handlers.react(request, call)
 
     def _counted(self, visit: Visit, work: Callable[[Channel], Awaitable[None]], status: int, start: float) -> Callable[[Channel], Awaitable[None]]:
         """What goes on after the answer's head, counted and told to the audit log at its end."""
@@ -220,6 +237,19 @@ class Application:
             checks = {one: checks[one]}
         code, body = answer(checks, name, verbose=query.has("verbose"), exclude=frozenset(query.texts("exclude")))
         return Answer(code, body.encode(), "text/plain; charset=utf-8", [("X-Content-Type-Options", "nosniff")])
+
+
+def _failed(error: Exception) -> Answer:
+    """The Status document of whatever went wrong."""
+    if isinstance(error, APIError):
+        return failure(error)
+    if isinstance(error, msgspec.ValidationError):
+        return failure(BadRequest(f"a field does not have the type it must have: {error}"))
+    if isinstance(error, SchemaMissing):
+        return failure(errors.ServiceUnavailable(str(error)))
+    if isinstance(error, RecursionError):
+        return failure(BadRequest("the document is nested too deeply"))
+    return unexpected(error)
 
 
 def _may_hold_otherwise(before: Stored | None, after: Stored | None) -> bool:
@@ -308,7 +338,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
         try:
             app = Application(settings, store)
             tls = serving.tls_context(settings, app.context.ranges.values())
-            door = HTTPServer(app.respond)
+            door = HTTPServer(app.answer)
             if "RBAC" in app.authorizer.modes:
                 await first_roles.make(app.handlers.changes)
             # What was loaded stays: the garbage collector need not look at it again.

@@ -68,7 +68,7 @@ class Handlers:
         self.deletions = Deletions(self.changes)
         self._openapi = openapi
         self._logs, self._streams = logs, streams
-        self._verbs: dict[str, Callable[[Request, Call], Awaitable[Reaction]]] = {
+        self._verbs: dict[str, Callable[[Request, Call], Reaction | Awaitable[Reaction]]] = {
             "get": self._get,
             "list": self._list,
             "watch": self._watch,
@@ -79,30 +79,31 @@ class Handlers:
             "deletecollection": self._delete_collection,
         }
 
-    async def react(self, request: Request, call: Call) -> Reaction:
-        """The answer or the stream; any APIError is the failure."""
+    def react(self, request: Request, call: Call) -> Reaction | Awaitable[Reaction]:
+        """The answer or the stream, at once where it comes from memory; any APIError is the failure."""
         if request.sub in STREAMS:
             if self._streams is None:
                 raise MethodNotAllowed("this server does not know how to reach kubelets")
-            return await self._streams(request, call, self._stored(request).document())
-        return await self._verbs[request.verb](request, call)
+            return self._streams(request, call, self._stored(request).document())
+        return self._verbs[request.verb](request, call)
 
     # ---- reading
 
-    async def _get(self, request: Request, call: Call) -> Reaction:
+    def _get(self, request: Request, call: Call) -> Reaction | Awaitable[Reaction]:
         if call.query:
             asked = check_revision(request.query) or 0
             if asked > self.cache.revision:
                 raise too_large(asked, self.cache.revision)
         stored = self._stored(request)
         form = _form_of(call)
+        tables.refuse_mismatch(form, lists=False)
         if request.sub == "log":
             if self._logs is None:
                 raise MethodNotAllowed("this server does not know how to reach kubelets")
-            return await self._logs(request, stored.document())
+            return self._logs(request, stored.document())
         if request.sub == "scale":
             return Answer(200, objects.encode(doors.scale_of(stored.document())))
-        if form == "json":
+        if form.shape == "json":
             return Answer(200, stored.data)
         return Answer(200, self._shown(request, form, stored.document()))
 
@@ -112,21 +113,22 @@ class Handlers:
             raise errors.not_found(request.resource.plural, request.name, group=request.resource.group)
         return stored
 
-    async def _list(self, request: Request, call: Call) -> Reaction:
+    def _list(self, request: Request, call: Call) -> Reaction:
         form = _form_of(call)
+        tables.refuse_mismatch(form, lists=True)
         collection = self.cache.collections[request.resource]
         page = page_of(self.cache, collection, filter_of(request, collection), request.query)
-        if form == "json":
+        if form.shape == "json":
             return Answer(200, list_bytes(request.resource, page.metadata(), page.items))
         documents = (one.document() for one in page.items)
-        if form in ("table", "people"):
+        if form.shape == "table":
             include = request.query.text("includeObject")
-            shown = tables.table(request.resource, documents, now=self.now(), include_object=include, metadata=page.metadata(), people=form == "people")
+            shown = tables.table(request.resource, documents, now=self.now(), include_object=include, metadata=page.metadata(), form=form)
         else:
-            shown = tables.partial_metadata_list(documents, page.metadata())
+            shown = tables.partial_metadata_list(documents, page.metadata(), form.version)
         return Answer(200, objects.encode(shown))
 
-    async def _watch(self, request: Request, call: Call) -> Reaction:
+    def _watch(self, request: Request, call: Call) -> Reaction:
         if not call.can_stream:
             raise BadRequest("a watch needs HTTP/1.1")
         if answers.wants_yaml(call.headers.get("Accept", "")):
@@ -287,14 +289,14 @@ class Handlers:
             body = objects.encode(doors.scale_of(objects.decode(body)))
         elif request.sub not in _CARRIES_NO_OBJECT:
             form = _form_of(call)
-            if form != "json":
+            if form.shape != "json":
                 document = objects.decode(body)
                 if document.get("kind") == request.resource.kind:
                     body = self._shown(request, form, document)
         return Answer(201 if outcome.created else 202 if outcome.accepted else 200, body, headers=headers)
 
     def _shown(self, request: Request, form: tables.Form, document: Document) -> bytes:
-        if form not in ("table", "people"):
+        if form.shape != "table":
             return objects.encode(tables.partial_metadata(document))
         metadata = {"resourceVersion": document["metadata"].get("resourceVersion", "")}
         include = request.query.text("includeObject")

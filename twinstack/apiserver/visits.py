@@ -30,3 +30,9 @@ class Visit:
         self.request: Request | None = None
         self.verdict: Verdict | None = None
         self.seats: Seats | None = None  # where it holds a place
+
+    def leave(self) -> None:
+        """Give up the place."""
+        if self.seats is not None:
+            self.seats.leave(self.user.name)
+            self.seats = None
