@@ -98,3 +98,43 @@ async def test_a_lease_update_says_which_version_it_changes(api: Any) -> None:
     await api.made(leases, lease)
     got = await api.put(f"{leases}/a", lease)
     assert (got.code, got.document["details"]["kind"], causes(got)) == (422, "leases", [("metadata.resourceVersion", "FieldValueInvalid")])
+
+
+@pytest.mark.parametrize(
+    "method, path, code, kind",
+    [
+        pytest.param("GET", "/nothing", 404, "text/plain", id="a path that is nobody's"),
+        pytest.param("GET", "/apis/example.com/v1", 404, "text/plain", id="a group that is not served"),
+        pytest.param("GET", "/apis/example.com/v1/namespaces/default/things/a", 404, "text/plain", id="an object of it"),
+        pytest.param("GET", "/readyz/nothing", 404, "text/plain", id="a check that there is not"),
+        pytest.param("GET", "/apis/apps/v9/deployments", 404, "application/json", id="a version that is not served"),
+        pytest.param("GET", "/apis/apps/v1/things", 404, "application/json", id="a resource that is not served"),
+        pytest.param("POST", "/version", 405, "application/json", id="the version cannot be changed"),
+        pytest.param("DELETE", "/api/v1", 405, "application/json", id="nor can what is served"),
+        pytest.param("HEAD", "/apis", 405, "application/json", id="the head of a discovery document"),
+        pytest.param("HEAD", CONFIGMAPS, 405, "application/json", id="the head of a list"),
+        pytest.param("OPTIONS", f"{CONFIGMAPS}/a", 405, "application/json", id="what else one may ask"),
+        pytest.param("HEAD", "/healthz", 200, "text/plain", id="the head of a health check"),
+    ],
+)
+async def test_what_leads_to_nothing(api: Any, method: str, path: str, code: int, kind: str) -> None:
+    got = await api.ask(method, path)
+    assert (got.code, got.headers["Content-Type"].partition(";")[0]) == (code, kind)
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta1"])
+async def test_both_versions_of_tables_and_metadata_are_served(api: Any, version: str) -> None:
+    await api.made(CONFIGMAPS, configmap())
+
+    def accept(kind: str) -> str:
+        return f"application/json;as={kind};v={version};g=meta.k8s.io"
+
+    table = (await api.get(CONFIGMAPS, Accept=accept("Table"))).document
+    assert {table["apiVersion"], table["rows"][0]["object"]["apiVersion"]} == {f"meta.k8s.io/{version}"}
+    listed = (await api.get(CONFIGMAPS, Accept=accept("PartialObjectMetadataList"))).document
+    one = (await api.get(f"{CONFIGMAPS}/a", Accept=accept("PartialObjectMetadata"))).document
+    assert {listed["apiVersion"], listed["items"][0]["apiVersion"], one["apiVersion"]} == {f"meta.k8s.io/{version}"}
+    assert (await api.get(CONFIGMAPS, Accept=accept("PartialObjectMetadata"))).code == 406
+    assert (await api.get(f"{CONFIGMAPS}/a", Accept=accept("PartialObjectMetadataList"))).code == 406
+    async with api.watch(CONFIGMAPS, Accept=accept("PartialObjectMetadata")) as watch:
+        assert (await watch.next())["object"]["apiVersion"] == f"meta.k8s.io/{version}"

@@ -15,7 +15,7 @@ from twinstack.api.resources import BY_KIND, RESOURCES, Resource
 from twinstack.api.schema import Schema, examine
 from twinstack.apiserver.cells import text_of_duration, text_of_selector
 from twinstack.apiserver.openapi import OpenAPI
-from twinstack.apiserver.tables import COLUMNS, FOR_PEOPLE, partial_metadata, partial_metadata_list, table, wants
+from twinstack.apiserver.tables import COLUMNS, FOR_PEOPLE, Form, partial_metadata, partial_metadata_list, table, wants
 
 NOW = datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC)
 
@@ -245,7 +245,7 @@ def test_a_pods_wide_cells_and_its_end() -> None:
     ],
 )
 def test_people_see_every_address_where_kubernetes_shows_the_first(kind: str, document: dict[str, Any], cells: dict[str, str]) -> None:
-    made = table(BY_KIND["v1", kind], [document], now=NOW, people=True)
+    made = table(BY_KIND["v1", kind], [document], now=NOW, form=Form("table", people=True))
     shown = dict(zip([column["name"] for column in made["columnDefinitions"]], made["rows"][0]["cells"], strict=True))
     assert {name: shown[name] for name in cells} == cells
     ours = {column.name for column in FOR_PEOPLE[kind]}
@@ -255,9 +255,9 @@ def test_people_see_every_address_where_kubernetes_shows_the_first(kind: str, do
 
 def test_columns_of_our_own_are_for_kubectl_only() -> None:
     accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
-    assert wants(accept, "kubectl/v1.32.0 (linux/amd64) kubernetes/0000000") == "people"
-    assert wants(accept, "dashboard/1.0") == wants(accept) == "table"
-    assert wants("application/json", "kubectl/v1.32.0") == "json"
+    assert wants(accept, "kubectl/v1.32.0 (linux/amd64) kubernetes/0000000") == Form("table", people=True)
+    assert wants(accept, "dashboard/1.0") == wants(accept) == Form("table")
+    assert wants("application/json", "kubectl/v1.32.0") == Form("json")
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
     "accept, form",
     [
         pytest.param(f"{TABLE},application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json", "table", id="kubectl get"),
-        pytest.param("application/json;as=Table;v=v1beta1;g=meta.k8s.io, application/json", "json", id="a table of a version we do not have"),
+        pytest.param("application/json;as=Table;v=v1beta1;g=meta.k8s.io, application/json", "table", id="a table of the version before"),
         pytest.param("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", "partial-list", id="metadata of a list"),
         pytest.param("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json", "partial", id="metadata of an object"),
         pytest.param(
@@ -388,7 +388,8 @@ TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
     ],
 )
 def test_what_a_client_wants(accept: str, form: str) -> None:
-    assert wants(accept) == form
+    assert wants(accept).shape == form
+    assert wants(accept).version.endswith("v1beta1" if accept.partition(",")[0].count("v1beta1") else "v1")
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/json;as=Table;v=v9;g=meta.k8s.io", "image/png, application/xml"])

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 
 from twinstack.api import errors, objects
 from twinstack.api.channels import Socket
-from twinstack.api.errors import APIError, BadRequest, NotFound
+from twinstack.api.errors import APIError, BadRequest, MethodNotAllowed, NotFound
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import Resource
 from twinstack.apiserver import admission, answers, audit, bootstrap, first_roles, impersonation, requests, serving, upkeep
@@ -207,16 +207,18 @@ class Application:
         first = path.split("/", 2)[1]
         if first in ("livez", "readyz", "healthz"):
             return self._health(path, requests.Query.parse(call.query))
+        accept = call.headers.get("Accept", "")
+        if call.method != "GET" and path != "/" and self.discovery.answer(path, accept) is not None:
+            raise MethodNotAllowed("the server does not allow this method on the requested resource")
         if call.method not in ("GET", "HEAD"):
-            raise NotFound("the server could not find the requested resource")
+            raise _nothing_at(path)
         if path == "/metrics":
             return Answer(200, generate_latest(self.registry), "text/plain; version=0.0.4; charset=utf-8")
         if (issued := self.tokens.discovery(path)) is not None:
             return Answer(200, objects.encode(issued))
-        accept = call.headers.get("Accept", "")
         reply: Reply | None = self.openapi.answer(path, accept) if first == "openapi" else self.discovery.answer(path, accept)
         if reply is None:
-            raise NotFound("the server could not find the requested resource")
+            raise _nothing_at(path)
         if not reply.etag:
             return Answer(reply.status, reply.body, reply.content_type)
         if reply.etag in call.headers.get("If-None-Match", ""):
@@ -233,14 +235,20 @@ class Application:
                 checks["poststarthook/bootstrap"] = lambda: None
         if one:
             if one not in checks:
-                raise NotFound("the server could not find the requested resource")
+                raise requests.NoSuchPath()
             checks = {one: checks[one]}
         code, body = answer(checks, name, verbose=query.has("verbose"), exclude=frozenset(query.texts("exclude")))
         return Answer(code, body.encode(), "text/plain; charset=utf-8", [("X-Content-Type-Options", "nosniff")])
 
 
+def _nothing_at(path: str) -> NotFound:
+    return NotFound("the server could not find the requested resource") if requests.is_known_place(path) else requests.NoSuchPath()
+
+
 def _failed(error: Exception) -> Answer:
     """The Status document of whatever went wrong."""
+    if isinstance(error, requests.NoSuchPath):
+        return Answer(404, f"{error.message}\n".encode(), "text/plain; charset=utf-8", [("X-Content-Type-Options", "nosniff")])
     if isinstance(error, APIError):
         return failure(error)
     if isinstance(error, msgspec.ValidationError):

@@ -297,11 +297,10 @@ class Handlers:
 
     def _shown(self, request: Request, form: tables.Form, document: Document) -> bytes:
         if form.shape != "table":
-            return objects.encode(tables.partial_metadata(document))
+            return objects.encode(tables.partial_metadata(document, form.version))
         metadata = {"resourceVersion": document["metadata"].get("resourceVersion", "")}
         include = request.query.text("includeObject")
-        people = form == "people"
-        return objects.encode(tables.table(request.resource, [document], now=self.now(), include_object=include, metadata=metadata, people=people))
+        return objects.encode(tables.table(request.resource, [document], now=self.now(), include_object=include, metadata=metadata, form=form))
 
     def _judged(self, request: Request, call: Call, document: Document, options: Options) -> list[str]:
         """What to warn of in the document of a request's body."""

@@ -17,6 +17,7 @@ from twinstack.api.resources import BY_PATH, Resource, Subresource
 _NUMBER = re.compile(r"-?[0-9]{1,18}\Z")
 _NO_RESOURCE = "the server could not find the requested resource"
 _NO_METHOD = "the server does not allow this method on the requested resource"
+GROUPS = frozenset(group for group, _, _ in BY_PATH)
 
 
 class Query:
@@ -86,8 +87,21 @@ class Request(NamedTuple):
         return "namespace" if self.namespace else "cluster"
 
 
-_WITH_NAME = {"GET": "get", "HEAD": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
-_WITHOUT_NAME = {"GET": "list", "HEAD": "list", "POST": "create", "DELETE": "deletecollection"}
+_WITH_NAME = {"GET": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_WITHOUT_NAME = {"GET": "list", "POST": "create", "DELETE": "deletecollection"}
+
+
+class NoSuchPath(NotFound):
+    """Nothing at all is served where the path leads; said in plain text, for no API's rules hold there."""
+
+    def __init__(self) -> None:
+        super().__init__("404 page not found")
+
+
+def is_known_place(path: str) -> bool:
+    """Whether a path that leads to nothing is at least below a group that is served."""
+    parts = path.split("/")[1:]
+    return parts[0] == "api" or (parts[0] == "apis" and len(parts) > 1 and parts[1] in GROUPS)
 
 
 def is_resource_path(path: str) -> bool:
@@ -115,6 +129,8 @@ def parse(method: str, path: str, query_text: str = "") -> Request:
         group, version, rest = "", parts[1], parts[2:]
     elif parts[:1] == ["apis"] and len(parts) > 3:
         group, version, rest = parts[1], parts[2], parts[3:]
+        if group not in GROUPS:
+            raise NoSuchPath()
     else:
         raise NotFound(_NO_RESOURCE)
     namespace = ""

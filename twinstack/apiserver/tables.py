@@ -22,21 +22,35 @@ YAML: Final = "application/yaml"
 META: Final = "meta.k8s.io"
 _PEOPLES_PROGRAM: Final = "kubectl/"
 META_VERSION: Final = "meta.k8s.io/v1"
+_META_VERSIONS: Final[Mapping[str, str]] = {"v1": META_VERSION, "v1beta1": "meta.k8s.io/v1beta1"}
+_SHAPES: Final[Mapping[str, Literal["table", "partial", "partial-list"]]] = {
+    "Table": "table",
+    "PartialObjectMetadata": "partial",
+    "PartialObjectMetadataList": "partial-list",
+}
 
-Form = Literal["table", "people", "partial", "partial-list", "json"]
-_FORMS: Final[Mapping[str, Form]] = {"Table": "table", "PartialObjectMetadata": "partial", "PartialObjectMetadataList": "partial-list"}
+
+class Form(NamedTuple):
+    """What a client wants its objects as; *version* is that of the Table or of the metadata, *people* says that people will look at the Table."""
+
+    shape: Literal["table", "partial", "partial-list", "json"] = "json"
+    version: str = META_VERSION
+    people: bool = False
+
+
+AS_JSON: Final = Form()
 
 
 def wants(accept: str, agent: str = "") -> Form:
     """What a client wants its objects as: the first thing in its ``Accept`` that we can give. NotAcceptable when there is none.
 
-    A table for people (``people``) has columns more than Kubernetes' own, for ``-o wide``; whoever comes with another program than
+    A table for people has columns more than Kubernetes' own, for ``-o wide``; whoever comes with another program than
     kubectl gets Kubernetes' table to the letter.
 
     Whoever asks for protobuf gets JSON, which every client that asks for it reads as well.
     """
     form = _wants(accept)
-    return "people" if form == "table" and agent.startswith(_PEOPLES_PROGRAM) else form
+    return form._replace(people=True) if form.shape == "table" and agent.startswith(_PEOPLES_PROGRAM) else form
 
 
 @lru_cache(maxsize=256)
@@ -44,17 +58,18 @@ def _wants(accept: str) -> Form:
     only_protobuf = False
     for media_type, parameters in accepted(accept):
         if media_type == YAML:  # JSON, until the answer is all there
-            return "json"
+            return AS_JSON
         if media_type in (JSON, "*/*", "application/*"):
-            form = parameters.get("as")
-            if not form:
-                return "json"
-            if form in _FORMS and parameters.get("g") == META and parameters.get("v") == "v1":
-                return _FORMS[form]
+            kind = parameters.get("as")
+            if not kind:
+                return AS_JSON
+            shape, version = _SHAPES.get(kind), _META_VERSIONS.get(parameters.get("v", ""))
+            if shape and version and parameters.get("g") == META:
+                return Form(shape, version)
         elif media_type == "application/vnd.kubernetes.protobuf":
             only_protobuf = True
     if only_protobuf:
-        return "json"
+        return AS_JSON
     raise errors.NotAcceptable(
         "only these media types are served: application/json, application/yaml, also as=Table or as=PartialObjectMetadata of meta.k8s.io/v1"
     )
@@ -83,9 +98,9 @@ def table(
     include_object: str = "Metadata",
     metadata: Mapping[str, Any] | None = None,
     headers: bool = True,
-    people: bool = False,
+    form: Form = AS_JSON,
 ) -> Document:
-    """The Table of these objects, for *people* with the columns that are ours.
+    """The Table of these objects, of the form's version; for people with the columns that are ours.
 
     *metadata* is the list's (resourceVersion, continue, remainingItemCount) or, for a single object, ``{"resourceVersion": …}``
     of it. *include_object* is the query parameter ``includeObject``; BadRequest when it is none of Metadata, Object, None.
@@ -93,7 +108,7 @@ def table(
     """
     if include_object not in ("", "Metadata", "Object", "None"):
         raise errors.BadRequest(f"includeObject must be Metadata, Object or None, not {include_object!r}")
-    columns = COLUMNS[resource.kind] + (FOR_PEOPLE.get(resource.kind, ()) if people else ())
+    columns = COLUMNS[resource.kind] + (FOR_PEOPLE.get(resource.kind, ()) if form.people else ())
     readers = [column.cell for column in columns]
     readers += _CELLS_WITHOUT_COLUMN.get(resource.kind, [])
     conditions = _CONDITIONS.get(resource.kind)
@@ -106,25 +121,33 @@ def table(
         if include_object == "Object":
             row["object"] = document
         else:
-            row["object"] = None if include_object == "None" else partial_metadata(document)
+            row["object"] = None if include_object == "None" else partial_metadata(document, form.version)
         rows.append(row)
     return {
         "kind": "Table",
-        "apiVersion": META_VERSION,
+        "apiVersion": form.version,
         "metadata": dict(metadata or {}),
         "columnDefinitions": _definitions(columns) if headers else [],
         "rows": rows,
     }
 
 
-def partial_metadata(document: Document) -> Document:
+def partial_metadata(document: Document, version: str = META_VERSION) -> Document:
     """The metadata of an object and nothing else."""
-    return {"kind": "PartialObjectMetadata", "apiVersion": META_VERSION, "metadata": document.get("metadata") or {}}
+    return {"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": document.get("metadata") or {}}
 
 
-def partial_metadata_list(documents: Iterable[Document], metadata: Mapping[str, Any]) -> Document:
+def partial_metadata_list(documents: Iterable[Document], metadata: Mapping[str, Any], version: str = META_VERSION) -> Document:
     """The metadata of the objects of a list."""
-    return {"kind": "PartialObjectMetadataList", "apiVersion": META_VERSION, "metadata": dict(metadata), "items": [partial_metadata(one) for one in documents]}
+    items = [partial_metadata(one, version) for one in documents]
+    return {"kind": "PartialObjectMetadataList", "apiVersion": version, "metadata": dict(metadata), "items": items}
+
+
+def refuse_mismatch(form: Form, *, lists: bool) -> None:
+    """NotAcceptable when the metadata of one object is asked of a list, or that of a list of one object."""
+    if form.shape == ("partial" if lists else "partial-list"):
+        asked, found = ("PartialObjectMetadata", "a list") if lists else ("PartialObjectMetadataList", "no list")
+        raise errors.NotAcceptable(f"{asked} was asked for, but what is asked for is {found}")
 
 
 def _name(description: str = "The object's name, unique among its kind and namespace.") -> Column:

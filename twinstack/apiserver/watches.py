@@ -60,7 +60,7 @@ class Watching:
         self._group = (filter_.text, form, include_object)
         self._held: list[bytes] | None = []
         self._held_bytes = 0
-        self._tables = form in ("table", "people")
+        self._tables = form.shape == "table"
         self._headers_sent = not self._tables
         self._stream: Stream | None = None
 
@@ -163,13 +163,13 @@ class Watching:
                 yield self._line(b"DELETED", data)
 
     def _line(self, type_: bytes, data: bytes) -> bytes:
-        if self._form != "json":
+        if self._form.shape != "json":
             data = objects.encode(self._shown(objects.decode(data)))
         return b'{"type":"%b","object":%b}\n' % (type_, data)
 
     def _shown(self, document: Document) -> Document:
         if not self._tables:
-            return tables.partial_metadata(document)
+            return tables.partial_metadata(document, self._form.version)
         metadata = {"resourceVersion": document["metadata"].get("resourceVersion", "")}
         headers, self._headers_sent = not self._headers_sent, True
         return tables.table(
@@ -179,7 +179,7 @@ class Watching:
             include_object=self._include_object,
             metadata=metadata,
             headers=headers,
-            people=self._form == "people",
+            form=self._form,
         )
 
     def _bookmark(self, revision: Revision, *, end_of_initial: bool = False) -> bytes:
@@ -189,10 +189,10 @@ class Watching:
         resource = self._collection.resource
         document: Document = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
         if self._tables:
-            document = tables.table(resource, [], now=self._now(), metadata={"resourceVersion": str(revision)}, headers=False)
-            document["rows"] = [{"cells": [], "object": {"kind": "PartialObjectMetadata", "apiVersion": tables.META_VERSION, "metadata": metadata}}]
-        elif self._form != "json":
-            document = tables.partial_metadata(document)
+            document = tables.table(resource, [], now=self._now(), metadata={"resourceVersion": str(revision)}, headers=False, form=self._form)
+            document["rows"] = [{"cells": [], "object": {"kind": "PartialObjectMetadata", "apiVersion": self._form.version, "metadata": metadata}}]
+        elif self._form.shape != "json":
+            document = tables.partial_metadata(document, self._form.version)
         return b'{"type":"BOOKMARK","object":%b}\n' % objects.encode(document)
 
     @staticmethod
@@ -213,7 +213,7 @@ def watch(cache: Cache, request: Request, *, form: tables.Form, now: Callable[[]
     if send_initial is None and not asked:
         send_initial = True  # whoever starts from nothing is told where the beginning ends, asked for or not
     include_object = query.text("includeObject")
-    if form in ("table", "people"):
+    if form.shape == "table":
         tables.table(request.resource, [], now=now(), include_object=include_object)  # refuses a bad includeObject before the stream begins
     if send_initial and (asked or 0) > cache.revision:
         raise too_large(asked or 0, cache.revision)
