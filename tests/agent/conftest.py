@@ -12,6 +12,7 @@ import secrets
 import signal
 import tarfile
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -214,12 +215,12 @@ class World:
             await asyncio.sleep(0.02)
         raise TimeoutError
 
-    async def create(self, name: str, *, container=None, init: str = "tini", **spec):
+    async def create(self, name: str, *, container=None, init: str = "tini", annotations=None, **spec):
         one = {"name": "c", "image": "twinstack.dev/host", "command": ["sleep", "1000"], **(container or {})}
         document = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, "namespace": "default", "annotations": {"twinstack.dev/init": init}},
+            "metadata": {"name": name, "namespace": "default", "annotations": {"twinstack.dev/init": init, **(annotations or {})}},
             "spec": {"nodeName": "node1", "containers": [one], "terminationGracePeriodSeconds": 5, **spec},
         }
         return await self.client.create(PODS, document)
@@ -302,7 +303,10 @@ def world(tmp_path: Path, netns: str):
                 os.kill(pid, signal.SIGKILL)
     for path in (tmp_path / "netns").glob("*"):
         namespaces.remove(str(path))
-    cgroups.remove_named(Settings(root_dir=tmp_path / "root").control_group)
+    deadline = time.monotonic() + 10
+    while cgroups.remove_named(Settings(root_dir=tmp_path / "root").control_group):  # what was just killed is in its group for a moment
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 async def _tell(story: Callable[[World], Awaitable[None]], folder: Path) -> None:

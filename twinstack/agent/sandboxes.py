@@ -36,8 +36,10 @@ from twinstack.kernel import namespaces
 from twinstack.kernel.mounts import unmount_below
 from twinstack.net.cidr import parse_address
 from twinstack.net.family import FAMILIES, Address
+from twinstack.rules.quantities import QuantityError, parse_quantity
 
 log = logging.getLogger(__name__)
+LEAST_BANDWIDTH, MOST_BANDWIDTH = 10**3, 10**15  # bits a second, upstream's bounds
 LONGEST_MESSAGE, LONGEST_TAIL, MOST_LINES = 4096, 2048, 80  # of a termination message, of what is taken from the log instead
 
 
@@ -53,6 +55,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     hostname: str = ""
     port_mappings: list[dict[str, Any]] = []
+    bandwidth: dict[str, int] = {}
 
     @property
     def ready(self) -> bool:
@@ -62,7 +65,8 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def attachment(self) -> Attachment:
         names = {"K8S_POD_NAMESPACE": self.namespace, "K8S_POD_NAME": self.name, "K8S_POD_INFRA_CONTAINER_ID": self.uid, "K8S_POD_UID": self.uid}
-        return Attachment(self.uid, self.netns, names, {"portMappings": self.port_mappings} if self.port_mappings else {})
+        wishes = {"portMappings": self.port_mappings, "bandwidth": self.bandwidth}
+        return Attachment(self.uid, self.netns, names, {name: value for name, value in wishes.items() if value})
 
 
 class Sandboxes:
@@ -114,7 +118,11 @@ class Sandboxes:
         if own:
             configuration = self._network.configuration()
             wanted = msgspec.structs.replace(
-                wanted, netns=str(self._settings.netns_dir / uid), configuration=configuration.document(), port_mappings=port_mappings_of(pod)
+                wanted,
+                netns=str(self._settings.netns_dir / uid),
+                configuration=configuration.document(),
+                port_mappings=port_mappings_of(pod),
+                bandwidth=bandwidth_of(pod),
             )
             self._save(wanted)
             namespaces.create(wanted.netns, _POD_SYSCTLS)
@@ -224,6 +232,24 @@ def port_mappings_of(pod: Pod) -> list[dict[str, Any]]:
         for port in container.ports or ()
         if port.hostPort
     ]
+
+
+def bandwidth_of(pod: Pod) -> dict[str, int]:
+    """How fast a pod may receive and send, of its annotations, in the words of the capability bandwidth; CNIError when one means nothing.
+
+    A tenth of a second may pass at once.
+    """
+    found = {}
+    for way in ("ingress", "egress"):
+        if text := pod.annotations.get(f"kubernetes.io/{way}-bandwidth"):
+            try:
+                rate = parse_quantity(text)
+            except QuantityError as error:
+                raise cni.CNIError(cni.BAD_CONFIG, f"annotation kubernetes.io/{way}-bandwidth {text!r} is no quantity", str(error)) from error
+            if not LEAST_BANDWIDTH <= rate <= MOST_BANDWIDTH:
+                raise cni.CNIError(cni.BAD_CONFIG, f"annotation kubernetes.io/{way}-bandwidth {text!r} is out of bounds", "from 1k to 1P bits a second")
+            found |= {f"{way}Rate": int(rate), f"{way}Burst": min(2**32 - 1, max(1 << 20, int(rate / 10)))}
+    return found
 
 
 # What a pod's namespace is set to before anything comes into it: no wait on duplicate address detection, no router's word.

@@ -26,13 +26,14 @@ PLUGIN, IPAM = "twinstack-cni", "twinstack-ipam"
 VERSIONS: tuple[str, ...] = ("0.4.0", "1.0.0", "1.1.0")
 NEWEST = VERSIONS[-1]
 DATA_DIR = "/var/lib/cni/networks"
-CAPABILITIES = ("ips", "ipRanges", "portMappings")
+CAPABILITIES = ("bandwidth", "dns", "ips", "ipRanges", "mac", "portMappings")
 
 # the specification's codes; from 100 on they are a plugin's own
 INCOMPATIBLE_VERSION, UNSUPPORTED_FIELD, UNKNOWN_CONTAINER, BAD_ENVIRONMENT, IO_FAILURE, UNDECODABLE, BAD_CONFIG = 1, 2, 3, 4, 5, 6, 7
 TRY_AGAIN, NOT_AVAILABLE, LIMITED_CONNECTIVITY = 11, 50, 51
 DUPLICATE, NOT_AS_TOLD, NO_ADDRESS, KERNEL_REFUSED, PORT_TAKEN = 100, 101, 102, 103, 104
 _PROTOCOLS = ("tcp", "udp", "sctp")
+_MOST_BURST = 2**32 - 1  # bits, as upstream's plugin bounds it
 
 
 class CNIError(Error):
@@ -85,6 +86,15 @@ class PortMapping(NamedTuple):
         return self.host_ip is None or Family.of(self.host_ip) is family
 
 
+class Bandwidth(NamedTuple):
+    """How fast a container may receive (ingress) and send (egress): bits a second, and bits at once. 0: no bound."""
+
+    ingress_rate: int = 0
+    ingress_burst: int = 0
+    egress_rate: int = 0
+    egress_burst: int = 0
+
+
 class Config(NamedTuple):
     """A plugin's configuration, validated."""
 
@@ -101,6 +111,8 @@ class Config(NamedTuple):
     port_mappings: tuple[PortMapping, ...] = ()
     routes: tuple[Document, ...] = ()  # of ipam.routes, told on in the result of an IPAM plugin
     dns: Document = {}
+    mac: str = ""  # the container's hardware address; empty: computed
+    bandwidth: Bandwidth = Bandwidth()
 
 
 def decode(data: bytes) -> Document:
@@ -161,8 +173,48 @@ def parse_config(data: bytes, arguments: str = "", *, for_others: bool = False) 
         chained="ipam" not in document and not sets,
         port_mappings=_port_mappings(_list(runtime, "portMappings", "runtimeConfig")),
         routes=tuple(one for one in _list(ipam, "routes", "ipam") if isinstance(one, dict)),
-        dns=_mapping(document, "dns"),
+        dns=_resolver(_mapping(runtime, "dns")) or _mapping(document, "dns"),
+        mac=_mac(document, runtime, arguments),
+        bandwidth=_bandwidth(_lowered(_mapping(runtime, "bandwidth"))),
     )
+
+
+def _resolver(told: Document) -> Document:
+    """The runtime's resolver in the words of a result."""
+    told = _lowered(told)
+    found = {"nameservers": told.get("servers"), "domain": told.get("domain"), "search": told.get("searches"), "options": told.get("options")}
+    return {key: value for key, value in found.items() if value}
+
+
+def _bandwidth(told: Document) -> Bandwidth:
+    numbers = []
+    for way in ("ingress", "egress"):
+        rate, burst = (told.get(f"{way}{part}") or 0 for part in ("Rate", "Burst"))
+        for name, number in ((f"{way}Rate", rate), (f"{way}Burst", burst)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+                raise CNIError(BAD_CONFIG, f"runtimeConfig.bandwidth.{name} is {number!r}", "bits, as a number that is not negative")
+        if burst and not rate:
+            raise CNIError(BAD_CONFIG, f"runtimeConfig.bandwidth has {way}Burst without {way}Rate")
+        if burst > _MOST_BURST:
+            raise CNIError(BAD_CONFIG, f"runtimeConfig.bandwidth.{way}Burst {burst} is more than {_MOST_BURST} bits")
+        numbers += [rate, burst or rate // 10]  # without a word, a tenth of a second
+    return Bandwidth(*(min(number, _MOST_BURST) if i % 2 else number for i, number in enumerate(numbers)))
+
+
+def _mac(document: Document, runtime: Document, arguments: str) -> str:
+    """The hardware address that the runtime asks for: ``runtimeConfig.mac``, else ``args.cni.mac``, else CNI_ARGS ``MAC=``."""
+    by_name = dict(pair.partition("=")[::2] for pair in arguments.split(";"))
+    told = runtime.get("mac") or _mapping(_mapping(document, "args"), "cni").get("mac") or by_name.get("MAC") or ""
+    if not told:
+        return ""
+    octets = str(told).lower().replace("-", ":").split(":")
+    try:
+        numbers = [int(octet, 16) for octet in octets if len(octet) == 2]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 6 or len(octets) != 6 or numbers[0] & 1 or not any(numbers):
+        raise CNIError(BAD_CONFIG, f"mac {told!r} is no address of one station", "six octets such as 02:00:5e:10:00:01")
+    return ":".join(octets)
 
 
 def _port_mappings(entries: Sequence[Any]) -> tuple[PortMapping, ...]:

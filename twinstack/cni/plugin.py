@@ -137,6 +137,8 @@ def add(request: Request, netns: int | None) -> Document:
     if not config.range_sets and not config.delegate:
         raise CNIError(cni.BAD_CONFIG, "ipam.ranges is empty", "one list for each family: [[{subnet: 10.244.1.0/24}], [{subnet: fd00:10:244:1::/64}]]")
     ends, who = ends_of(request.who), request.who
+    if config.mac:
+        ends = ends._replace(mac=config.mac)
     with ExitStack() as undo:
         if netns is None:
             netns = _opened(request.netns)
@@ -144,6 +146,10 @@ def add(request: Request, netns: int | None) -> Document:
         with ExitStack() as failed:
             given, dns = _take(request, config, failed)
             mtu = _wire(netns, ends, who.interface, config, given, failed)
+            if any(config.bandwidth):
+                from twinstack.cni import bandwidth
+
+                bandwidth.shape(config.bandwidth, netns, who.interface, ends.host_link)
             if config.port_mappings:
                 from twinstack.cni.hostports import HostPorts
 
@@ -176,6 +182,8 @@ def _release(request: Request, config: Config) -> None:
 def _chained(request: Request, config: Config) -> Document:
     """Map ports to the container's addresses that earlier plugins have told, and pass their result on."""
     previous = _previous(config)
+    if any(config.bandwidth) or config.mac:
+        raise CNIError(cni.UNSUPPORTED_FIELD, "bandwidth and mac are for links of our own", "behind another main plugin, chain bandwidth and tuning")
     if config.port_mappings:
         from twinstack.cni.hostports import HostPorts
 
@@ -329,6 +337,12 @@ def check(request: Request, netns: int | None) -> None:
             link = kernel.link(name)
             if link is None or not link.up:
                 raise CNIError(cni.NOT_AS_TOLD, f"link {name} is {'missing' if link is None else 'down'}")
+            if config.mac and kernel is pod and link.mac != config.mac:
+                raise CNIError(cni.NOT_AS_TOLD, f"link {name} has the hardware address {link.mac} instead of {config.mac}")
+        if any(config.bandwidth):
+            from twinstack.cni import bandwidth
+
+            bandwidth.check(config.bandwidth, netns, request.who.interface, ends.host_link)
         there = {one.address for one in pod.addresses() if one.link == request.who.interface}
         defaults = {route.family for route in pod.routes(protocol=None) if route.destination.prefixlen == 0}
         routed = {route.destination for route in node.routes(protocol=POD_ROUTE_PROTOCOL) if route.link == ends.host_link}
