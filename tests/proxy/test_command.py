@@ -40,11 +40,11 @@ def test_it_ends_with_one_line(flags, why, capsys):
 
 def test_a_configuration_file_speaks_and_a_flag_speaks_louder(tmp_path, capsys):
     path = tmp_path / "config.yaml"
-    path.write_text(CONFIG + "mode: ipvs\nnftables: {masqueradeBit: 99}\niptables: {masqueradeBit: 1}\n")
+    path.write_text(CONFIG + "mode: ipvs\nnftables: {masqueradeBit: 99}\niptables: {masqueradeBits: 1}\n")
     with pytest.raises(SystemExit):
         main(["kube-proxy", f"--config={path}", "--proxy-mode=nftables"])
     told = capsys.readouterr().err
-    assert "iptables.masqueradeBit is not known" in told
+    assert "iptables.masqueradeBits is not known" in told
     assert "99 is not within 0 and 31" in told and "ipvs" not in told
 
 

@@ -7,7 +7,7 @@ import pytest
 from twinstack.net.cidr import parse_cidr
 from twinstack.net.family import FAMILIES, Family
 from twinstack.proxy.ruleset import Options
-from twinstack.proxy.settings import Settings, SettingsError, checked, from_configuration, listen_addresses, options_for, problems_with
+from twinstack.proxy.settings import Settings, SettingsError, checked, listen_addresses, options_for, problems_with
 
 REFUSED = [
     pytest.param({"proxy_mode": "iptables"}, "nftables is, and kernelspace", id="another mode"),
@@ -28,6 +28,12 @@ REFUSED = [
     pytest.param({"conntrack_max_per_core": -1}, "--conntrack-max-per-core must not", id="fewer than no connections"),
     pytest.param({"oom_score_adj": 1001}, "--oom-score-adj 1001", id="a score that does not exist"),
     pytest.param({"source_vip": "10.0.0.1,x"}, "--source-vip", id="a source that is no address"),
+    pytest.param({"config_sync_period_seconds": 0.0}, "--config-sync-period must be greater", id="no period of configuration"),
+    pytest.param({"kube_api_burst": -1}, "--kube-api-burst -1", id="a burst below zero"),
+    pytest.param({"kube_api_content_type": "text/plain"}, "none of application/json", id="a content type that nobody speaks"),
+    pytest.param({"show_hidden_metrics_for_version": "1.20"}, "can only be 1.35", id="metrics of long ago"),
+    pytest.param({"logging_format": "xml"}, "neither text nor json", id="another format of logs"),
+    pytest.param({"windows_service": True}, "service wrapper", id="a Windows service"),
     pytest.param({"bind_address": "nowhere"}, "--bind-address", id="an address that is none"),
 ]
 
@@ -70,29 +76,3 @@ def test_options_are_the_familys_own(family):
     assert options_for(Settings(masquerade_all=True, masquerade_bit=3), family)[1:3] == (True, 8)
     assert options_for(Settings(nodeport_addresses=(cidrs[family],)), family).node_ports == (cidrs[family],)
     assert options_for(Settings(nodeport_addresses=(cidrs[family.other],)), family).node_ports == (family.facts.everything,), "upstream's way"
-
-
-def test_a_configuration_file_says_the_same_as_flags():
-    document = {
-        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "nftables", "clusterCIDR": "10.244.0.0/16",
-        "clientConnection": {"kubeconfig": "/x", "qps": 5}, "nodePortAddresses": ["primary"], "hostnameOverride": "", "bindAddress": "",
-        "nftables": {"masqueradeAll": True, "masqueradeBit": 3, "minSyncPeriod": "500ms", "syncPeriod": "1m0s"}, "detectLocal": {"bridgeInterface": "br"},
-        "conntrack": {"min": None, "maxPerCore": 0, "tcpBeLiberal": True, "udpTimeout": "30s"}, "oomScoreAdj": -5, "iptables": {"masqueradeBit": 9},
-    }  # fmt: skip
-    found, unknown = from_configuration(document)
-    assert checked(Settings(**found)) == Settings(
-        kubeconfig="/x", proxy_mode="nftables", cluster_cidr="10.244.0.0/16", masquerade_all=True, masquerade_bit=3,
-        min_sync_period_seconds=0.5, sync_period_seconds=60.0, pod_bridge_interface="br",
-        conntrack_max_per_core=0, conntrack_tcp_be_liberal=True, conntrack_udp_timeout_seconds=30.0, oom_score_adj=-5,
-    )  # fmt: skip
-    assert unknown == ["clientConnection.qps", "iptables.masqueradeBit"]
-
-
-@pytest.mark.parametrize(
-    "document", [None, [], {}, {"kind": "KubeProxyConfiguration"}, {"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
-                                                                    "nftables": {"syncPeriod": "soon"}}],
-    ids=["nothing", "a list", "an empty mapping", "without a version", "a period that is none"],
-)  # fmt: skip
-def test_another_document_is_refused(document):
-    with pytest.raises(SettingsError):
-        from_configuration(document)

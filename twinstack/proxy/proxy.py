@@ -20,10 +20,12 @@ from typing import Any
 from aiohttp import web
 
 from twinstack.api import kinds
-from twinstack.api.objects import Key, encode
+from twinstack.api.objects import Document, Key, encode
+from twinstack.api.world import Action
 from twinstack.client import kubeconfig
 from twinstack.client.client import Client
 from twinstack.client.informer import Informer
+from twinstack.client.throttle import Throttle
 from twinstack.dataplane import text
 from twinstack.dataplane.ruleset import Chain, Match, Verdict, gone, table_of, whole
 from twinstack.kernel import nftables
@@ -37,6 +39,7 @@ from twinstack.net.errors import AddressError, Error
 from twinstack.net.family import FAMILIES, Family, Network
 from twinstack.proxy import healthcheck, limits
 from twinstack.proxy.catalog import Catalog
+from twinstack.proxy.configuration import GROUP, to_configuration
 from twinstack.proxy.healthcheck import FamilyHealth
 from twinstack.proxy.healthports import HealthPorts
 from twinstack.proxy.lean import Lean
@@ -74,7 +77,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None, r
     """
     settings = checked(settings)
     _check_kernel()
-    connection = kubeconfig.load(settings.kubeconfig or None)
+    connection = kubeconfig.load(settings.kubeconfig or None, server=settings.master)
     async with contextlib.AsyncExitStack() as stack:
         if ruleset is None:
             own = nftables.Nftables()
@@ -124,7 +127,13 @@ class Proxy:
         self._node = NodeState(Place(self.name))
         self._registry = new_registry(process=False)
         self._metrics = Metrics(self._registry)
-        self._recorder = Recorder(client.perform, component="kube-proxy", host=self.name)
+        throttle = Throttle(settings.kube_api_qps, settings.kube_api_burst)
+
+        async def perform(action: Action) -> Document | None:
+            await throttle.turn()
+            return await client.perform(action)
+
+        self._recorder = Recorder(perform, component="kube-proxy", host=self.name)
         lean = Lean()
         self._services = Informer(client, kinds.Service, label_selector=f"!{PROXY_NAME}", field_selector="spec.clusterIP!=None", lean=lean.service)
         self._slices = Informer(client, kinds.EndpointSlice, label_selector=f"!{HEADLESS}", lean=lean.slice)
@@ -213,7 +222,7 @@ class Proxy:
         return web.Response(text="nftables")
 
     async def _configz(self, request: web.Request) -> web.Response:
-        return web.Response(body=encode({"kubeproxy.config.twinstack.dev": self.settings}), content_type="application/json")
+        return web.Response(body=encode({GROUP: to_configuration(self.settings)}), content_type="application/json")
 
     async def _tables(self, request: web.Request) -> web.Response:
         """The wanted tables as nft would list them."""

@@ -1,4 +1,4 @@
-"""What kube-proxy is told: upstream's flags, and the same from a KubeProxyConfiguration file.
+"""What kube-proxy is told: upstream's flags as values. The same from a file reads ``configuration``.
 
 Rule of this file: it checks and translates. A setting that we do not have is refused by name, never ignored
 silently; a bad value is one line with the field, the value and what would do.
@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from twinstack.dataplane.text import interval_text
-from twinstack.loops.durations import parse_duration
 from twinstack.net.cidr import collapsed, host_port, parse_address, parse_cidr, parse_cidrs
 from twinstack.net.errors import AddressError, Error
 from twinstack.net.family import Family, Network
@@ -23,7 +22,8 @@ PRIMARY = "primary"
 NFTABLES, KERNELSPACE = "nftables", "kernelspace"
 _TIMEOUTS = ("tcp_timeout_established", "tcp_timeout_close_wait", "udp_timeout", "udp_timeout_stream")
 HEALTHZ_PORT, METRICS_PORT = 10256, 10249
-API_VERSION, KIND = "kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration"
+CONTENT_TYPES = ("application/json", "application/vnd.kubernetes.protobuf")
+HIDDEN_METRICS_OF = "1.35"  # upstream lets the release before show what this one hides
 
 
 class SettingsError(Error, ValueError):
@@ -73,6 +73,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     enable_dsr: bool = False
     root_hnsendpoint_name: str = "cbr0"
     forward_healthcheck_vip: bool = False
+    windows_service: bool = False
+    master: str = ""  # the API server's address, in place of the kubeconfig's
+    kube_api_qps: float = 5.0
+    kube_api_burst: int = 10
+    kube_api_content_type: str = CONTENT_TYPES[1]  # what upstream asks for; JSON is spoken all the same
+    config_sync_period_seconds: float = 900.0  # upstream's informers tell everything again so often; ours miss nothing
+    profiling: bool = False
+    show_hidden_metrics_for_version: str = ""
+    logging_format: str = "text"
+    verbosity: int = 0
     dry_run: bool = False
 
 
@@ -108,6 +118,18 @@ def problems_with(settings: Settings) -> list[str]:
         for field in ("max_per_core", "min", *(f"{name}_seconds" for name in _TIMEOUTS))
         if getattr(settings, f"conntrack_{field}") < 0
     ]
+    if settings.config_sync_period_seconds <= 0:
+        problems.append("--config-sync-period must be greater than zero")
+    if settings.kube_api_burst < 0:
+        problems.append(f"--kube-api-burst {settings.kube_api_burst} is below zero")
+    if settings.kube_api_content_type not in CONTENT_TYPES:
+        problems.append(f"--kube-api-content-type {settings.kube_api_content_type!r} is none of {', '.join(CONTENT_TYPES)}")
+    if settings.show_hidden_metrics_for_version not in ("", HIDDEN_METRICS_OF):
+        problems.append(f"--show-hidden-metrics-for-version {settings.show_hidden_metrics_for_version!r} can only be {HIDDEN_METRICS_OF}")
+    if settings.logging_format not in ("text", "json"):
+        problems.append(f"logging.format {settings.logging_format!r} is neither text nor json")
+    if settings.windows_service:
+        problems.append("--windows-service is not supported: run this program under a service wrapper")
     if settings.oom_score_adj is not None and not -1000 <= settings.oom_score_adj <= 1000:
         problems.append(f"--oom-score-adj {settings.oom_score_adj} is not within -1000 and 1000")
     for text in filter(None, settings.source_vip.split(",")):
@@ -203,67 +225,3 @@ def parse_bind_address(text: str, default_port: int) -> tuple[str, int]:
     if not colon or not 0 <= number <= 65535 or host_port(address, number) != text:
         raise SettingsError(f"{text!r} is not an address with a port such as {host_port(address, default_port)}")
     return str(address), number
-
-
-# configuration file: path of keys → (our field, how to read the value)
-_FIELDS: Mapping[tuple[str, ...], tuple[str, Any]] = {
-    ("clientConnection", "kubeconfig"): ("kubeconfig", str),
-    ("hostnameOverride",): ("hostname_override", str),
-    ("bindAddress",): ("bind_address", str),
-    ("bindAddressHardFail",): ("bind_address_hard_fail", bool),
-    ("healthzBindAddress",): ("healthz_bind_address", str),
-    ("metricsBindAddress",): ("metrics_bind_address", str),
-    ("mode",): ("proxy_mode", str),
-    ("clusterCIDR",): ("cluster_cidr", str),
-    ("detectLocalMode",): ("detect_local_mode", str),
-    ("detectLocal", "bridgeInterface"): ("pod_bridge_interface", str),
-    ("detectLocal", "interfaceNamePrefix"): ("pod_interface_name_prefix", str),
-    ("nodePortAddresses",): ("nodeport_addresses", tuple),
-    ("nftables", "masqueradeAll"): ("masquerade_all", bool),
-    ("nftables", "masqueradeBit"): ("masquerade_bit", int),
-    ("nftables", "minSyncPeriod"): ("min_sync_period_seconds", parse_duration),
-    ("nftables", "syncPeriod"): ("sync_period_seconds", parse_duration),
-    ("conntrack", "maxPerCore"): ("conntrack_max_per_core", int),
-    ("conntrack", "min"): ("conntrack_min", int),
-    ("conntrack", "tcpEstablishedTimeout"): ("conntrack_tcp_timeout_established_seconds", parse_duration),
-    ("conntrack", "tcpCloseWaitTimeout"): ("conntrack_tcp_timeout_close_wait_seconds", parse_duration),
-    ("conntrack", "tcpBeLiberal"): ("conntrack_tcp_be_liberal", bool),
-    ("conntrack", "udpTimeout"): ("conntrack_udp_timeout_seconds", parse_duration),
-    ("conntrack", "udpStreamTimeout"): ("conntrack_udp_timeout_stream_seconds", parse_duration),
-    ("oomScoreAdj",): ("oom_score_adj", int),
-    ("linux", "oomScoreAdj"): ("oom_score_adj", int),
-    ("winkernel", "networkName"): ("network_name", str),
-    ("winkernel", "sourceVip"): ("source_vip", str),
-    ("winkernel", "enableDSR"): ("enable_dsr", bool),
-    ("winkernel", "rootHnsEndpointName"): ("root_hnsendpoint_name", str),
-    ("winkernel", "forwardHealthCheckVip"): ("forward_healthcheck_vip", bool),
-}
-
-
-def from_configuration(document: Any) -> tuple[dict[str, Any], list[str]]:
-    """Settings by field from a KubeProxyConfiguration document, and the paths of what it says and we do not know.
-
-    Empty values mean the default, as upstream's. SettingsError when it is another kind of document.
-    """
-    if not isinstance(document, dict) or document.get("apiVersion") != API_VERSION or document.get("kind") != KIND:
-        raise SettingsError(f"the configuration file is not a {KIND} of {API_VERSION}")
-    found: dict[str, Any] = {}
-    unknown: list[str] = []
-
-    def walk(value: Mapping[str, Any], path: tuple[str, ...]) -> None:
-        for key, inner in value.items():
-            here = (*path, key)
-            if here in _FIELDS:
-                name, read = _FIELDS[here]
-                if inner not in (None, "", []):
-                    try:
-                        found[name] = read(inner)
-                    except (TypeError, ValueError) as error:
-                        raise SettingsError(f"{'.'.join(here)}: {error}") from error
-            elif isinstance(inner, dict):
-                walk(inner, here)
-            elif inner not in (None, "", [], 0, False) and here not in (("apiVersion",), ("kind",)):
-                unknown.append(".".join(here))
-
-    walk(document, ())
-    return found, unknown

@@ -62,7 +62,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None, h
     name = (settings.hostname_override or socket.gethostname()).strip().lower()
     changed = asyncio.Event()
     catalog = Catalog()
-    async with Client(kubeconfig.load(settings.kubeconfig or None), user_agent="kube-proxy") as client, asyncio.TaskGroup() as group:
+    async with Client(kubeconfig.load(settings.kubeconfig or None, server=settings.master), user_agent="kube-proxy") as client, asyncio.TaskGroup() as group:
         services = Informer(client, kinds.Service, label_selector=f"!{PROXY_NAME}", field_selector="spec.clusterIP!=None")
         slices = Informer(client, kinds.EndpointSlice, label_selector=f"!{HEADLESS}")
         nodes = Informer(client, kinds.Node, field_selector=f"metadata.name={name}")
