@@ -30,7 +30,7 @@ def test_annotations_are_quantities_of_bits_a_second() -> None:
 
 @pytest.mark.parametrize("text", ["fast", "999", "1001P", "-5M", "0"])
 def test_an_annotation_that_means_nothing_is_told(text: str) -> None:
-    with pytest.raises(cni.CNIError, match="kubernetes.io/egress-bandwidth") as caught:
+    with pytest.raises(cni.CNIError, match=r"kubernetes\.io/egress-bandwidth") as caught:
         wanted(egress=text)
     assert caught.value.code == cni.BAD_CONFIG
 

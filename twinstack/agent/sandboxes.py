@@ -239,7 +239,7 @@ def bandwidth_of(pod: Pod) -> dict[str, int]:
 
     A tenth of a second may pass at once.
     """
-    found = {}
+    found: dict[str, int] = {}
     for way in ("ingress", "egress"):
         if text := pod.annotations.get(f"kubernetes.io/{way}-bandwidth"):
             try:
