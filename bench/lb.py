@@ -22,7 +22,7 @@ from statistics import median
 from typing import Any
 
 from bench.results import Result
-from bench.up import _SERVER, _twinstack
+from bench.up import _twinstack
 from twinstack.api.kinds import Pod, Service
 from twinstack.api.resources import resource_of
 from twinstack.client import kubeconfig
@@ -40,6 +40,21 @@ from twinstack.rules.loadbalancers import ADDRESSES
 TARGET_SECONDS = 3.0
 NODES = ("node1", "node2", "node3")
 _VICTIM = "node3"
+# each connection has a thread: one whose client's way has died must not keep the others waiting
+_SERVER = """
+import socket, threading
+listener = socket.create_server(("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)
+def serve(connection):
+    with connection:
+        connection.settimeout(5)
+        try:
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\nhello")
+        except OSError:
+            pass
+while True:
+    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+"""
 
 
 def _pod(node: str) -> dict[str, Any]:

@@ -131,18 +131,21 @@ def serving() -> Callable[..., contextlib.AbstractAsyncContextManager[tuple[int,
 
     @contextlib.asynccontextmanager
     async def serve(
-        book: Book, addresses: tuple[str, ...], *, upstreams: Iterable[tuple[Address, int]] = (), **forwarding: Any
+        book: Book, addresses: tuple[str, ...], *, upstreams: Iterable[tuple[Address, int]] = (), watched: bool = False, **forwarding: Any
     ) -> AsyncIterator[tuple[int, Metrics, CollectorRegistry]]:
         registry = CollectorRegistry()
         metrics = Metrics(registry, "dns://:53")
         forwarder = Forwarder(book.responder, tuple(upstreams), metrics, **forwarding)
         async with asyncio.TaskGroup() as tasks:
             server = Server(book.responder, forwarder, metrics, tasks)
+            watching = tasks.create_task(forwarder.watch_for_circles()) if watched else None
             try:
                 port = unused_port()
                 await server.start(addresses, port)
                 yield port, metrics, registry
             finally:
                 server.close()
+                if watching is not None:
+                    watching.cancel()
 
     return serve

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from twinstack.api import kinds
 from twinstack.api.objects import view_of
@@ -127,6 +128,37 @@ def test_a_service_that_is_dead_in_every_family_or_of_one_alone_is_not_hidden(pa
     for families in (FAMILIES, (V6,)):
         service = paper.service("web", families)
         assert rows(service, hide_dead_families=True) == rows(service)
+
+
+def annotated(service, text):
+    return replace(service, metadata=replace(service.metadata, annotations={"twinstack.dev/dns-families": text}))
+
+
+@pytest.mark.parametrize(
+    ("text", "hide", "shown"),
+    [
+        pytest.param("IPv4", False, {"A"}, id="one family"),
+        pytest.param("ipv6", False, {"AAAA"}, id="the other, however it is spelled"),
+        pytest.param("IPv6, IPv4", True, {"A", "AAAA"}, id="both, whoever is dead"),
+        pytest.param("all", True, {"A", "AAAA"}, id="all goes before the flag"),
+        pytest.param("ready", False, {"AAAA"}, id="those in which somebody is ready"),
+        pytest.param("IPv4", True, {"A"}, id="a family that is named, though it is dead"),
+        pytest.param("IPv5", False, {"A", "AAAA"}, id="what makes no sense says nothing"),
+        pytest.param("", True, {"AAAA"}, id="nothing said: the flag decides"),
+    ],
+)
+def test_a_service_says_in_which_families_its_names_are_answered(paper, text, hide, shown):
+    slices = [paper.slice("web", family, paper.endpoint(family, 1, ready=family is V6)) for family in FAMILIES]
+    found = rows(annotated(paper.service("web", FAMILIES), text), *slices, hide_dead_families=hide)
+    assert {type_ for name, type_, _ in found if name == WEB} == shown
+    assert len([one for one in found if one[1] == "PTR"]) == 2
+
+
+def test_a_headless_service_says_so_too_and_its_port_records_lead_only_there(paper):
+    slices = [paper.slice("db", family, paper.endpoint(family, 1)) for family in FAMILIES]
+    found = rows(annotated(paper.headless("db", FAMILIES), "IPv6"), *slices)
+    assert {type_ for _, type_, _ in found if type_ in ("A", "AAAA")} == {"AAAA"}
+    assert len([one for one in found if one[1] == "SRV"]) == 1
 
 
 def test_the_server_itself_is_found_by_the_service_before_it(paper):

@@ -165,6 +165,39 @@ async def test_the_next_resolver_is_asked_when_one_is_silent_and_it_is_the_first
 
 
 @pytest.mark.slow
+async def test_a_resolver_that_asks_us_in_turn_is_asked_no_more_until_it_does_so_no_more(asking, serving):
+    loop, ours, clients, in_turn = asyncio.get_running_loop(), [0], {}, [True]
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as relay:
+        relay.bind(("::1", 0))
+        relay.setblocking(False)
+
+        def hand_on() -> None:
+            data, client = relay.recvfrom(4096)
+            if client[1] == ours[0]:
+                relay.sendto(data, clients[data[:2]])
+            elif in_turn[0]:
+                clients[data[:2]] = client
+                relay.sendto(data, ("::1", ours[0]))
+            else:
+                relay.sendto(dns.message.make_response(dns.message.from_wire(data)).to_wire(), client)
+
+        loop.add_reader(relay, hand_on)
+        upstreams = [(parse_address("::1"), relay.getsockname()[1])]
+        async with serving(asking, ("::1",), upstreams=upstreams, seconds=0.2, circle_seconds=0.05, watched=True) as (port, metrics, _):
+            ours[0] = port
+            before = -1
+            async with asyncio.timeout(10):
+                while before != sum(metrics.forwarded.values()):  # the circle has been found: a question goes nowhere
+                    before = sum(metrics.forwarded.values())
+                    assert (await ask("::1", port, "www.example.")).rcode() == dns.rcode.SERVFAIL
+            in_turn[0] = False
+            async with asyncio.timeout(10):
+                while (await ask("::1", port, "www.example.")).rcode() != dns.rcode.NOERROR:
+                    pass
+        loop.remove_reader(relay)
+
+
+@pytest.mark.slow
 async def test_a_resolver_that_sends_nonsense_or_answers_something_else_is_not_believed(asking, serving):
     loop = asyncio.get_running_loop()
     chance = random.Random(7)

@@ -62,4 +62,4 @@ def command(bind_addresses: tuple[str, ...], verbosity: int, logging_format: str
 
     if bind_addresses:
         flags["bind_addresses"] = bind_addresses
-    run_program(dns.run(checked(Settings(**flags))), verbosity=verbosity, logging_format=logging_format)
+    run_program(dns.run(checked(Settings(**flags)), ready=dns.leave_memory_alone), verbosity=verbosity, logging_format=logging_format)

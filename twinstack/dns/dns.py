@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -78,9 +79,20 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None, b
                 if informer is not None:
                     tasks.create_task(informer.run())
             tasks.create_task(sources.run())
+            tasks.create_task(forwarder.watch_for_circles())
             await sources.complete.wait()
             log.info("Serving", extra={"names": len(zone.nodes), "upstreams": ", ".join(host_port(*one) for one in asked) or "none"})
             ready()
+
+
+def leave_memory_alone() -> None:
+    """Keep the garbage collector from looking at all records again and again: for a process of its own, once everything is taken in.
+
+    Its pauses are what queries wait for longest: with 10,000 Services a full collection takes a tenth of a second.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
 
 
 async def _serve_health(settings: Settings, registry: CollectorRegistry, sources: Sources, stack: contextlib.AsyncExitStack) -> None:

@@ -6,11 +6,16 @@ Theory. Resolvers are asked one after the other, the one that answered last firs
 own with a number of its own, and an answer that does not fit it is not looked at (RFC 5452), which dnspython sees to; what
 does not fit into a datagram is asked again over TCP. Answers live as long as their records, negative ones as long as the
 SOA in them says (RFC 2308), but no longer than the setting.
+
+A resolver that asks us in turn would have a question go round until everybody is busy with it. So each resolver is asked for a name that
+nobody else can know, at the start and from time to time; one whose question comes back to us is not asked for anything else until it does so no more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -35,6 +40,8 @@ log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 1000
 MOST_KEPT = 10_000
+LOOP_SECONDS, LOOP_FOUND_SECONDS = 300.0, 10.0  # between two looks for circles; while there is one
+_PROBE_TYPE = int(dns.rdatatype.HINFO)
 
 
 class _Record(NamedTuple):
@@ -78,15 +85,46 @@ class Forwarder:
         seconds: float = 2.0,
         keep_seconds: int = 30,
         without_upstream: int = wire.REFUSED,
+        circle_seconds: float = LOOP_FOUND_SECONDS,
     ) -> None:
         self._responder, self._upstreams, self._metrics = responder, list(upstreams), metrics
         self._seconds, self._keep, self._without = seconds, keep_seconds, without_upstream
+        self._circle_seconds = circle_seconds
         self._kept: OrderedDict[tuple[bytes, int, bool], _Reply] = OrderedDict()
         self._under_way = 0
+        self._probes: dict[bytes, tuple[Address, int]] = {}  # names that only the resolver knows that we have just asked
+        self.circles: set[tuple[Address, int]] = set()  # resolvers that ask us
+
+    async def watch_for_circles(self) -> None:
+        """Look for resolvers that ask us in turn, until cancelled."""
+        while self._upstreams:
+            for upstream in list(self._upstreams):
+                await self._probe(upstream)
+            await asyncio.sleep(self._circle_seconds if self.circles else LOOP_SECONDS)
+
+    async def _probe(self, upstream: tuple[Address, int]) -> None:
+        address, port = upstream
+        name = dns.name.from_text(f"{secrets.token_hex(16)}.{secrets.token_hex(16)}.")
+        target, was = name.to_wire() or b"", upstream in self.circles
+        self._probes[target] = upstream
+        self.circles.discard(upstream)
+        try:
+            await dns.asyncquery.udp(dns.message.make_query(name, dns.rdatatype.HINFO), str(address), self._seconds, port, ignore_unexpected=True)
+        except Exception as error:  # whatever it says or does not say: only what comes back to us counts
+            log.debug("A resolver did not answer a probe", extra={"upstream": host_port(address, port), "error": str(error)})
+        finally:
+            del self._probes[target]
+        if upstream in self.circles and not was:
+            log.error("A resolver asks us what we ask it; it is asked no more", extra={"upstream": host_port(address, port)})
+        elif was and upstream not in self.circles:
+            log.info("A resolver no longer asks us what we ask it", extra={"upstream": host_port(address, port)})
 
     def at_once(self, abroad: Abroad) -> bytes | None:
         """The answer, where nobody needs to be asked."""
         query = abroad.query
+        if query.type == _PROBE_TYPE and (circle := self._probes.get(abroad.target.lower())) is not None:
+            self.circles.add(circle)
+            return self._responder.reply(query, wire.Answer(wire.SERVFAIL), abroad.limit, authoritative=False)
         if not self._upstreams:
             code = wire.NOERROR if abroad.answers else self._without
             return self._responder.reply(query, wire.Answer(code, abroad.answers), abroad.limit, authoritative=bool(abroad.answers))
@@ -128,7 +166,7 @@ class Forwarder:
     async def _ask(self, target: bytes, type_: int, dnssec_ok: bool) -> _Reply:
         name = dns.name.from_wire(target, 0)[0]
         last = _Reply(wire.SERVFAIL)
-        for upstream in list(self._upstreams):
+        for upstream in [one for one in self._upstreams if one not in self.circles]:
             address, port = upstream
             text = host_port(address, port)
             message = dns.message.make_query(name, dns.rdatatype.RdataType.make(type_), use_edns=0, payload=1232, want_dnssec=dnssec_ok)

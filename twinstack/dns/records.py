@@ -25,6 +25,8 @@ from twinstack.net.family import FAMILIES, Address, Family, Network
 SCHEMA_VERSION = "1.1.0"
 VERSION_TTL_SECONDS = 28800
 SERVICE_NAME = "kubernetes.io/service-name"  # the label by which a slice names its Service
+FAMILIES_ANNOTATION = "twinstack.dev/dns-families"  # of a Service: the families that its names are answered in, or one of these:
+ALL, READY = "all", "ready"  # every one that it has; those in which somebody is ready, as with --hide-dead-families
 _DEAD_BOTH: frozenset[Family] = frozenset()
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
@@ -77,7 +79,7 @@ def each_service_record(service: kinds.Service, slices: Sequence[kinds.EndpointS
         yield from _headless(base, service, slices)
         return
     addresses = [address for text in spec.clusterIPs or [spec.clusterIP] if (address := _address(text)) is not None]
-    hidden = _dead_families(addresses, service, slices) if options.hide_dead_families else _DEAD_BOTH
+    hidden = _hidden_families(addresses, service, slices, options)
     shown = [address for address in addresses if Family.of(address) not in hidden]
     yield from _addresses(base, shown)
     yield from (Record(reverse_name(address), "PTR", base) for address in addresses)
@@ -143,6 +145,23 @@ def _external_name(base: str, target: str) -> Iterator[Record]:
         yield Record(base, "CNAME", f"{name}.")
 
 
+def answered_families(service: kinds.Service) -> frozenset[Family] | None:
+    """The families that a Service's author wants its names answered in; None when nothing, or nothing sensible, is said."""
+    known = {family.value.lower(): family for family in FAMILIES}
+    words = [word.strip().lower() for word in service.annotations.get(FAMILIES_ANNOTATION, "").split(",")]
+    return frozenset(known[word] for word in words) if all(word in known for word in words) else None
+
+
+def _hidden_families(addresses: Sequence[Address], service: kinds.Service, slices: Sequence[kinds.EndpointSlice], options: Options) -> frozenset[Family]:
+    """The families that are left out of the answers, although the Service has an address of them."""
+    word = service.annotations.get(FAMILIES_ANNOTATION, "").strip().lower()
+    answered = answered_families(service)
+    if answered is not None:
+        return frozenset(FAMILIES) - answered
+    dead = word == READY or (options.hide_dead_families and word != ALL)
+    return _dead_families(addresses, service, slices) if dead else _DEAD_BOTH
+
+
 def _dead_families(addresses: Sequence[Address], service: kinds.Service, slices: Sequence[kinds.EndpointSlice]) -> frozenset[Family]:
     """The families in which nobody stands behind a Service while somebody does in the other; of a Service that is dead in all, none is hidden."""
     alive = {Family.of(address) for address, _, _ in _endpoints(service, slices)}
@@ -154,11 +173,11 @@ def _dead_families(addresses: Sequence[Address], service: kinds.Service, slices:
 
 
 def _headless(base: str, service: kinds.Service, slices: Sequence[kinds.EndpointSlice]) -> Iterator[Record]:
-    asked = service.spec.ipFamilies
+    asked, answered = service.spec.ipFamilies, answered_families(service)
     targets: dict[tuple[str, str | None, int], dict[str, None]] = {}  # a port's name, protocol and number → endpoints' names
     for address, endpoint, ports in _endpoints(service, slices):
         family = Family.of(address)
-        if asked and family.value not in asked:
+        if (asked and family.value not in asked) or (answered is not None and family not in answered):
             continue
         text, type_ = str(address), family.facts.dns_type
         hostname = (endpoint.hostname or "").lower()

@@ -28,7 +28,6 @@ from twinstack.rules.balancer_pools import pools_of, text_of_pools
 
 log = logging.getLogger(__name__)
 APISERVER, CONTROLLERS, SCHEDULER = "kube-apiserver", "kube-controller-manager", "kube-scheduler"
-NODE_PROGRAMS = ("network-plugin", "ip-masq-agent", "kube-proxy", "load-balancer", "kubelet")
 _WATCH = "node-watch"  # tells the supervisor which nodes are ready; no component of anybody's
 # what is imported before the first fork, beside what this file imports by itself
 IMPORTS = (
@@ -73,7 +72,7 @@ def processes(topology: Topology, places: Places, listener: socket.socket | None
         Process(
             clusterdns.COMPONENT,
             places.netns(control_plane),
-            lambda report: {clusterdns.COMPONENT: Program(lambda ready: clusterdns.serve(topology, places, ready))},
+            lambda report: clusterdns.programs(topology, places),
             (clusterdns.COMPONENT,),
             after=APISERVER,
         ),
@@ -83,7 +82,7 @@ def processes(topology: Topology, places: Places, listener: socket.socket | None
                 node.name,
                 places.netns(node.name),
                 lambda report, node=node: _node(topology, places, node),  # type: ignore[misc]
-                tuple(f"{node.name}/{program}" for program in NODE_PROGRAMS),
+                tuple(_node(topology, places, node)),
                 after=APISERVER,
             )
             for node in topology.nodes
@@ -239,6 +238,8 @@ def _node(topology: Topology, places: Places, node: Node) -> Mapping[str, Progra
         "load-balancer": lambda ready: _balancer(places, node, ready),
         "kubelet": lambda ready: _kubelet(topology, places, node, ready),
     }
+    if node in clusterdns.instances(topology):
+        programs[clusterdns.COMPONENT] = lambda ready: clusterdns.serve(topology, places, node, ready)
     return {f"{node.name}/{name}": Program(run) for name, run in programs.items()}
 
 
