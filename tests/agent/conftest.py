@@ -12,7 +12,6 @@ import secrets
 import signal
 import tarfile
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -303,10 +302,7 @@ def world(tmp_path: Path, netns: str):
                 os.kill(pid, signal.SIGKILL)
     for path in (tmp_path / "netns").glob("*"):
         namespaces.remove(str(path))
-    deadline = time.monotonic() + 10
-    while cgroups.remove_named(Settings(root_dir=tmp_path / "root").control_group):  # what was just killed is in its group for a moment
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert not cgroups.remove_named(Settings(root_dir=tmp_path / "root").control_group, seconds=10)
 
 
 async def _tell(story: Callable[[World], Awaitable[None]], folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from twinstack.agent.settings import Settings, SettingsError, Taint
-from twinstack.cli.kubelet import _from_file, _from_flags, command
+from twinstack.cli.kubelet import _from_flags, command
 from twinstack.net.errors import Error
 
 
@@ -47,46 +47,6 @@ def test_flags_of_what_a_node_may_use():
     ):
         with pytest.raises(Error):
             _from_flags(wrong)
-
-
-def test_a_configuration_file_is_read_and_what_is_not_known_is_named(tmp_path):
-    file = tmp_path / "kubelet.yaml"
-    file.write_text(
-        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nclusterDNS: [fd00::a]\nclusterDomain: c.local\nmaxPods: 7\n"
-        "nodeStatusUpdateFrequency: 5s\nauthentication: {x509: {clientCAFile: /ca}}\nregisterWithTaints: [{key: k, effect: NoExecute}]\ncgroupDriver: systemd\n"
-        "syncFrequency: 2m\nstaticPodPath: /s\npodPidsLimit: 100\nevictionHard: {memory.available: 5%}\nkubeReserved: {cpu: 1}\ncgroupRoot: /mine\n"
-    )
-    values, unknown = _from_file(str(file))
-    settings = Settings(**values)
-    assert (settings.cluster_domain, settings.max_pods, settings.status_seconds, settings.client_ca_file) == ("c.local", 7, 5, Path("/ca"))
-    assert settings.taints == (Taint("k", "", "NoExecute"),)
-    assert unknown == ["cgroupDriver"]
-    assert (settings.sync_seconds, settings.static_pods, settings.pod_pids, settings.control_group) == (120, Path("/s"), 100, "mine")
-    assert (settings.eviction_hard, settings.kube_reserved) == ((("memory.available", "5%"),), (("cpu", "1"),))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "kind: Pod",
-        "- 1",
-        "{",
-        "maxPods: many",
-        "clusterDNS: [nonsense]",
-        "nodeStatusUpdateFrequency: soon",
-        "authentication: {x509: 7}",
-        "registerWithTaints: [{}]",
-        "evictionHard: {memory: 1Gi}",
-        "evictionHard: 7",
-        "kubeReserved: {cpu: lots}",
-        "podPidsLimit: few",
-    ],
-)
-def test_a_bad_file_is_refused(tmp_path, text):
-    file = tmp_path / "kubelet.yaml"
-    file.write_text(text)
-    with pytest.raises(Error):
-        _from_file(str(file))
 
 
 def test_a_bad_pair_of_addresses_ends_the_program_with_a_reason():

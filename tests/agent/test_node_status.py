@@ -16,7 +16,7 @@ from twinstack.api.resources import resource_of
 from twinstack.net.cidr import parse_address
 
 NODES = resource_of(Node)
-MACHINE = Machine("host", 4, 8 << 20, 100 << 30, "6.1", "Debian", "m", "b", "amd64")
+MACHINE = Machine("host", 4, 8 << 20, 100 << 30, "6.1", "Debian", "m", "u", "b", "amd64")
 PAIR = tuple(map(parse_address, ("2001:db8::1", "192.0.2.1")))
 ANNOTATION = "alpha.kubernetes.io/provided-node-ip"
 GIB = 1 << 30

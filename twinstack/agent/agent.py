@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from twinstack.agent import overlay
+from twinstack.agent import overlay, usage
+from twinstack.agent.access import Access
 from twinstack.agent.containers.base import Record, Runtime
 from twinstack.agent.containers.images import Images
 from twinstack.agent.containers.process import ProcessRuntime
@@ -76,7 +77,7 @@ class Agent:
         registry: CollectorRegistry,
         routes: Client | None = None,
     ) -> None:
-        self.settings, self.node_name = settings, name
+        self.settings, self.node_name, self.longest_backoff = settings, name, settings.longest_backoff_seconds
         self.limiter = Limiter(cgroups.of_process(settings.control_group, runtime.spawner_pid), pids=settings.pod_pids)
         self.runtime: Runtime = runtime
         self.prober = prober
@@ -99,7 +100,7 @@ class Agent:
             log_files=settings.log_files,
         )
         self.recorder = Recorder(client.perform, component="kubelet", host=name)
-        self.registration = Registration(settings, name, client, self.nodes, self.network, machine(settings.root_dir))
+        self.registration = Registration(settings, name, client, self.nodes, self.network, machine(settings.root_dir), self.recorder, self.maker.images)
         self.router = Router(self.neighbours.list, name, self._tunnel if settings.network == overlay.VXLAN else None)
         self._client = client
         self._workers: dict[str, Worker] = {}
@@ -146,8 +147,10 @@ class Agent:
     # ---- for the server
 
     def _worker(self, namespace: str, pod: str) -> Worker:
-        found = self.pods.get(Key(namespace, pod))
-        worker = self._workers.get(found.annotations.get(MIRROR, found.metadata.uid)) if found is not None else None
+        key = Key(namespace, pod)
+        found = self.pods.get(key)
+        uid = self.static.uid(key) or (found.metadata.uid if found is not None else "")
+        worker = self._workers.get(uid)
         if worker is None:
             raise errors.NotFound(f'pod "{pod}" in namespace "{namespace}" is not on this node')
         return worker
@@ -187,9 +190,26 @@ class Agent:
             raise errors.BadRequest(f'container "{container}" in pod "{pod}" is waiting to start: {one.waiting or "ContainerCreating"}')
         return _Log(path, lambda: worker.seen[container].attempt != attempt or not worker.seen[container].running)
 
-    def pod_list(self) -> dict[str, object]:
-        """The PodList of this node, as far as its agent knows the pods."""
-        return {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [document_of(pod) for pod in self.pods.list()]}
+    def pod_list(self, *, running: bool = False) -> dict[str, object]:
+        """The PodList of this node, or of those pods of it that have a container that runs."""
+        alive = {record.pod for record in self.runtime.records() if record.running}
+        chosen = [worker.pod for worker in self._workers.values() if not running or worker.pod.metadata.uid in alive]
+        return {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [document_of(pod) for pod in chosen]}
+
+    def used_by(self) -> list[usage.PodUsage]:
+        """The node's pods and what of them runs."""
+        return [
+            usage.PodUsage(
+                pod.metadata.namespace,
+                pod.metadata.name,
+                pod.metadata.uid,
+                pod.status.startTime or "",
+                [(name, one.record) for name, one in worker.seen.items() if one.record is not None and one.running],
+                pod.spec.hostNetwork,
+            )
+            for worker in self._workers.values()
+            for pod in (worker.pod,)
+        ]
 
     # ---- keeping pods
 
@@ -320,7 +340,8 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
             agent.registration.find_addresses()
         except NodeAddressError as error:  # as upstream has it: an address may come; until then the status is not written
             log.error("The node has no usable address yet", extra={"node": name, "error": str(error)})
-        server = Server(settings, agent, checks={"ping": lambda: None, "node": agent.registration.health}, registry=registry)
+        checks = {"ping": lambda: None, "syncloop": lambda: None, "node": agent.registration.health}
+        server = Server(settings, agent, Access(settings, client, name), name, checks=checks, registry=registry)
         await server.start(serving_pair(settings, name, agent.registration.addresses))
         try:
             _prepare_host(settings)  # only now that nothing else can refuse

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from twinstack.agent import pressure
-from twinstack.agent.settings import AUTHORIZATION_MODES, SettingsError, Taint, check_amounts
-from twinstack.loops.durations import parse_duration
+from twinstack.agent.settings import AUTHORIZATION_MODES, Settings, SettingsError, Taint, check_amounts
+from twinstack.loops.durations import parse_duration, text_of_duration
 from twinstack.net.cidr import parse_address
 from twinstack.net.errors import AddressError, Error
 from twinstack.rules.quantities import parse_quantity
@@ -294,3 +294,27 @@ class _Strict(yaml.SafeLoader):
         if twice := next((key for key in keys if keys.count(key) > 1), None):
             raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is already set", node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+def document_of(settings: Settings) -> dict[str, Any]:
+    """The settings as such a file would tell them, for ``/configz``."""
+    document: dict[str, Any] = {"kind": KIND, "apiVersion": API_VERSION}
+    for field, (name, make) in {**OBEYED, **_WORDS}.items():
+        *parents, last = field.split(".")
+        part = document
+        for parent in parents:
+            part = part.setdefault(parent, {})
+        part[last] = _told(getattr(settings, name), make)
+    return document
+
+
+def _told(value: Any, make: Callable[[Any], Any]) -> Any:
+    if make is _seconds:
+        return text_of_duration(value)
+    if make is _taints:
+        return [{"key": one.key, "value": one.value, "effect": one.effect} for one in value]
+    if make is _soft_graces:
+        return {signal: text_of_duration(seconds) for signal, seconds in value}
+    if isinstance(value, tuple):
+        return dict(value) if value and isinstance(value[0], tuple) else [str(one) for one in value]
+    return str(value) if isinstance(value, Path) else value

@@ -127,7 +127,7 @@ class Maker:
         self._log_size, self._log_files = log_size, log_files
         self._client, self._sandboxes, self._services, self._node_name = client, sandboxes, services, node_name
         self._allocatable, self._refresh_seconds = allocatable, refresh_seconds
-        self._limiter, self._images = limiter, images
+        self._limiter, self.images = limiter, images
         self._tokens = Tokens(client)
         self._ahead: dict[str, asyncio.Task[volumes.Given]] = {}  # by the pod's uid
         self._root_ca_read: dict[str, float] = {}  # by namespace, when
@@ -136,7 +136,7 @@ class Maker:
 
     async def launch(self, pod: Pod, container: Container, attempt: int, sandbox: Sandbox, host_ips: tuple[str, ...]) -> Launch:
         """Everything that this container is started with; ConfigError when it cannot be."""
-        image = find_image(container, self._images)
+        image = find_image(container, self.images)
         for problem in problems_with(pod):
             raise ConfigError(problem)
         facts = self._facts(sandbox, host_ips)
@@ -184,7 +184,7 @@ class Maker:
         )
         if image is None:
             return launch
-        return oci.prepared(launch, image, container, self._images, self._sandboxes.path(pod.metadata.uid, oci.FOLDER, identifier))
+        return oci.prepared(launch, image, container, self.images, self._sandboxes.path(pod.metadata.uid, oci.FOLDER, identifier))
 
     async def refresh(self, pod: Pod, sandbox: Sandbox, host_ips: tuple[str, ...]) -> None:
         """Bring the volumes that the API fills up to date; what cannot be is logged, and keeps what it has."""

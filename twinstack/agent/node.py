@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from twinstack import __version__
+from twinstack.agent.containers.images import Image
 from twinstack.agent.settings import EXTERNAL, Settings, SettingsError, Taint, preferred_family
 from twinstack.api.kinds import Node, condition_of
 from twinstack.api.objects import Document, document_of
@@ -23,7 +24,6 @@ from twinstack.net.family import Address, Family
 from twinstack.rules.quantities import canonical, parse_quantity
 
 KUBELET_VERSION = "v1.36.2+twinstack"
-HEARTBEAT_SECONDS = 300.0
 _PRESSURES = {
     "MemoryPressure": (("KubeletHasSufficientMemory", "enough memory is left"), ("KubeletHasInsufficientMemory", "memory is short")),
     "DiskPressure": (("KubeletHasNoDiskPressure", "enough disk is left"), ("KubeletHasDiskPressure", "disk is short")),
@@ -47,8 +47,10 @@ class Machine(NamedTuple):
     kernel: str
     image: str
     machine_id: str
+    system_uuid: str
     boot_id: str
     architecture: str
+    huge_pages: tuple[tuple[str, str], ...] = ()  # resource and amount, of each size that the kernel has
 
 
 def machine(root: Path) -> Machine:
@@ -64,16 +66,30 @@ def machine(root: Path) -> Machine:
         disk_bytes=statistics.f_frsize * statistics.f_blocks,
         kernel=platform.release(),
         image=image,
-        machine_id=_read("/etc/machine-id").strip(),
+        machine_id=(machine_id := _read("/etc/machine-id").strip()),
+        system_uuid=_read("/sys/class/dmi/id/product_uuid").strip() or machine_id,
         boot_id=_read("/proc/sys/kernel/random/boot_id").strip(),
         architecture=names.get(platform.machine(), platform.machine()),
+        huge_pages=tuple(_huge_pages(Path("/sys/kernel/mm/hugepages"))),
     )
 
 
-def _read(path: str) -> str:
+def _huge_pages(folder: Path) -> Iterator[tuple[str, str]]:
+    for one in sorted(folder.glob("hugepages-*kB")):
+        kib = int(one.name[len("hugepages-") : -len("kB")])
+        yield f"hugepages-{binary(kib * 1024)}", binary(int(_read(one / "nr_hugepages") or "0") * kib * 1024)
+
+
+def binary(amount: int) -> str:
+    """Bytes in the largest binary unit that tells them exactly, as quantities have it: ``2Mi``."""
+    unit, bits = next(((unit, bits) for unit, bits in (("Gi", 30), ("Mi", 20), ("Ki", 10)) if amount and amount % (1 << bits) == 0), ("", 0))
+    return f"{amount >> bits}{unit}"
+
+
+def _read(path: str | Path) -> str:
     try:
         return Path(path).read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # a machine without firmware tables, or whose user may not read them
         return ""
 
 
@@ -149,6 +165,7 @@ def capacity(settings: Settings, host_machine: Machine) -> dict[str, str]:
         "cpu": str(host_machine.cpus),
         "memory": f"{host_machine.memory_kib}Ki",
         "ephemeral-storage": str(host_machine.disk_bytes),
+        **dict(host_machine.huge_pages),
         "pods": str(settings.max_pods),
     }
 
@@ -164,6 +181,7 @@ def node_status(
     before: Node | None,
     now: str,
     pressures: Collection[str] = (),
+    images: Sequence[Document] = (),
 ) -> Document:
     """The status; ``problem`` says why pods cannot be run, and conditions that stand keep their moment of transition."""
     ready = (
@@ -180,7 +198,7 @@ def node_status(
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
         "nodeInfo": {
             "machineID": host_machine.machine_id,
-            "systemUUID": host_machine.machine_id,
+            "systemUUID": host_machine.system_uuid,
             "bootID": host_machine.boot_id,
             "kernelVersion": host_machine.kernel,
             "osImage": host_machine.image,
@@ -191,7 +209,14 @@ def node_status(
             "architecture": host_machine.architecture,
         },
         "conditions": [_condition(*one, before=before, now=now) for one in conditions],
+        "images": list(images),
     }
+
+
+def images_told(images: Iterable[Image], most: int) -> list[Document]:
+    """``status.images``: the largest ones."""
+    largest = sorted(images, key=lambda image: -image.size)[: most if most >= 0 else None]
+    return [{"names": list(image.names) or [image.id], "sizeBytes": image.size} for image in largest]
 
 
 def told_addresses(settings: Settings, name: str, addresses: Sequence[Address], before: Node | None) -> list[Document]:

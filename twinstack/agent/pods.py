@@ -46,11 +46,11 @@ def restart_at(backoff: Backoff | None, ended: float) -> float:
     return ended if backoff is None or is_quiet(backoff, ended) else ended + backoff.seconds
 
 
-def next_backoff(backoff: Backoff | None, ended: float, now: float) -> Backoff:
+def next_backoff(backoff: Backoff | None, ended: float, now: float, longest: float = LAST_BACKOFF_SECONDS) -> Backoff:
     """The back-off after a restart."""
     if backoff is None or is_quiet(backoff, ended):
-        return Backoff(FIRST_BACKOFF_SECONDS, now)
-    return Backoff(min(LAST_BACKOFF_SECONDS, backoff.seconds * 2), now)
+        return Backoff(min(longest, FIRST_BACKOFF_SECONDS), now)
+    return Backoff(min(longest, backoff.seconds * 2), now)
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):

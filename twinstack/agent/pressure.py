@@ -23,7 +23,6 @@ CONDITIONS = {
     "PIDPressure": ("pid.available",),
 }
 SIGNALS = frozenset(signal for signals in CONDITIONS.values() for signal in signals)
-HOLD_SECONDS = 300.0  # a pressure is told for so long after it was last seen, lest it come and go
 
 
 class ThresholdError(Error):
@@ -59,13 +58,18 @@ def pressures(thresholds: tuple[tuple[str, str], ...], readings: Mapping[str, Re
     return frozenset(condition for condition, signals in CONDITIONS.items() if low.intersection(signals))
 
 
+def read_memory() -> Reading:
+    """How much memory there is, and how much of it can be had without swapping."""
+    memory = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in Path("/proc/meminfo").read_text().splitlines())}
+    return Reading(memory["MemAvailable"], memory["MemTotal"])
+
+
 def read(root: Path) -> dict[str, Reading]:
     """What this machine has left; *root* is where pods' files and images are."""
     disk = os.statvfs(root)
     blocks, inodes = Reading(disk.f_frsize * disk.f_bavail, disk.f_frsize * disk.f_blocks), Reading(disk.f_favail, disk.f_files)
-    memory = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in Path("/proc/meminfo").read_text().splitlines())}
     used = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])
     most = min(int(Path(f"/proc/sys/kernel/{name}").read_text()) for name in ("pid_max", "threads-max"))
-    found = {"memory.available": Reading(memory["MemAvailable"], memory["MemTotal"]), "pid.available": Reading(max(0, most - used), most)}
+    found = {"memory.available": read_memory(), "pid.available": Reading(max(0, most - used), most)}
     found |= dict.fromkeys(("nodefs.available", "imagefs.available"), blocks)
     return found | (dict.fromkeys(("nodefs.inodesFree", "imagefs.inodesFree"), inodes) if inodes.whole else {})

@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from twinstack.agent import overlay, pressure
+from twinstack.agent.containers.images import Images
 from twinstack.agent.network import Network
 from twinstack.agent.node import (
-    HEARTBEAT_SECONDS,
     PROVIDED_NODE_IP,
     Machine,
     NodeAddressError,
     allocatable,
+    images_told,
     keeps_addresses,
     node_addresses,
     node_document,
@@ -29,7 +30,7 @@ from twinstack.agent.node import (
 )
 from twinstack.agent.settings import EXTERNAL, Settings
 from twinstack.api import errors
-from twinstack.api.kinds import Lease, Node
+from twinstack.api.kinds import Lease, Node, NodeStatus
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import resource_of
 from twinstack.api.times import text_of_micro_time, text_of_time
@@ -37,6 +38,7 @@ from twinstack.client.client import Client
 from twinstack.client.informer import Informer
 from twinstack.kernel.errors import KernelError
 from twinstack.kernel.netlink import Netlink
+from twinstack.loops.events import Recorder
 from twinstack.net.family import Address
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,10 @@ RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.05, 5.0
 class Registration:
     """Keeps one node's object, status and lease."""
 
-    def __init__(self, settings: Settings, name: str, client: Client, nodes: Informer[Node], network: Network, host: Machine) -> None:
+    def __init__(
+        self, settings: Settings, name: str, client: Client, nodes: Informer[Node], network: Network, host: Machine, recorder: Recorder, images: Images
+    ) -> None:
+        self._recorder, self._images, self._began = recorder, images, False
         self.addresses: Sequence[Address] = ()
         self.allocatable = allocatable(settings, host)
         self._settings, self._name, self._key = settings, name, Key("", name)
@@ -124,10 +129,29 @@ class Registration:
         now = datetime.now(UTC)
         status = self._status(known, now)
         same = self._written is not None and without_heartbeats(self._written) == without_heartbeats(status) and not self._was_overwritten(known)
-        if same and now - self._written_at < timedelta(seconds=HEARTBEAT_SECONDS):
+        if same and now - self._written_at < timedelta(seconds=self._settings.report_seconds):
             return
         await self._write(status)
+        self._tell_changes(known, status)
         self._written, self._written_at = status, now
+
+    def _tell_changes(self, before: Node | None, status: Document) -> None:
+        """Tell people, as events of the node, that we have begun, that the machine was booted anew, and which conditions have changed."""
+        node = self._nodes.get(self._key)
+        if node is None:
+            return
+        known = before.status if before is not None else NodeStatus()
+        was = {one.type: one.status for one in known.conditions or ()} if self._began else {}
+        if not self._began:
+            self._began = True
+            self._recorder.tell(node, "Normal", "Starting", "Starting kubelet.")
+            boot = status["nodeInfo"]["bootID"]
+            if self._written is None and (known.nodeInfo or {}).get("bootID", boot) != boot:
+                self._recorder.tell(node, "Warning", "Rebooted", f"Node {self._name} has been rebooted, boot id: {boot}")
+        for condition in status["conditions"]:
+            if was.get(condition["type"]) != condition["status"]:
+                reason = condition["reason"].replace("Kubelet", "Node", 1)
+                self._recorder.tell(node, "Normal", reason, f"Node {self._name} status is now: {reason}")
 
     async def _tell_tunnel(self, known: Node | None) -> int:
         """Make this node's end of the tunnel, and tell the other nodes of it; the MTU of pods' links, 0 for the kernel's default."""
@@ -150,6 +174,7 @@ class Registration:
             before=known,
             now=text_of_time(now),
             pressures=self._pressures(now),
+            images=images_told(self._images.all(), self._settings.most_images),
         )
 
     def _pressures(self, now: datetime) -> set[str]:
@@ -159,7 +184,7 @@ class Registration:
             if condition not in self._pressed:
                 log.warning("The node is short of something", extra={"node": self._name, "condition": condition})
         self._pressed |= dict.fromkeys(seen, now)
-        self._pressed = {condition: last for condition, last in self._pressed.items() if now - last < timedelta(seconds=pressure.HOLD_SECONDS)}
+        self._pressed = {condition: last for condition, last in self._pressed.items() if now - last < timedelta(seconds=self._settings.pressure_seconds)}
         return set(self._pressed)
 
     def _was_overwritten(self, known: Node | None) -> bool:

@@ -1,7 +1,6 @@
-"""The kubelet's own HTTPS door: container logs, commands, forwarded ports, pods, health, metrics.
+"""The kubelet's own HTTPS door: container logs, commands, forwarded ports, pods, health, metrics, settings.
 
-Whoever comes must show a client certificate that --client-ca-file has signed and that names the API server's
-kubelet client or an administrator (system:masters). Health alone is told to anyone.
+Who comes in is for ``access`` to say. Health alone is told to anyone.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Protocol
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
-from twinstack.agent import commands, forwarding, logfiles
+from twinstack.agent import commands, configuration, forwarding, logfiles, usage
+from twinstack.agent.access import Access
 from twinstack.agent.containers.base import Command, ContainerError, Runtime, Streams
 from twinstack.agent.settings import Settings, SettingsError
 from twinstack.api import errors
@@ -32,8 +33,7 @@ from twinstack.net.family import FAMILIES, Address
 
 log = logging.getLogger(__name__)
 
-CLIENT_NAME = "kube-apiserver-kubelet-client"
-CLIENT_GROUPS = frozenset({"system:masters", "kubeadm:cluster-admins"})
+_VERSIONS = {"VersionTLS12": ssl.TLSVersion.TLSv1_2, "VersionTLS13": ssl.TLSVersion.TLSv1_3}
 
 
 class LogPlace(Protocol):
@@ -64,8 +64,11 @@ class Pods(Protocol):
     def network_of(self, namespace: str, pod: str) -> str:
         """The path of a pod's network namespace, empty for the node's own; NotFound or BadRequest when there is none."""
 
-    def pod_list(self) -> dict[str, object]:
-        """The PodList of this node."""
+    def pod_list(self, *, running: bool = False) -> dict[str, object]:
+        """The PodList of this node, or of those pods of it that have a container that runs."""
+
+    def used_by(self) -> Sequence[usage.PodUsage]:
+        """The node's pods and what of them runs."""
 
 
 def serving_pair(settings: Settings, name: str, addresses: Sequence[Address]) -> Pair:
@@ -121,30 +124,41 @@ def listening_hosts(address: str) -> list[str]:
 class Server:
     """Serves until closed."""
 
-    def __init__(self, settings: Settings, pods: Pods, *, checks: dict[str, Check], registry: CollectorRegistry) -> None:
-        self._settings, self._pods, self._checks, self._registry = settings, pods, checks, registry
+    def __init__(self, settings: Settings, pods: Pods, access: Access, node_name: str, *, checks: dict[str, Check], registry: CollectorRegistry) -> None:
+        self._settings, self._pods, self._access, self._checks, self._registry = settings, pods, access, checks, registry
+        self._node_name, self._rates, self._started = node_name, usage.Rates(), time.time()
         self._runners: list[web.AppRunner] = []
 
     async def start(self, pair: Pair) -> None:
         """Listen on both doors; SettingsError when an address is taken or cannot be had."""
         settings = self._settings
         authorities = _bytes(settings.client_ca_file, "--client-ca-file") if settings.client_ca_file else b""
-        context = tls.server_context(pair, client_authorities=authorities)
+        if (oldest := _VERSIONS.get(settings.tls_min_version)) is None:
+            raise SettingsError(f"--tls-min-version is {settings.tls_min_version!r}, which is none of {', '.join(_VERSIONS)}")
+        context = tls.server_context(pair, client_authorities=authorities, minimum=oldest)
         guarded = web.Application(middlewares=[self._guard])
-        guarded.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs)
-        for method in ("GET", "POST"):
-            guarded.router.add_route(method, "/exec/{namespace}/{pod}/{container}", self._exec)
-            guarded.router.add_route(method, "/attach/{namespace}/{pod}/{container}", self._attach)
-            guarded.router.add_route(method, "/portForward/{namespace}/{pod}", self._forward)
+        if settings.debugging_handlers:
+            guarded.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs)
+            for method in ("GET", "POST"):
+                guarded.router.add_route(method, "/exec/{namespace}/{pod}/{container}", self._exec)
+                guarded.router.add_route(method, "/attach/{namespace}/{pod}/{container}", self._attach)
+                guarded.router.add_route(method, "/portForward/{namespace}/{pod}", self._forward)
+            guarded.router.add_get("/runningpods", self._list_running)
+            guarded.router.add_get("/runningpods/", self._list_running)
         guarded.router.add_get("/pods", self._list)
         guarded.router.add_get("/metrics", self._metrics)
-        guarded.router.add_get("/healthz", self._health)
+        guarded.router.add_get("/metrics/resource", self._resource_metrics)
+        guarded.router.add_get("/stats/summary", self._summary)
+        guarded.router.add_get("/configz", self._configz)
+        for path in ("/healthz", "/healthz/{check}"):
+            guarded.router.add_get(path, self._health)
         try:
             for host in listening_hosts(settings.address):
                 await self._listen(guarded if host == listening_hosts(settings.address)[0] else None, host, settings.port, context)
             if settings.healthz_port:
                 health = web.Application()
-                health.router.add_get("/healthz", self._health)
+                for path in ("/healthz", "/healthz/{check}"):
+                    health.router.add_get(path, self._health)
                 await self._listen(health, settings.healthz_address, settings.healthz_port, None)
         except OSError as error:
             await self.close()
@@ -167,20 +181,13 @@ class Server:
     async def _guard(self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
         try:
             if request.path != "/healthz":
-                self._authenticate(request)
+                connection = request.transport.get_extra_info("ssl_object") if request.transport else None
+                certificate = connection.getpeercert() if connection is not None else None
+                authorization = request.headers.get("Authorization", "")
+                await self._access.check(certificate=certificate, authorization=authorization, method=request.method, path=request.path)
             return await handler(request)
         except errors.APIError as error:
             return web.Response(status=error.http_code, text=error.message + "\n")
-
-    @staticmethod
-    def _authenticate(request: web.Request) -> None:
-        connection = request.transport.get_extra_info("ssl_object") if request.transport else None
-        certificate = connection.getpeercert() if connection is not None else None
-        if not certificate:
-            raise errors.Unauthorized("Unauthorized")
-        user, groups = tls.identity_of(certificate)
-        if user != CLIENT_NAME and not CLIENT_GROUPS & set(groups):
-            raise errors.Forbidden(f"Forbidden (user={user}, verb=get, resource=nodes, subresource=proxy)")
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         options = logfiles.parse_options(request.query, datetime.now(UTC))
@@ -273,6 +280,24 @@ class Server:
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), content_type="text/plain", charset="utf-8")
 
+    async def _list_running(self, request: web.Request) -> web.Response:
+        return web.Response(body=encode(self._pods.pod_list(running=True)), content_type="application/json")
+
+    async def _resource_metrics(self, request: web.Request) -> web.Response:
+        return web.Response(text=usage.resource_metrics(self._pods.used_by()), content_type="text/plain", charset="utf-8")
+
+    async def _summary(self, request: web.Request) -> web.Response:
+        told = usage.summary(self._node_name, self._settings.root_dir, self._started, self._pods.used_by(), self._rates)
+        return web.Response(body=encode(told), content_type="application/json")
+
+    async def _configz(self, request: web.Request) -> web.Response:
+        return web.Response(body=encode({"kubeletconfig": configuration.document_of(self._settings)}), content_type="application/json")
+
     async def _health(self, request: web.Request) -> web.Response:
-        code, body = answer(self._checks, "healthz", verbose="verbose" in request.query, exclude=frozenset(request.query.getall("exclude", [])))
+        checks = self._checks
+        if check := request.match_info.get("check"):
+            if check not in checks:
+                raise web.HTTPNotFound
+            checks = {check: checks[check]}
+        code, body = answer(checks, "healthz", verbose="verbose" in request.query, exclude=frozenset(request.query.getall("exclude", [])))
         return web.Response(status=code, text=body)

@@ -19,6 +19,7 @@ from twinstack.net.family import Address, Family
 from twinstack.rules.quantities import QuantityError, parse_quantity
 
 EXTERNAL = "external"  # of --cloud-provider
+AUTHORIZATION_MODES = ("AlwaysAllow", "Webhook")
 
 
 class SettingsError(Error):
@@ -61,11 +62,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     cert_dir: Path | None = None  # where a certificate of our own is kept; None: pki below the root directory
+    tls_min_version: str = "VersionTLS12"
+    anonymous: bool = False  # whether those are heard who do not say who they are
+    token_webhook: bool = False  # whether the API server is asked whose a bearer token is
+    token_seconds: float = 120.0  # how long its answer holds
+    authorization: str = ""  # AlwaysAllow, Webhook; empty: the API server's kubelet client and administrators
+    allowed_seconds: float = 300.0  # how long the API server's answer holds that somebody may
+    denied_seconds: float = 30.0
+    debugging_handlers: bool = True  # logs, commands, forwarded ports
     labels: tuple[tuple[str, str], ...] = ()
     taints: tuple[Taint, ...] = ()
     register_node: bool = True
     max_pods: int = 110
     status_seconds: float = 10.0  # how often the node's status is looked at
+    report_seconds: float = 300.0  # how often it is written although nothing has changed
+    most_images: int = 50  # how many images it tells
     lease_seconds: int = 40
     sync_seconds: float = 60.0  # how often what the API fills a volume with is looked at
     cgroup_root: str = ""  # the name of the control group that pods' groups are made in; empty: one by the root directory
@@ -73,6 +84,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_files: int = 5  # how many of them are kept
     pod_pids: int | None = None  # how many processes a pod may have
     eviction_hard: tuple[tuple[str, str], ...] = pressure.DEFAULTS  # what must be left of memory, disk and process numbers
+    eviction_soft: tuple[tuple[str, str], ...] = ()  # what ought to be left, and how many seconds it may not be
+    eviction_soft_graces: tuple[tuple[str, float], ...] = ()
+    eviction_grace_seconds: int = 0  # how long a pod may take at most that is evicted for that
+    pressure_seconds: float = 300.0  # a pressure is told for so long after it was last seen, lest it come and go
+    longest_backoff_seconds: float = 300.0  # before a container is started again
+    refuses_swap: bool = False  # whether the kubelet does not start on a machine that swaps
     kube_reserved: tuple[tuple[str, str], ...] = ()  # amounts that pods may not have, by resource
     system_reserved: tuple[tuple[str, str], ...] = ()
     cloud_provider: str = ""  # or external: a cloud controller manager tells the node's addresses
@@ -84,6 +101,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def control_group(self) -> str:
         """The name of the control group of this node's pods."""
         return self.cgroup_root.strip("/") or f"twinstack-kubelet-{hashlib.sha256(bytes(self.root_dir)).hexdigest()[:8]}"
+
+
+def checked(settings: Settings) -> Settings:
+    """The same settings; SettingsError when two of them do not go together, or the machine swaps and may not."""
+    graces = dict(settings.eviction_soft_graces)
+    if lacking := [signal for signal, _ in settings.eviction_soft if signal not in graces]:
+        raise SettingsError(f"--eviction-soft has {lacking[0]}, and --eviction-soft-grace-period does not say how long it may be")
+    if settings.log_files < 2 or settings.log_size <= 0:
+        raise SettingsError("--container-log-max-files must be greater than 1, and --container-log-max-size greater than 0")
+    if settings.refuses_swap and len(Path("/proc/swaps").read_text().splitlines()) > 1:
+        raise SettingsError("this machine swaps, and --fail-swap-on does not allow it: turn swap off, or say --fail-swap-on=false")
+    return settings
 
 
 def parse_node_ips(text: str) -> tuple[tuple[Address, ...], list[str]]:

@@ -69,6 +69,7 @@ class Surroundings(Protocol):
     limiter: Limiter
     prober: Prober
     node_name: str
+    longest_backoff: float
 
     def host_ips(self) -> tuple[str, ...]:
         """The node's own addresses, the primary one first."""
@@ -277,7 +278,7 @@ class Worker:
             return True
         backoff = before.backoff
         if before.record is not None:
-            backoff = next_backoff(before.backoff, before.record.finished_at, now)
+            backoff = next_backoff(before.backoff, before.record.finished_at, now, node.longest_backoff)
         try:
             record = await node.runtime.start(launch, netns=sandbox.netns or None)
             record = self._with_last_words(node.limiter.judged(record), container)  # it may have ended already

@@ -10,8 +10,6 @@ import click
 
 from twinstack.cli.program import logging_options, run_program
 from twinstack.loops.durations import parse_duration
-from twinstack.net.cidr import parse_address
-from twinstack.net.errors import AddressError, Error
 from twinstack.net.family import FAMILIES, Family
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,20 +61,63 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.option("--provider-id", default=None, help="What the cloud calls this node.")
 @click.option("--pod-manifest-path", default=None, help="A file or directory of manifests of pods that need no API server.")
 @click.option("--file-check-frequency", default=None, help="How often it is looked at.  [default: 20s]")
+@click.option("--anonymous-auth", "anonymous", type=bool, default=None, help="Hear those who do not say who they are.  [default: false]")
+@click.option(
+    "--authentication-token-webhook",
+    "token_webhook",
+    type=bool,
+    is_flag=False,
+    flag_value=True,
+    default=None,
+    help="Ask the API server whose a bearer token is.  [default: true with --config]",
+)
+@click.option(
+    "--authorization-mode",
+    "authorization",
+    type=click.Choice(["AlwaysAllow", "Webhook"]),
+    default=None,
+    help="Webhook: ask the API server who may what.  [default: Webhook with --config; else its own client and administrators]",
+)
+@click.option("--tls-min-version", default=None, help="The oldest TLS to speak: VersionTLS12 or VersionTLS13.  [default: VersionTLS12]")
+@click.option("--container-log-max-size", "log_size", default=None, help="How large a container's log file grows.  [default: 10Mi]")
+@click.option("--container-log-max-files", "log_files", type=int, default=None, help="How many files of a container's log are kept.  [default: 5]")
+@click.option("--eviction-soft", default=None, help="What ought to be left: signal<amount,…")
+@click.option("--eviction-soft-grace-period", "eviction_soft_graces", default=None, help="How long it may not be: signal=duration,…")
+@click.option("--eviction-max-pod-grace-period", "eviction_grace_seconds", type=int, default=None, help="How long a pod may take to end then.  [default: 0]")
+@click.option("--eviction-pressure-transition-period", "pressure_seconds", default=None, help="How long a pressure is told after its end.  [default: 5m]")
+@click.option("--fail-swap-on", "refuses_swap", type=bool, is_flag=False, flag_value=True, default=None, help="Do not start where there is swap.")
 @click.option("--pod-cidr", default=None, help="Ignored, with a warning: pod CIDRs come from the Node object.")
+@click.option("--bootstrap-kubeconfig", default=None, help="Ignored, with a warning: --kubeconfig names a certificate.")
+@click.option("--container-runtime-endpoint", default=None, help="Ignored, with a warning: there is no runtime of its own.")
+@click.option("--pod-infra-container-image", default=None, help="Ignored, with a warning: there is no such container.")
 @logging_options
-def command(config_file: str, verbosity: int, logging_format: str, pod_cidr: str | None, **flags: Any) -> None:
+def command(config_file: str, verbosity: int, logging_format: str, **flags: Any) -> None:
     """Register this host as a node and run its pods as host processes, each with an address of each family."""
+    from twinstack.agent import configuration
     from twinstack.agent.agent import run
-    from twinstack.agent.settings import Settings
+    from twinstack.agent.settings import Settings, checked
 
-    values, unknown = _from_file(config_file) if config_file else ({}, [])
-    for name in unknown:
-        click.echo(f"warning: {config_file}: {name} is not known to this kubelet and is left out", err=True)
-    if pod_cidr is not None:
-        click.echo("warning: --pod-cidr is ignored: pod CIDRs come from the Node object", err=True)
+    values: dict[str, Any] = {}
+    if config_file:
+        read = configuration.parse(config_file)
+        # a file that does not say so leaves the word to the API server, as upstream has it; flags alone do not
+        values = {"token_webhook": True, "authorization": "Webhook", **read.values}
+        for warning in read.warnings:
+            click.echo(f"warning: {config_file}: {warning}", err=True)
+    for name, why in _LEFT_OUT.items():
+        if flags.pop(name) is not None:
+            click.echo(f"warning: --{name.replace('_', '-')} is ignored: {why}", err=True)
     values |= _from_flags({name: value for name, value in flags.items() if value is not None})
-    run_program(run(Settings(**values)), verbosity=verbosity, logging_format=logging_format)
+    run_program(run(checked(Settings(**values))), verbosity=verbosity, logging_format=logging_format)
+
+
+# flags that kubeadm and others give, and that change nothing here
+_LEFT_OUT = {
+    "pod_cidr": "pod CIDRs come from the Node object",
+    "bootstrap_kubeconfig": "this kubelet asks for no certificate; --kubeconfig names one",
+    "container_runtime_endpoint": "containers are started by this kubelet itself, without a runtime of its own",
+    "pod_infra_container_image": "there is no such container",
+}
 
 
 _PATHS = {
@@ -86,6 +127,7 @@ _PATHS = {
 
 def _from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that flags name."""
+    from twinstack.agent import configuration
     from twinstack.agent.settings import parse_amounts, parse_eviction, parse_labels, parse_node_ips, parse_taints
 
     values: dict[str, Any] = {}
@@ -102,7 +144,7 @@ def _from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
             case "vxlan_underlay":
                 values["vxlan_underlay"] = Family(value)
             case "cluster_dns":
-                values["cluster_dns"] = _addresses("--cluster-dns", value.split(","))
+                values["cluster_dns"] = configuration.parse_addresses("--cluster-dns", value.split(","))
             case "resolv_conf":
                 values["resolv_conf"] = Path(value) if value else None
             case "node_labels":
@@ -115,6 +157,14 @@ def _from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
                 values["sync_seconds"] = parse_duration(value)
             case "file_check_frequency":
                 values["file_check_seconds"] = parse_duration(value)
+            case "pressure_seconds":
+                values[name] = parse_duration(value)
+            case "log_size":
+                values[name] = configuration.parse_size(value)
+            case "eviction_soft_graces":
+                values[name] = tuple((signal, parse_duration(text)) for signal, _, text in (part.partition("=") for part in value.split(",") if part))
+            case "eviction_soft":
+                values[name] = parse_eviction(value)
             case "pod_manifest_path":
                 values["static_pods"] = Path(value) if value else None
             case "pod_max_pids":
@@ -128,85 +178,3 @@ def _from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
             case _:
                 values[name] = value
     return values
-
-
-def _addresses(where: str, texts: list[str]) -> tuple[Any, ...]:
-    from twinstack.agent.settings import SettingsError
-
-    try:
-        return tuple(parse_address(text.strip()) for text in texts if text.strip())
-    except AddressError as error:
-        raise SettingsError(f"{where}: {error}") from error
-
-
-def _thresholds(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    from twinstack.agent.pressure import parse_thresholds
-
-    return parse_thresholds({str(signal): str(value) for signal, value in given.items()})
-
-
-def _amounts(where: str, given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    from twinstack.agent.settings import check_amounts
-
-    return check_amounts(where, {str(name): str(value) for name, value in given.items()})
-
-
-# field of KubeletConfiguration → setting and what makes it of the field's value
-_FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "address": ("address", str),
-    "port": ("port", int),
-    "healthzBindAddress": ("healthz_address", str),
-    "healthzPort": ("healthz_port", int),
-    "clusterDNS": ("cluster_dns", lambda value: _addresses("clusterDNS", list(value))),
-    "clusterDomain": ("cluster_domain", str),
-    "resolvConf": ("resolv_conf", lambda value: Path(value) if value else None),
-    "maxPods": ("max_pods", int),
-    "nodeStatusUpdateFrequency": ("status_seconds", parse_duration),
-    "nodeLeaseDurationSeconds": ("lease_seconds", int),
-    "tlsCertFile": ("tls_cert_file", Path),
-    "tlsPrivateKeyFile": ("tls_key_file", Path),
-    "registerNode": ("register_node", bool),
-    "syncFrequency": ("sync_seconds", parse_duration),
-    "fileCheckFrequency": ("file_check_seconds", parse_duration),
-    "staticPodPath": ("static_pods", lambda value: Path(value) if value else None),
-    "cgroupRoot": ("cgroup_root", str),
-    "podPidsLimit": ("pod_pids", lambda value: int(value) if int(value) > 0 else None),
-    "providerID": ("provider_id", str),
-    "evictionHard": ("eviction_hard", lambda value: _thresholds(value or {})),
-    "kubeReserved": ("kube_reserved", lambda value: _amounts("kubeReserved", value or {})),
-    "systemReserved": ("system_reserved", lambda value: _amounts("systemReserved", value or {})),
-}
-_IGNORED = {"apiVersion", "kind"}
-
-
-def _from_file(path: str) -> tuple[dict[str, Any], list[str]]:
-    """The settings that a KubeletConfiguration names, and the fields that it has and we have not."""
-    import yaml
-
-    from twinstack.agent.settings import SettingsError, Taint
-
-    try:
-        document = yaml.safe_load(Path(path).read_bytes()) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise SettingsError(f"--config: {path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(document, dict) or document.get("kind", "KubeletConfiguration") != "KubeletConfiguration":
-        raise SettingsError(f"--config: {path} is not a KubeletConfiguration")
-    values: dict[str, Any] = {}
-    unknown = []
-    try:
-        for field, value in document.items():
-            if field in _FIELDS:
-                name, make = _FIELDS[field]
-                values[name] = make(value)
-            elif field == "registerWithTaints":
-                values["taints"] = tuple(Taint(one["key"], one.get("value", ""), one["effect"]) for one in value)
-            elif field == "authentication":
-                file = ((value or {}).get("x509") or {}).get("clientCAFile")
-                values |= {"client_ca_file": Path(file)} if file else {}
-            elif field not in _IGNORED:
-                unknown.append(field)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        if isinstance(error, Error):
-            raise
-        raise SettingsError(f"--config: {path}: {field} has a value that cannot be: {value!r}") from error
-    return values, unknown

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -173,9 +174,10 @@ def _switch_on(group: Path, controllers: tuple[str, ...]) -> None:
 
 def _remove(group: Path) -> bool:
     try:
-        for entry in os.scandir(group):
-            if entry.is_dir(follow_symlinks=False) and not _remove(Path(entry.path)):
-                return False
+        with os.scandir(group) as entries:
+            below = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        if not all([_remove(one) for one in below]):  # every one that can be, whatever the first one says
+            return False
         os.rmdir(group)
     except FileNotFoundError:
         return True
@@ -192,8 +194,20 @@ def find() -> list[Path]:
     return [Path(line.split(" ")[4]) for line in lines if line.partition(" - ")[2].startswith(("cgroup ", "cgroup2 "))]
 
 
-def remove_named(prefix: str) -> list[str]:
-    """Remove every group whose name begins with *prefix*, wherever it stands; those that are in use still."""
+def remove_named(prefix: str, *, seconds: float = 2.0) -> list[str]:
+    """Remove every group whose name begins with *prefix*, wherever it stands; those that are in use still after so long.
+
+    What has just been killed is in its group for a moment.
+    """
+    deadline = time.monotonic() + seconds
+    while busy := _remove_named(prefix):
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(0.01)
+    return busy
+
+
+def _remove_named(prefix: str) -> list[str]:
     busy = []
     for root in find():
         for folder, names, _ in os.walk(root):

@@ -22,3 +22,17 @@ def parse_duration(text: str) -> float:
     if not re.fullmatch(f"(?:{_PART.pattern})+", rest):
         raise DurationError(f"{text!r} is not a duration such as 1m30s or 500ms")
     return sign * sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(rest))
+
+
+def text_of_duration(seconds: float) -> str:
+    """A duration as Go writes it: ``1h2m3s``, ``500ms``, ``0s``."""
+    if not seconds:
+        return "0s"
+    if abs(seconds) < 1:
+        return f"{seconds * 1000:g}ms"
+    rest, text = abs(seconds), "-" if seconds < 0 else ""
+    for unit, length in (("h", 3600), ("m", 60)):
+        if rest >= length or len(text) > (seconds < 0):
+            text += f"{int(rest // length)}{unit}"
+            rest %= length
+    return f"{text}{rest:g}s"
