@@ -148,7 +148,8 @@ class Generator:
         elif kind == "patch":
             # Each of its own object as long as there are so many; what changes is a label, as people and controllers do it.
             objects = self.job["objects"]
-            bodies = [self.merge(f"{self.job['path']}-{number % objects}", {"metadata": {"labels": {"turn": f"t{number}"}}}) for number in range(count)]
+            turn = self.job["turn"]  # of this job alone: a patch that changes nothing is not written
+            bodies = [self.merge(f"{self.job['path']}-{number % objects}", {"metadata": {"labels": {"turn": f"{turn}-{number}"}}}) for number in range(count)]
             wanted = 200
         else:
             bodies = [self.get(self.job["path"])]

@@ -73,7 +73,7 @@ def writes(port: int, pid: int, place: Path, scale: float) -> Iterator[Result]:
         count = max(clients * 4, int(counts[clients] * scale))
         objects = max(16 * 4, int(3000 * scale))
         before = cpu_seconds(pid)
-        found = load(port, kind="patch", clients=clients, count=count, objects=objects, path=f"{SERVICES}/c16")
+        found = load(port, kind="patch", clients=clients, count=count, objects=objects, path=f"{SERVICES}/c16", turn=f"t{clients}")
         spent["merge patches"] = (cpu_seconds(pid) - before) / count
         yield rate(f"merge patches, {clients} clients", found, target, "bare SQLite, one durable commit of three rows at a time", durable)
     for name, seconds in spent.items():

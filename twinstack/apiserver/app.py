@@ -352,6 +352,8 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
             # What was loaded stays: the garbage collector need not look at it again.
             gc.collect()
             gc.freeze()
+            # A write makes some hundred containers, and no cycle of them: at the thresholds of the interpreter a tenth of the time went into looking for some.
+            gc.set_threshold(20_000, 20, 50)
             await door.start(sockets, tls)
             try:
                 await _serve(app, settings, ready)

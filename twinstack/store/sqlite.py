@@ -54,7 +54,12 @@ CREATE TABLE IF NOT EXISTS kv (rev INTEGER PRIMARY KEY, key TEXT NOT NULL, delet
 CREATE INDEX IF NOT EXISTS kv_key ON kv (key, rev);
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 """
-_INSERT = "INSERT INTO kv (rev, key, deleted, value, sum) VALUES (?, ?, ?, ?, ?)"
+# Of many rows in one statement: SQLite lets go of the interpreter's lock for each step, and the event loop is not handed it back at once.
+_COLUMNS = 5
+_INSERTS = [
+    (rows, f"INSERT INTO kv (rev, key, deleted, value, sum) VALUES {', '.join(['(?, ?, ?, ?, ?)'] * rows)}")
+    for rows in (256, 64, 16, 4, 1)
+]  # fmt: skip
 _LOAD = """
 SELECT last.key, kv.value, last.newest, kv.deleted, kv.sum FROM (SELECT key, MAX(rev) AS newest FROM kv GROUP BY key) AS last
 LEFT JOIN kv ON kv.rev = last.newest ORDER BY last.key
@@ -351,21 +356,27 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _insert(connection: sqlite3.Connection, batch: Sequence[_Commit]) -> int:
     """One transaction of many commits; returns about how many bytes it added to the log."""
-    rows = [
-        (revision, write.key, 1 if write.value is None else 0, write.value, checksum(revision, write.key, write.value))
-        for commit in batch
-        for revision, write in zip(commit.revisions, commit.writes, strict=True)
-    ]
+    values: list[int | str | bytes | None] = []
+    size = 0
+    for commit in batch:
+        for revision, write in zip(commit.revisions, commit.writes, strict=True):
+            values += (revision, write.key, 1 if write.value is None else 0, write.value, checksum(revision, write.key, write.value))
+            # A row dirties pages of the table and of the index; the exact number is the log's business.
+            size += len(write.value or b"") + 4096
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.executemany(_INSERT, rows)
+        at = 0
+        for rows, statement in _INSERTS:
+            width = rows * _COLUMNS
+            while len(values) - at >= width:
+                connection.execute(statement, values[at : at + width])
+                at += width
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    # A row dirties pages of the table and of the index; the exact number is the log's business.
-    return sum(len(row[3] or b"") + 4096 for row in rows)
+    return size
 
 
 def _compact_slice(connection: sqlite3.Connection, limit: Revision, after: Revision) -> Revision | None:
