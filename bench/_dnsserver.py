@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from twinstack.api import kinds
 from twinstack.api.objects import view_of
+from twinstack.dns.dns import leave_memory_alone
 from twinstack.dns.forward import Forwarder
 from twinstack.dns.metrics import Metrics
 from twinstack.dns.records import Options, namespace_names, service_records
@@ -45,6 +46,7 @@ async def main(address: str, size: int) -> None:
     for number, one in enumerate(services):
         zone.put(number, service_records(one, (), options))
     took = time.perf_counter() - began
+    leave_memory_alone()
     metrics, responder = Metrics(CollectorRegistry(), "dns://:53"), Responder(zone)
     async with asyncio.TaskGroup() as tasks:
         server = Server(responder, Forwarder(responder, (), metrics), metrics, tasks)
