@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from twinstack.api import kinds
-from twinstack.api.objects import view_of
+from twinstack.api.objects import Key, view_of
 from twinstack.net.family import FAMILIES, Family
+from twinstack.proxy.catalog import service_key
 from twinstack.proxy.lean import Lean
 from twinstack.proxy.services import Place, ignored, local_ready, rows_of, service_ports
 
@@ -54,7 +55,8 @@ def test_it_keeps_what_is_asked_for_and_no_more():
     service, one = lean.service(SERVICE), lean.slice(endpoint_slice(Family.IPV4))
     assert (service.metadata.name, service.metadata.uid, service.metadata.resourceVersion) == ("s", "u", "7")
     assert service.metadata.annotations == {"preserve-destination": "true"} and service.metadata.labels is None and service.spec.selector is None
-    assert one.metadata.labels == {"kubernetes.io/service-name": "s"} and one.metadata.resourceVersion == "8"
+    assert one.metadata.labels is None and one.service == "s" and one.metadata.resourceVersion == "8"
+    assert service_key(one) == service_key(endpoint_slice(Family.IPV4)) == Key("ns", "s")
     assert list(one.metadata.annotations) == ["endpoints.kubernetes.io/last-change-trigger-time"]
     assert not one.metadata.ownerReferences and one.endpoints is None
     assert [tuple(row) for row in rows_of(one)] == [tuple(row) for row in rows_of(endpoint_slice(Family.IPV4))]

@@ -42,7 +42,7 @@ class Assembly:
         self._frame_sets = {one.name: one for one in sets}
         self._parts: dict[str, tuple[Any, ...]] = {}  # chains, sets, then set and key of each element: values stand in the elements
         self._elements: dict[str, dict[Key, Value]] = {}
-        self._owners: dict[str, dict[Key, str]] = {}
+        self._owners: dict[str, dict[Key, str]] = {}  # only of sets in which a key was once claimed twice: it takes as much as the elements
         self._rivals: dict[tuple[str, Key], dict[str, Value]] = {}  # only for keys that several parts claim
         self._chains: dict[str, Chain] = {}
         self._sets: dict[str, Set | Map] = {}
@@ -155,17 +155,17 @@ class Assembly:
             if element in kept:
                 continue
             set_, key, value = element
-            owners = self._owners.get(set_)
-            if owners is None:
-                owners = self._owners[set_] = {}
-                self._elements[set_] = {}
-            if key in owners:
+            held = self._elements.get(set_)
+            if held is None:
+                held = self._elements[set_] = {}
+            if key in held:
                 self._claim(owner, set_, key, value)
                 continue
             if not self._blind:
                 self._was.setdefault((set_, key), _ABSENT)
-            self._elements[set_][key] = value
-            owners[key] = owner
+            held[key] = value
+            if set_ in self._owners:
+                self._owners[set_][key] = owner
 
     def _take_away(self, owner: str, part: Part, after: Part | None) -> None:
         kept = frozenset(after.elements) if after is not None else frozenset()
@@ -187,7 +187,7 @@ class Assembly:
 
     def _claim(self, owner: str, set_: str, key: Key, value: Value) -> None:
         """Claim what somebody has already."""
-        holder = self._owners[set_][key]
+        holder = self._owners_in(set_)[key]
         if holder == owner:
             return  # a part that names a key twice means the first
         rivals = self._rivals.setdefault((set_, key), {holder: self._elements[set_][key]})
@@ -201,11 +201,23 @@ class Assembly:
             self._settle_rivals(set_, key, rivals)
             if len(rivals) == 1:
                 del self._rivals[set_, key]
-        elif self._owners.get(set_, {}).get(key) == owner:
+        elif key in self._elements.get(set_, ()):
             value = self._elements[set_].pop(key)
             if not self._blind:
                 self._was.setdefault((set_, key), value)
-            del self._owners[set_][key]
+            if set_ in self._owners:
+                del self._owners[set_][key]
+
+    def _owners_in(self, set_: str) -> dict[Key, str]:
+        """Who holds each of a set's keys, the winner where several claim one."""
+        if set_ not in self._owners:
+            found: dict[Key, str] = {}
+            for owner, held in self._parts.items():
+                for name, key in zip(held[2::2], held[3::2], strict=True):
+                    if name == set_:
+                        found.setdefault(key, owner)
+            self._owners[set_] = found
+        return self._owners[set_]
 
     def _settle_rivals(self, set_: str, key: Key, rivals: Mapping[str, Value]) -> None:
         winner = min(rivals)

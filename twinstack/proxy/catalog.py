@@ -10,12 +10,12 @@ from collections.abc import Collection, Iterable
 from twinstack.api import kinds
 from twinstack.api.objects import Key
 from twinstack.net.family import FAMILIES, Family
-from twinstack.proxy.services import SERVICE_NAME
+from twinstack.proxy.services import SERVICE_NAME, PackedSlice
 
 
 def service_key(one: kinds.EndpointSlice) -> Key | None:
     """The Service that a slice belongs to; None when it names none."""
-    name = (one.metadata.labels or {}).get(SERVICE_NAME)
+    name = one.service if isinstance(one, PackedSlice) else (one.metadata.labels or {}).get(SERVICE_NAME)
     return Key(one.metadata.namespace, name) if name else None
 
 

@@ -41,25 +41,27 @@ class Lean:
             externalTrafficPolicy=self._once(one.spec.externalTrafficPolicy),
             type=self._once(one.spec.type),
         )
-        return replace(one, apiVersion="", kind="", metadata=self._metadata(one, uid=one.metadata.uid), spec=spec, status=self._once(one.status))
+        metadata = self._metadata(one, uid=one.metadata.uid, labels=_only(one.metadata.labels, PROXY_NAME))
+        return replace(one, apiVersion="", kind="", metadata=metadata, spec=spec, status=self._once(one.status))
 
     def slice(self, one: kinds.EndpointSlice) -> kinds.EndpointSlice:
         """The slice without what its endpoints are of."""
         return PackedSlice(
-            metadata=self._metadata(one),
+            metadata=self._metadata(one, labels=None),
+            service=(one.metadata.labels or {}).get(SERVICE_NAME, ""),
             addressType=self._once(one.addressType),
             ports=self._list(one.ports),
             packed=pack(one),
         )
 
-    def _metadata(self, one: kinds.Service | kinds.EndpointSlice, uid: str = "") -> kinds.ObjectMeta:
+    def _metadata(self, one: kinds.Service | kinds.EndpointSlice, *, labels: dict[str, str] | None, uid: str = "") -> kinds.ObjectMeta:
         metadata = one.metadata
         return kinds.ObjectMeta(
             name=metadata.name,
             namespace=self._once(metadata.namespace),
             uid=uid,
             resourceVersion=metadata.resourceVersion,
-            labels=_only(metadata.labels, SERVICE_NAME, PROXY_NAME),
+            labels=labels,
             annotations=_only(metadata.annotations, DATED, PRESERVE_DESTINATION),
             ownerReferences=self._nothing,
             finalizers=self._nothing,

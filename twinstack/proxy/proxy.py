@@ -45,9 +45,10 @@ from twinstack.proxy.healthports import HealthPorts
 from twinstack.proxy.lean import Lean
 from twinstack.proxy.metrics import Metrics
 from twinstack.proxy.ruleset import TABLE, Shape
-from twinstack.proxy.services import HEADLESS, PROXY_NAME, ZONE, Place, canonical, cluster_ip, ignored, node_addresses
+from twinstack.proxy.services import HEADLESS, PROXY_NAME, ZONE, Place, canonical, node_addresses
 from twinstack.proxy.settings import PRIMARY, Settings, bind_family, checked, listen_addresses, options_for
 from twinstack.proxy.sync import FamilySync, NodeState
+from twinstack.proxy.telling import LATER_SECONDS, REASON, Telling
 
 NODE_SECONDS = 30.0
 POD_CIDRS_SECONDS = 300.0
@@ -134,6 +135,11 @@ class Proxy:
             return await client.perform(action)
 
         self._recorder = Recorder(perform, component="kube-proxy", host=self.name)
+        self._telling = Telling(
+            self._catalog,
+            tell=lambda service, message: self._recorder.tell(service, "Warning", REASON, message),
+            later=lambda look: asyncio.get_running_loop().call_later(LATER_SECONDS, look),
+        )
         lean = Lean()
         self._services = Informer(client, kinds.Service, label_selector=f"!{PROXY_NAME}", field_selector="spec.clusterIP!=None", lean=lean.service)
         self._slices = Informer(client, kinds.EndpointSlice, label_selector=f"!{HEADLESS}", lean=lean.slice)
@@ -248,9 +254,7 @@ class Proxy:
         key = self._catalog.service_changed(before, after)
         if key is None:
             return
-        if after is not None and (left_out := ignored(after)) and (before is None or ignored(before) != left_out):
-            families = " and ".join(family.value for family in FAMILIES if cluster_ip(after, family) is not None)
-            self._recorder.tell(after, "Warning", "KubeProxyIncorrectIPVersion", f"ignored, because this Service is {families} only: {', '.join(left_out)}")
+        self._telling.service_changed(before, after)
         self._health_ports.look()
         for family, sync in self.syncs.items():
             self._metrics.service_changes.labels(family.value).inc()
@@ -258,6 +262,7 @@ class Proxy:
 
     def _on_slice(self, before: kinds.EndpointSlice | None, after: kinds.EndpointSlice | None) -> None:
         for key, family in self._catalog.slice_changed(before, after):
+            self._telling.slices_changed(key)
             if family in self.syncs:
                 self._metrics.endpoint_changes.labels(family.value).inc()
                 self.syncs[family].mark(key)
