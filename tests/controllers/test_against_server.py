@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import subprocess
@@ -11,23 +12,29 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from twinstack.api import errors
 from twinstack.api.kinds import (
+    ClusterRole,
     ConfigMap,
+    DaemonSet,
     Deployment,
     Endpoints,
     EndpointSlice,
     IPAddress,
+    Job,
     Lease,
     Namespace,
     Node,
     Pod,
+    PodDisruptionBudget,
     ReplicaSet,
     Service,
     ServiceAccount,
     ServiceCIDR,
+    StatefulSet,
     condition_of,
 )
 from twinstack.api.objects import Document, Key
@@ -112,7 +119,7 @@ class Cluster:
                         continue
                     if pod.metadata.deletionTimestamp:
                         await self.client.delete(_PODS, key, uid=pod.metadata.uid, grace_period_seconds=0)
-                    elif not ready(pod) and pod.spec.containers[0].image != "broken":
+                    elif not ready(pod) and not pod.status.podIPs and pod.spec.containers[0].image != "broken":
                         number = next(self.addresses)
                         ips = [f"10.244.9.{number}", f"fd00:10:244:9::{number:x}"]
                         condition = {"type": "Ready", "status": "True", "lastTransitionTime": text_of_time(datetime.now(UTC))}
@@ -128,12 +135,25 @@ class Cluster:
         return group.create_task(self.kubelets())
 
 
+class Refusals(logging.Handler):
+    """What somebody was forbidden, as it is told in the log; what a namespace that goes does not take is none."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.told: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"{record.getMessage()} {getattr(record, 'controller', '')} {getattr(record, 'because', '')} {getattr(record, 'err', '')}"
+        if "orbidden" in text:
+            self.told.append(text)
+
+
 @asynccontextmanager
 async def running(tmp_path: Any, **manager: Any) -> AsyncIterator[Cluster]:
-    """The whole control plane in this event loop."""
+    """The whole control plane in this event loop; each of its parts may only what its role gives it, and is never refused anything."""
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    (tmp_path / "tokens").write_text('secret,admin,1,"system:masters"\n')
+    (tmp_path / "tokens").write_text('secret,admin,1,"system:masters"\nmanager,system:kube-controller-manager,2\nscheduler,system:kube-scheduler,3\n')
     services = "10.96.0.0/16,fd00:10:96::/112"
     settings = Settings(
         data_dir=str(tmp_path / "data"),
@@ -141,14 +161,24 @@ async def running(tmp_path: Any, **manager: Any) -> AsyncIterator[Cluster]:
         sockets=(listener,),
         store="memory",
         token_auth_file=str(tmp_path / "tokens"),
+        authorization_mode="Node,RBAC",
         service_cluster_ip_range=services,
         advertise_address="192.0.2.1",
     )
     connection = Connection(server=f"https://127.0.0.1:{port}", verify=False, token="secret")
-    common = {"connection": connection, "leader_elect": False, "secure_port": 0}
+    common = {"leader_elect": False, "secure_port": 0}
     manager_settings = kube_controller_manager.Settings(
-        **common, allocate_node_cidrs=True, cluster_cidr="10.244.0.0/16,fd00:10:244::/56", service_cluster_ip_range=services, **manager
+        **common,
+        connection=msgspec.structs.replace(connection, token="manager"),
+        use_service_account_credentials=True,
+        allocate_node_cidrs=True,
+        cluster_cidr="10.244.0.0/16,fd00:10:244::/56",
+        service_cluster_ip_range=services,
+        **manager,
     )
+    scheduler_settings = kube_scheduler.Settings(**common, connection=msgspec.structs.replace(connection, token="scheduler"))
+    refusals = Refusals()
+    logging.getLogger("twinstack").addHandler(refusals)
     served, managed, scheduled = asyncio.Event(), asyncio.Event(), asyncio.Event()
     async with AsyncExitStack() as stack, asyncio.timeout(60):
         group = await stack.enter_async_context(asyncio.TaskGroup())
@@ -159,7 +189,7 @@ async def running(tmp_path: Any, **manager: Any) -> AsyncIterator[Cluster]:
         cache.watch_all(resource.view for resource in RESOURCES)
         cluster = Cluster(client, cache)
         tasks.append(group.create_task(kube_controller_manager.run(manager_settings, ready=managed.set)))
-        tasks.append(group.create_task(kube_scheduler.run(kube_scheduler.Settings(**common), ready=scheduled.set)))
+        tasks.append(group.create_task(kube_scheduler.run(scheduler_settings, ready=scheduled.set)))
         tasks.append(group.create_task(cache.run()))
         await cache.synced()
         await managed.wait()
@@ -170,6 +200,8 @@ async def running(tmp_path: Any, **manager: Any) -> AsyncIterator[Cluster]:
         finally:
             for task in reversed(tasks):
                 task.cancel()
+            logging.getLogger("twinstack").removeHandler(refusals)
+    assert refusals.told == []
 
 
 def deployment(replicas: int, *, image: str = "twinstack.dev/host", **spec: Any) -> Document:
@@ -334,6 +366,63 @@ async def test_kubectl_follows_a_rollout_and_takes_it_back(tmp_path):
         assert "NewReplicaSet:" in described and "ScalingReplicaSet" in described
         await kubectl("delete", "deployment", "web", "--wait", "--cascade=foreground", "--timeout=20s")
         assert cluster.pods() == []
+
+
+def pods_of(name: str, **spec: Any) -> Document:
+    template = {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "main", "image": "twinstack.dev/host"}], **spec}}
+    return {"selector": {"matchLabels": {"app": name}}, "template": template}
+
+
+async def test_every_controller_does_its_work_with_what_its_own_role_gives_it(tmp_path):
+    """Each object here is one that another controller acts upon; ``running`` says when one of them was refused anything."""
+    async with running(tmp_path, node_monitor_grace_period_seconds=5.0) as cluster:
+        cache = cluster.cache
+        await cluster.register("node1")
+
+        def meta(name: str) -> Document:
+            return {"name": name, "namespace": "default"}
+
+        for document in (
+            {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": meta("ds"), "spec": pods_of("ds")},
+            {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta("ss"), "spec": {**pods_of("ss"), "serviceName": "ss", "replicas": 2}},
+            {"apiVersion": "v1", "kind": "ReplicationController", "metadata": meta("rc"), "spec": {**pods_of("rc"), "selector": {"app": "rc"}, "replicas": 1}},
+            {
+                "apiVersion": "policy/v1",
+                "kind": "PodDisruptionBudget",
+                "metadata": meta("ss"),
+                "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "ss"}}},
+            },
+            {"apiVersion": "v1", "kind": "Service", "metadata": meta("by-hand"), "spec": {"ports": [{"port": 80}]}},
+            {"apiVersion": "v1", "kind": "Endpoints", "metadata": meta("by-hand"), "subsets": [{"addresses": [{"ip": "192.0.2.7"}], "ports": [{"port": 80}]}]},
+            {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "metadata": meta("job"),
+                "spec": {"template": pods_of("job", restartPolicy="Never")["template"], "ttlSecondsAfterFinished": 0},
+            },
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "ClusterRole",
+                "metadata": {"name": "more-view", "labels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}},
+                "rules": [{"verbs": ["get"], "apiGroups": ["example.com"], "resources": ["things"]}],
+            },
+        ):
+            await cluster.put(document)
+        await cluster.until(
+            lambda: len(cluster.ready_pods(app="ds")) == 1 and len(cluster.ready_pods(app="ss")) == 2 and len(cluster.ready_pods(app="rc")) == 1
+        )
+        await cluster.until(lambda: (budget := cache.get(PodDisruptionBudget, Key("default", "ss"))) and budget.status.disruptionsAllowed == 1)
+        await cluster.until(lambda: cluster.endpoints("by-hand") == {"IPv4": {"192.0.2.7"}})
+        await cluster.until(lambda: any("things" in (rule.resources or ()) for rule in cache.get(ClusterRole, Key("", "view")).rules or ()))
+        done = await cluster.until(lambda: cluster.ready_pods(app="job"))
+        await cluster.change(Pod, Key("default", done[0].metadata.name), {"status": {"phase": "Succeeded"}}, subresource="status", kind="strategic")
+        await cluster.until(lambda: cache.get(Job, Key("default", "job")) is None and not cluster.pods(app="job"))
+        await cluster.change(StatefulSet, Key("default", "ss"), {"spec": {"template": {"metadata": {"annotations": {"a": "b"}}}}})
+        await cluster.until(lambda: len([one for one in cluster.ready_pods(app="ss") if one.annotations.get("a")]) == 2)
+        await cluster.delete(DaemonSet, Key("default", "ds"), "Foreground")
+        await cluster.until(lambda: cache.get(DaemonSet, Key("default", "ds")) is None and not cluster.pods(app="ds"))
+        # The node falls silent: it is tainted, and its pods are told.
+        await cluster.until(lambda: any(taint.effect == "NoExecute" for taint in cache.get(Node, Key("", "node1")).spec.taints or ()))
 
 
 def pem(tmp_path: Any) -> Any:

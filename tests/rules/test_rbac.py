@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinstack.rules.bootstrap_roles import bootstrap_objects
+from twinstack.rules.controller_roles import MANAGER
 from twinstack.rules.rbac import Attributes, Policy, Rule, TooManyParts, allows, rule_of, rules_of, uncovered
 
 
@@ -187,6 +188,11 @@ FIRST = first_policy()
 SOMEBODY = ("system:authenticated",)
 
 
+def account(name: str) -> str:
+    """The user that a controller is."""
+    return f"system:serviceaccount:kube-system:{name}"
+
+
 @pytest.mark.parametrize(
     ("user", "groups", "asked", "allowed"),
     [
@@ -205,10 +211,26 @@ SOMEBODY = ("system:authenticated",)
         ("system:kube-scheduler", SOMEBODY, Attributes("create", "", "pods", "binding", "ns", "p"), True),
         ("system:kube-scheduler", SOMEBODY, Attributes("create", "", "pods", "", "ns"), False),
         ("system:kube-scheduler", SOMEBODY, Attributes("get", "", "secrets", "", "ns", "s"), False),
-        ("system:kube-controller-manager", SOMEBODY, Attributes("create", "discovery.k8s.io", "endpointslices", "", "ns"), True),
-        ("system:kube-controller-manager", SOMEBODY, Attributes("create", "rbac.authorization.k8s.io", "clusterrolebindings"), False),
-        ("system:kube-controller-manager", SOMEBODY, Attributes("update", "coordination.k8s.io", "leases", "", "kube-system", "kube-controller-manager"), True),
-        ("system:kube-controller-manager", SOMEBODY, Attributes("bind", "rbac.authorization.k8s.io", "clusterroles", name="cluster-admin"), False),
+        (MANAGER, SOMEBODY, Attributes("watch", "", "secrets"), True),
+        (MANAGER, SOMEBODY, Attributes("create", "discovery.k8s.io", "endpointslices", "", "ns"), False),
+        (MANAGER, SOMEBODY, Attributes("delete", "", "pods", "", "ns", "p"), False),
+        (MANAGER, SOMEBODY, Attributes("update", "coordination.k8s.io", "leases", "", "kube-system", "kube-controller-manager"), True),
+        (MANAGER, SOMEBODY, Attributes("create", "", "serviceaccounts", "token", "kube-system", "node-controller"), True),
+        (MANAGER, SOMEBODY, Attributes("create", "", "serviceaccounts", "token", "kube-system", "kube-dns"), False),
+        (account("endpointslice-controller"), SOMEBODY, Attributes("create", "discovery.k8s.io", "endpointslices", "", "ns"), True),
+        (account("endpointslice-controller"), SOMEBODY, Attributes("delete", "", "pods", "", "ns", "p"), False),
+        (account("replicaset-controller"), SOMEBODY, Attributes("delete", "", "pods", "", "ns", "p"), True),
+        (account("replicaset-controller"), SOMEBODY, Attributes("get", "", "secrets", "", "ns", "s"), False),
+        (account("replicaset-controller"), SOMEBODY, Attributes("update", "", "services", "", "ns", "s"), False),
+        (account("clusterrole-aggregation-controller"), SOMEBODY, Attributes("escalate", "rbac.authorization.k8s.io", "clusterroles"), True),
+        (account("clusterrole-aggregation-controller"), SOMEBODY, Attributes("bind", "rbac.authorization.k8s.io", "clusterroles", name="admin"), False),
+        (account("pod-garbage-collector"), SOMEBODY, Attributes("get", "", "nodes", name="n"), True),
+        (account("pod-garbage-collector"), SOMEBODY, Attributes("delete", "", "pods", "", "ns", "p"), True),
+        (account("pod-garbage-collector"), SOMEBODY, Attributes("create", "", "pods", "", "ns"), False),
+        (account("generic-garbage-collector"), SOMEBODY, Attributes("delete", "", "secrets", "", "ns", "s"), True),
+        (account("generic-garbage-collector"), SOMEBODY, Attributes("create", "", "pods", "", "ns"), False),
+        (account("generic-garbage-collector"), SOMEBODY, Attributes("escalate", "rbac.authorization.k8s.io", "clusterroles"), False),
+        ("system:serviceaccount:default:replicaset-controller", SOMEBODY, Attributes("delete", "", "pods", "", "ns", "p"), False),
         ("system:kube-dns", SOMEBODY, Attributes("watch", "", "services"), True),
         ("system:kube-dns", SOMEBODY, Attributes("update", "", "services"), False),
         ("system:node:node1", ("system:nodes", *SOMEBODY), Attributes("get", "", "nodes", name="node1"), False),

@@ -456,8 +456,8 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def close(self) -> None:
-        """Send what is written already, then end it."""
-        if self.transport is not None:
+        """Send what is written already, then end it; asyncio's TLS forgets what it has to send when it is told twice."""
+        if self.transport is not None and not self.transport.is_closing():
             if self._taken is None and self.backlog:
                 self._expect_progress()
             self.transport.close()

@@ -16,6 +16,15 @@ from twinstack.net.family import FAMILIES
 @common_options("kube-controller-manager", 10257)
 @click.option("--controllers", default="*", show_default=True, help="A comma-separated list: '*' all of them, 'name' this one, '-name' not this one.")
 @click.option("--allocate-node-cidrs", type=bool, default=False, is_flag=False, flag_value=True, show_default=True, help="Give nodes blocks.")
+@click.option(
+    "--use-service-account-credentials",
+    type=bool,
+    default=False,
+    is_flag=False,
+    flag_value=True,
+    show_default=True,
+    help="Write as a ServiceAccount of its own for each controller, whose role holds what that controller needs.",
+)
 @click.option("--cluster-cidr", default="", help="A CIDR for pods, or one of each family, the primary first.")
 @click.option("--service-cluster-ip-range", default="", help="The Services' CIDRs, which nodes' blocks must not touch.")
 @click.option("--node-cidr-mask-size", type=int, default=0, help="Prefix length of a node's block, when there is one cluster CIDR.")

@@ -6,7 +6,7 @@ It is also the hand that performs what they decide: the answer to a write goes s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from twinstack.client.client import Client
 from twinstack.client.informer import Callback, Informer
 
 V = TypeVar("V", bound=kinds.Object)
+Perform = Callable[[Action], Awaitable[Document | None]]
 
 
 class Cache:
@@ -61,9 +62,9 @@ class Cache:
         """See :meth:`Informer.subscribe`."""
         return self._of(view).subscribe(callback)
 
-    async def perform(self, action: Action) -> Document | None:
-        """Do it, and take in the answer. Errors are those of ``api.errors``."""
-        answer = await self.client.perform(action)
+    async def perform(self, action: Action, by: Perform | None = None) -> Document | None:
+        """Do it, or have it done by somebody else than the cache's own client, and take in the answer. Errors are those of ``api.errors``."""
+        answer = await (by or self.client.perform)(action)
         # A deletion's answer tells the object's last state when it is gone, which must not come back.
         if answer is not None and (not isinstance(action, Delete) or (answer.get("metadata") or {}).get("deletionTimestamp")):
             self.take(answer)

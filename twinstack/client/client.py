@@ -7,11 +7,12 @@ it once, into the view that he wants. Trouble with the connection is ``ServiceUn
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 import socket
 import ssl
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -110,6 +111,7 @@ class Client:
         self._base = config.server.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
         self._token, self._token_read = config.token, -TOKEN_FILE_SECONDS
+        self._said: Callable[[], str] | None = None
 
     async def __aenter__(self) -> Self:
         tls: ssl.SSLContext | bool = True
@@ -129,6 +131,12 @@ class Client:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    def acting(self, token: Callable[[], str]) -> Client:
+        """A client over the connections of this one, which must be open, that shows whatever token there is at the moment of each request."""
+        other = copy.copy(self)
+        other._said = token
+        return other
 
     # ---- documents
 
@@ -215,7 +223,7 @@ class Client:
                     return None
             case DeleteCollection(resource, namespace):
                 with suppress(errors.NotFound):
-                    await self.raw("DELETE", f"{resource.path(namespace)}?propagationPolicy=Background")
+                    await self.raw("DELETE", resource.path(namespace), query={"propagationPolicy": "Background"})
                 return None
             case Bind():
                 return await self.bind(action.key, action.node, uid=action.uid)
@@ -363,6 +371,8 @@ class Client:
 
     def _bearer(self) -> str:
         """The token; one from a file is read again every minute, as it is rotated there."""
+        if self._said is not None:
+            return self._said()
         now = time.monotonic()
         if self.config.token_file and now - self._token_read >= TOKEN_FILE_SECONDS:
             try:

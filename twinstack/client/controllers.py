@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from twinstack.api.world import Controller
 from twinstack.client import certificates, kubeconfig
 from twinstack.client.cache import Cache
 from twinstack.client.client import Client
+from twinstack.client.identities import Identity
 from twinstack.client.kubeconfig import Connection
 from twinstack.loops import leader
 from twinstack.loops.clock import SystemClock
@@ -81,12 +83,13 @@ async def run_controllers(
     *,
     workers: Mapping[str, int] | None = None,
     lean: Mapping[type[kinds.Object], Callable[[Any], Any]] | None = None,
+    accounts: Mapping[str, str] | None = None,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Run the controllers until cancelled; *ready* is called once all of them are at work.
 
     *workers* are by a controller's name; a controller that has a ``workers`` of its own insists on that number. *lean* says
-    what is kept of kinds of which there are very many.
+    what is kept of kinds of which there are very many. With *accounts*, each controller writes as the ServiceAccount of that name.
     """
     check(settings)
     connection = settings.connection or kubeconfig.load(settings.kubeconfig or None, server=settings.master)
@@ -98,11 +101,15 @@ async def run_controllers(
             cache.watch(view, lean=(lean or {}).get(view))
         recorder = Recorder(cache.perform, component=component, clock=clock)
         metrics = QueueMetrics(registry)
+        identities: dict[str, Identity] = {}
+        if accounts is not None:
+            shared = await undo.enter_async_context(Client(msgspec.structs.replace(connection, token="", token_file="", pair=None), user_agent=component))
+            identities = {name: Identity(name, client, shared, clock) for name in dict.fromkeys(accounts[one.name] for one in controllers)}
         reconcilers = [
             Reconciler(
                 controller,
                 cache,
-                cache.perform,
+                partial(cache.perform, by=identities[accounts[controller.name]].perform) if accounts is not None else cache.perform,
                 recorder=recorder,
                 clock=clock,
                 metrics=metrics,
@@ -114,7 +121,10 @@ async def run_controllers(
 
         async def work() -> None:
             await cache.synced()
+            await asyncio.gather(*(identity.begin() for identity in identities.values()))
             async with asyncio.TaskGroup() as group:
+                for identity in identities.values():
+                    group.create_task(identity.keep(), name=f"token of {identity.name}")
                 for reconciler in reconcilers:
                     group.create_task(reconciler.run(), name=reconciler.controller.name)
                 log.info("Controllers are at work", extra={"component": component, "controllers": len(reconcilers)})

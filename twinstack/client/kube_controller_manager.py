@@ -26,6 +26,7 @@ class Settings(Common, frozen=True, kw_only=True):
 
     secure_port: int = PORT
     controllers: tuple[str, ...] = ("*",)
+    use_service_account_credentials: bool = False
     allocate_node_cidrs: bool = False
     cluster_cidr: str = ""
     service_cluster_ip_range: str = ""
@@ -56,6 +57,7 @@ class Row(NamedTuple):
     arguments: Callable[[Settings], tuple[tuple[Any, ...], Mapping[str, Any]] | None] = lambda settings: ((), {})  # None: it does not run
     workers: str = ""  # the setting
     alias: str = ""
+    account: str = ""  # the ServiceAccount, when it has another name than the controller
 
 
 def _node_ipam(settings: Settings) -> tuple[tuple[Any, ...], Mapping[str, Any]] | None:
@@ -76,9 +78,13 @@ def _service_accounts(settings: Settings) -> tuple[tuple[Any, ...], Mapping[str,
 
 # By the name that --controllers knows. Modules are loaded when the program starts, not with this table.
 CONTROLLERS: Mapping[str, Row] = {
-    "node-ipam-controller": Row("nodeipam", "NodeIPAM", _node_ipam, alias="nodeipam"),
+    "node-ipam-controller": Row("nodeipam", "NodeIPAM", _node_ipam, alias="nodeipam", account="node-controller"),
     "node-lifecycle-controller": Row(
-        "nodelifecycle", "NodeLifecycle", lambda settings: ((), {"grace_seconds": settings.node_monitor_grace_period_seconds}), alias="nodelifecycle"
+        "nodelifecycle",
+        "NodeLifecycle",
+        lambda settings: ((), {"grace_seconds": settings.node_monitor_grace_period_seconds}),
+        alias="nodelifecycle",
+        account="node-controller",
     ),
     "endpointslice-controller": Row(
         "endpointslices",
@@ -93,21 +99,26 @@ CONTROLLERS: Mapping[str, Row] = {
         lambda settings: ((), {"max_endpoints": settings.mirroring_max_endpoints_per_subset}),
         "mirroring_concurrent_service_endpoint_syncs",
         "endpointslicemirroring",
+        "endpointslicemirroring-controller",
     ),
-    "endpoints-controller": Row("endpoints", "EndpointsObjects", workers="concurrent_endpoint_syncs", alias="endpoint"),
+    "endpoints-controller": Row("endpoints", "EndpointsObjects", workers="concurrent_endpoint_syncs", alias="endpoint", account="endpoint-controller"),
     "deployment-controller": Row("deployments", "Deployments", workers="concurrent_deployment_syncs", alias="deployment"),
     "replicaset-controller": Row("replicasets", "ReplicaSets", workers="concurrent_replicaset_syncs", alias="replicaset"),
-    "replicationcontroller-controller": Row("replicasets", "ReplicationControllers", workers="concurrent_rc_syncs", alias="replicationcontroller"),
-    "daemonset-controller": Row("daemonsets", "DaemonSets", alias="daemonset"),
+    "replicationcontroller-controller": Row(
+        "replicasets", "ReplicationControllers", workers="concurrent_rc_syncs", alias="replicationcontroller", account="replication-controller"
+    ),
+    "daemonset-controller": Row("daemonsets", "DaemonSets", alias="daemonset", account="daemon-set-controller"),
     "statefulset-controller": Row("statefulsets", "StatefulSets", workers="concurrent_statefulset_syncs", alias="statefulset"),
     "job-controller": Row("jobs", "Jobs", workers="concurrent_job_syncs", alias="job"),
     "ttl-after-finished-controller": Row("jobs", "FinishedJobs", alias="ttl-after-finished"),
     "disruption-controller": Row("disruptions", "Disruptions", alias="disruption"),
     "namespace-controller": Row("namespaces", "Namespaces", workers="concurrent_namespace_syncs", alias="namespace"),
-    "garbage-collector-controller": Row("garbage", "Garbage", workers="concurrent_gc_syncs", alias="garbagecollector"),
-    "pod-garbage-collector-controller": Row("podgc", "PodGarbage", alias="podgc"),
-    "serviceaccount-controller": Row("serviceaccounts", "ServiceAccounts", _service_accounts, "concurrent_serviceaccount_syncs", "serviceaccount"),
-    "service-cidr-controller": Row("servicecidrs", "ServiceCIDRs"),
+    "garbage-collector-controller": Row("garbage", "Garbage", workers="concurrent_gc_syncs", alias="garbagecollector", account="generic-garbage-collector"),
+    "pod-garbage-collector-controller": Row("podgc", "PodGarbage", alias="podgc", account="pod-garbage-collector"),
+    "serviceaccount-controller": Row(
+        "serviceaccounts", "ServiceAccounts", _service_accounts, "concurrent_serviceaccount_syncs", "serviceaccount", "service-account-controller"
+    ),
+    "service-cidr-controller": Row("servicecidrs", "ServiceCIDRs", account="service-cidrs-controller"),
     "clusterrole-aggregation-controller": Row("clusterroles", "ClusterRoles", alias="clusterrole-aggregation"),
     "windows-node-controller": Row("windowsnodes", "WindowsNodes"),
 }
@@ -172,7 +183,8 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
     workers = {name: getattr(settings, row.workers) for name, row in CONTROLLERS.items() if row.workers}
     lean = Lean()
     kept: dict[type[kinds.Object], Callable[[Any], Any]] = {kinds.Pod: lean.pod, kinds.EndpointSlice: lean.slice, kinds.Endpoints: lean.endpoints}
-    await run_controllers(COMPONENT, controllers, settings, workers=workers, lean=kept, ready=ready)
+    accounts = {name: row.account or name for name, row in CONTROLLERS.items()} if settings.use_service_account_credentials else None
+    await run_controllers(COMPONENT, controllers, settings, workers=workers, lean=kept, accounts=accounts, ready=ready)
 
 
 def _cidrs(flag: str, text: str) -> tuple[Network, ...]:

@@ -9,9 +9,11 @@ Source: the Kubernetes documentation, "Using RBAC Authorization", section "Defau
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from twinstack.api.objects import Document
+from twinstack.rules import controller_roles
+from twinstack.rules.policy_rules import ASK, READ, TELL_EVENTS, WRITE, RuleDocument, lock, reading, rule
 from twinstack.rules.rbac import GROUP
 
 ROUTER: Final = "twinstack:node-router"
@@ -19,30 +21,6 @@ BALANCER: Final = "twinstack:load-balancer"
 AUTOUPDATE: Final = "rbac.authorization.kubernetes.io/autoupdate"
 _LABELS: Final = {"kubernetes.io/bootstrapping": "rbac-defaults"}
 _AGGREGATE: Final = "rbac.authorization.k8s.io/aggregate-to-"
-READ: Final = ("get", "list", "watch")
-WRITE: Final = ("create", "delete", "deletecollection", "patch", "update")
-_EVENTS: Final = ("create", "patch", "update")
-
-_Rule = Mapping[str, Any]
-
-
-def _rule(verbs: Sequence[str], group: str, *resources: str, names: Sequence[str] = ()) -> _Rule:
-    rule: dict[str, Any] = {"verbs": list(verbs), "apiGroups": [group], "resources": list(resources)}
-    return rule | {"resourceNames": list(names)} if names else rule
-
-
-def _paths(*urls: str) -> _Rule:
-    return {"verbs": ["get"], "nonResourceURLs": list(urls)}
-
-
-_TELL_EVENTS: Final = (_rule(_EVENTS, "", "events"), _rule(_EVENTS, "events.k8s.io", "events"))
-_ASK: Final = (_rule(("create",), "authentication.k8s.io", "tokenreviews"), _rule(("create",), "authorization.k8s.io", "subjectaccessreviews"))
-
-
-def _lock(name: str) -> tuple[_Rule, ...]:
-    """What an election for this lease needs."""
-    return _rule(("create",), "coordination.k8s.io", "leases"), _rule(("get", "update"), "coordination.k8s.io", "leases", names=(name,))
-
 
 _PODS: Final = ("pods", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy")
 _CORE: Final = ("configmaps", "endpoints", "events", "persistentvolumeclaims", "replicationcontrollers", "replicationcontrollers/scale",
@@ -56,113 +34,103 @@ _SEEN: Final = ("bindings", "configmaps", "endpoints", "events", "limitranges", 
                 "services/status")  # fmt: skip
 
 _VIEW: Final = (
-    _rule(READ, "", *_SEEN),
-    _rule(READ, "discovery.k8s.io", "endpointslices"),
-    _rule(READ, "apps", "controllerrevisions", *(f"{one}{end}" for one in ("daemonsets", "deployments", "replicasets", "statefulsets")
+    rule(READ, "", *_SEEN),
+    rule(READ, "discovery.k8s.io", "endpointslices"),
+    rule(READ, "apps", "controllerrevisions", *(f"{one}{end}" for one in ("daemonsets", "deployments", "replicasets", "statefulsets")
                                                  for end in ("", "/scale", "/status") if (one, end) != ("daemonsets", "/scale"))),
-    _rule(READ, "autoscaling", "horizontalpodautoscalers", "horizontalpodautoscalers/status"),
-    _rule(READ, "batch", "cronjobs", "cronjobs/status", "jobs", "jobs/status"),
-    _rule(READ, "policy", "poddisruptionbudgets", "poddisruptionbudgets/status"),
-    _rule(READ, "networking.k8s.io", "ingresses", "ingresses/status", "networkpolicies"),
+    rule(READ, "autoscaling", "horizontalpodautoscalers", "horizontalpodautoscalers/status"),
+    rule(READ, "batch", "cronjobs", "cronjobs/status", "jobs", "jobs/status"),
+    rule(READ, "policy", "poddisruptionbudgets", "poddisruptionbudgets/status"),
+    rule(READ, "networking.k8s.io", "ingresses", "ingresses/status", "networkpolicies"),
 )  # fmt: skip
 _EDIT: Final = (
-    _rule(READ, "", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"),
-    _rule(("impersonate",), "", "serviceaccounts"),
-    _rule(WRITE, "", *_PODS),
-    _rule(("create",), "", "pods/eviction"),
-    _rule(WRITE, "", *_CORE),
-    _rule(("create",), "", "serviceaccounts/token"),
-    _rule(WRITE, "apps", *_APPS),
-    _rule(WRITE, "autoscaling", "horizontalpodautoscalers"),
-    _rule(WRITE, "batch", "cronjobs", "jobs"),
-    _rule(WRITE, "policy", "poddisruptionbudgets"),
-    _rule(WRITE, "networking.k8s.io", *_NETWORKING),
-    _rule((*WRITE, *READ), "coordination.k8s.io", "leases"),
+    rule(READ, "", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"),
+    rule(("impersonate",), "", "serviceaccounts"),
+    rule(WRITE, "", *_PODS),
+    rule(("create",), "", "pods/eviction"),
+    rule(WRITE, "", *_CORE),
+    rule(("create",), "", "serviceaccounts/token"),
+    rule(WRITE, "apps", *_APPS),
+    rule(WRITE, "autoscaling", "horizontalpodautoscalers"),
+    rule(WRITE, "batch", "cronjobs", "jobs"),
+    rule(WRITE, "policy", "poddisruptionbudgets"),
+    rule(WRITE, "networking.k8s.io", *_NETWORKING),
+    rule((*WRITE, *READ), "coordination.k8s.io", "leases"),
 )
 _ADMIN: Final = (
-    _rule(("create",), "authorization.k8s.io", "localsubjectaccessreviews"),
-    _rule((*WRITE, *READ), GROUP, "rolebindings", "roles"),
+    rule(("create",), "authorization.k8s.io", "localsubjectaccessreviews"),
+    rule((*WRITE, *READ), GROUP, "rolebindings", "roles"),
 )
 
 # What a kubelet may do at all; ``node_access`` narrows it to what belongs to the node.
 NODE_RULES: Final = (
-    *_ASK,
-    _rule(READ, "", "services"),
-    _rule(("create", "get", "list", "watch", "patch", "update"), "", "nodes"),
-    _rule(("patch", "update"), "", "nodes/status"),
-    *_TELL_EVENTS,
-    _rule((*READ, "create", "delete"), "", "pods"),
-    _rule(("patch", "update"), "", "pods/status"),
-    _rule(("create",), "", "pods/eviction"),
-    _rule(READ, "", "configmaps", "secrets"),
-    _rule(("create",), "", "serviceaccounts/token"),
-    _rule(("get",), "", "serviceaccounts"),
-    _rule(("create", "delete", "get", "patch", "update"), "coordination.k8s.io", "leases"),
+    *ASK,
+    rule(READ, "", "services"),
+    rule(("create", "get", "list", "watch", "patch", "update"), "", "nodes"),
+    rule(("patch", "update"), "", "nodes/status"),
+    *TELL_EVENTS,
+    rule((*READ, "create", "delete"), "", "pods"),
+    rule(("patch", "update"), "", "pods/status"),
+    rule(("create",), "", "pods/eviction"),
+    rule(READ, "", "configmaps", "secrets"),
+    rule(("create",), "", "serviceaccounts/token"),
+    rule(("get",), "", "serviceaccounts"),
+    rule(("create", "delete", "get", "patch", "update"), "coordination.k8s.io", "leases"),
 )
 
-_ROLES: Final[Mapping[str, tuple[_Rule, ...]]] = {
-    "cluster-admin": (_rule("*", "*", "*"), {"verbs": ["*"], "nonResourceURLs": ["*"]}),
+_ROLES: Final[Mapping[str, tuple[RuleDocument, ...]]] = {
+    "cluster-admin": (rule("*", "*", "*"), {"verbs": ["*"], "nonResourceURLs": ["*"]}),
     "system:aggregate-to-view": _VIEW,
     "system:aggregate-to-edit": _EDIT,
     "system:aggregate-to-admin": _ADMIN,
-    "system:discovery": (_paths("/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"),),
+    "system:discovery": (reading("/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"),),
     "system:basic-user": (
-        _rule(("create",), "authorization.k8s.io", "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
-        _rule(("create",), "authentication.k8s.io", "selfsubjectreviews"),
+        rule(("create",), "authorization.k8s.io", "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
+        rule(("create",), "authentication.k8s.io", "selfsubjectreviews"),
     ),
-    "system:public-info-viewer": (_paths("/healthz", "/livez", "/readyz", "/version", "/version/"),),
-    "system:monitoring": (_paths("/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/slis", "/readyz", "/readyz/*"),),
-    "system:service-account-issuer-discovery": (_paths("/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks",
+    "system:public-info-viewer": (reading("/healthz", "/livez", "/readyz", "/version", "/version/"),),
+    "system:monitoring": (reading("/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/slis", "/readyz", "/readyz/*"),),
+    "system:service-account-issuer-discovery": (reading("/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks",
                                                        "/openid/v1/jwks/"),),
-    "system:auth-delegator": _ASK,
+    "system:auth-delegator": ASK,
     "system:kubelet-api-admin": (
-        _rule(("get", "list", "watch", "proxy"), "", "nodes"),
-        _rule("*", "", "nodes/configz", "nodes/healthz", "nodes/log", "nodes/metrics", "nodes/pods", "nodes/proxy", "nodes/stats"),
+        rule(("get", "list", "watch", "proxy"), "", "nodes"),
+        rule("*", "", "nodes/configz", "nodes/healthz", "nodes/log", "nodes/metrics", "nodes/pods", "nodes/proxy", "nodes/stats"),
     ),
     "system:node": NODE_RULES,
     "system:node-proxier": (
-        _rule(("list", "watch"), "", "services"),
-        _rule(READ, "", "nodes"),
-        _rule(("list", "watch"), "discovery.k8s.io", "endpointslices"),
-        _rule(("list", "watch"), "networking.k8s.io", "servicecidrs"),
-        *_TELL_EVENTS,
+        rule(("list", "watch"), "", "services"),
+        rule(READ, "", "nodes"),
+        rule(("list", "watch"), "discovery.k8s.io", "endpointslices"),
+        rule(("list", "watch"), "networking.k8s.io", "servicecidrs"),
+        *TELL_EVENTS,
     ),
     # Who knows the ways between nodes looks at all of them, which kubelets do not.
-    ROUTER: (_rule(READ, "", "nodes"),),
+    ROUTER: (rule(READ, "", "nodes"),),
     # Every node's: addresses in the Services' status, an election, and a lease by which the nodes know each other to live.
     BALANCER: (
-        *_TELL_EVENTS,
-        _rule(READ, "", "nodes", "services"),
-        _rule(("patch",), "", "services/status"),
-        _rule(READ, "discovery.k8s.io", "endpointslices"),
-        _rule(READ, "", "configmaps", names=("twinstack-load-balancer",)),
-        _rule((*READ, "create", "patch", "update"), "coordination.k8s.io", "leases"),
+        *TELL_EVENTS,
+        rule(READ, "", "nodes", "services"),
+        rule(("patch",), "", "services/status"),
+        rule(READ, "discovery.k8s.io", "endpointslices"),
+        rule(READ, "", "configmaps", names=("twinstack-load-balancer",)),
+        rule((*READ, "create", "patch", "update"), "coordination.k8s.io", "leases"),
     ),
-    "system:kube-dns": (_rule(READ, "", "namespaces", "pods", "services"), _rule(READ, "discovery.k8s.io", "endpointslices")),
+    "system:kube-dns": (rule(READ, "", "namespaces", "pods", "services"), rule(READ, "discovery.k8s.io", "endpointslices")),
     "system:kube-scheduler": (
-        *_TELL_EVENTS,
-        *_lock("kube-scheduler"),
-        _rule(READ, "", "nodes"),
-        _rule((*READ, "delete"), "", "pods"),
-        _rule(("create",), "", "bindings", "pods/binding"),
-        _rule(("patch", "update"), "", "pods/status"),
-        _rule(READ, "", "namespaces", "persistentvolumeclaims", "persistentvolumes", "replicationcontrollers", "services"),
-        _rule(READ, "apps", "replicasets", "statefulsets"),
-        _rule(READ, "policy", "poddisruptionbudgets"),
-        *_ASK,
+        *TELL_EVENTS,
+        *lock("kube-scheduler"),
+        rule(READ, "", "nodes"),
+        rule((*READ, "delete"), "", "pods"),
+        rule(("create",), "", "bindings", "pods/binding"),
+        rule(("patch", "update"), "", "pods/status"),
+        rule(READ, "", "namespaces", "persistentvolumeclaims", "persistentvolumes", "replicationcontrollers", "services"),
+        rule(READ, "apps", "replicasets", "statefulsets"),
+        rule(READ, "policy", "poddisruptionbudgets"),
+        *ASK,
     ),
-    # The garbage collector and the end of namespaces reach whatever there is, so reading, changing and deleting is for all kinds.
-    "system:kube-controller-manager": (
-        _rule(("delete", "deletecollection", "get", "list", "patch", "update", "watch"), "*", "*"),
-        *_TELL_EVENTS,
-        *_lock("kube-controller-manager"),
-        _rule(("create",), "", "configmaps", "endpoints", "persistentvolumeclaims", "pods", "secrets", "serviceaccounts", "serviceaccounts/token"),
-        _rule(("create",), "apps", "controllerrevisions", "replicasets"),
-        _rule(("create",), "batch", "jobs"),
-        _rule(("create",), "discovery.k8s.io", "endpointslices"),
-        _rule(("escalate",), GROUP, "clusterroles"),
-        *_ASK,
-    ),
+    controller_roles.MANAGER: controller_roles.MANAGER_RULES,
+    **controller_roles.roles(),
 }  # fmt: skip
 
 # ClusterRole → what it gathers, in the order in which the controller finds it: so nobody has anything to write
@@ -187,7 +155,8 @@ _BINDINGS: Final[Mapping[str, tuple[str, tuple[tuple[str, str], ...]]]] = {
     BALANCER: (BALANCER, (("User", BALANCER), ("ServiceAccount", "kube-system/twinstack-load-balancer"))),
     "system:kube-dns": ("system:kube-dns", (("User", "system:kube-dns"), ("ServiceAccount", "kube-system/kube-dns"))),
     "system:kube-scheduler": ("system:kube-scheduler", (("User", "system:kube-scheduler"),)),
-    "system:kube-controller-manager": ("system:kube-controller-manager", (("User", "system:kube-controller-manager"),)),
+    controller_roles.MANAGER: (controller_roles.MANAGER, (("User", controller_roles.MANAGER),)),
+    **controller_roles.bindings(),
 }
 
 
@@ -207,7 +176,7 @@ def _metadata(name: str) -> Document:
     return {"name": name, "labels": labels, "annotations": {AUTOUPDATE: "true"}}
 
 
-def _role(name: str, rules: list[_Rule]) -> Document:
+def _role(name: str, rules: list[RuleDocument]) -> Document:
     return {"apiVersion": f"{GROUP}/v1", "kind": "ClusterRole", "metadata": _metadata(name), "rules": [dict(rule) for rule in rules]}
 
 
