@@ -221,6 +221,7 @@ SCENES = {
     ],
     "job-controller": [
         Scene(lambda: [Jobs()], nothing, put(workload("Job", **BATCH, completions=4, parallelism=2))),
+        Scene(lambda: [Jobs()], nothing, put(workload("Job", **BATCH, completions=4, parallelism=2, completionMode="Indexed", backoffLimitPerIndex=1))),
     ],
     "ttl-after-finished-controller": [Scene(lambda: [FinishedJobs(), Garbage()], nothing, put(workload("Job", ttlSecondsAfterFinished=5, **BATCH) | ENDED))],
     "disruption-controller": [

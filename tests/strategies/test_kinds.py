@@ -553,7 +553,7 @@ async def test_a_kept_template_stays_as_it_is(new_server):
     assert await server.causes(server.patch("controllerrevisions", "a", {"data": {"spec": {"x": 1}}})) == [("data", "FieldValueInvalid")]
 
 
-async def test_a_job_selects_its_own_pods_and_says_what_is_not_served(new_server):
+async def test_a_job_selects_its_own_pods_and_its_policies_go_together(new_server):
     server = await new_server()
     made = await server.post("jobs", SAMPLES["jobs"])
     uid = made["metadata"]["uid"]
@@ -564,8 +564,17 @@ async def test_a_job_selects_its_own_pods_and_says_what_is_not_served(new_server
     assert [made["spec"][field] for field in ("parallelism", "completions", "backoffLimit", "suspend", "completionMode")] == [1, 2, 6, False, "NonIndexed"]
     spec = SAMPLES["jobs"]["spec"]
     for change, causes in (
-        ({"completionMode": "Indexed"}, [("spec.completionMode", "FieldValueForbidden")]),
-        ({"podFailurePolicy": {"rules": []}}, [("spec.podFailurePolicy", "FieldValueForbidden")]),
+        ({"completionMode": "Some"}, [("spec.completionMode", "FieldValueNotSupported")]),
+        ({"completionMode": "Indexed", "completions": None, "parallelism": 2}, [("spec.completions", "FieldValueRequired")]),
+        ({"backoffLimitPerIndex": 1}, [("spec.backoffLimitPerIndex", "FieldValueInvalid")]),
+        (
+            {"podFailurePolicy": {"rules": [{"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [0]}}]}},
+            [("spec.podFailurePolicy.rules[0].action", "FieldValueInvalid"), ("spec.podFailurePolicy.rules[0].onExitCodes.values", "FieldValueInvalid")],
+        ),
+        (
+            {"completionMode": "Indexed", "completions": 3, "successPolicy": {"rules": [{"succeededIndexes": "1-3"}]}},
+            [("spec.successPolicy.rules[0].succeededIndexes", "FieldValueInvalid")],
+        ),
         ({"backoffLimit": -1}, [("spec.backoffLimit", "FieldValueInvalid")]),
         ({"template": {"spec": {"containers": [CONTAINER]}}}, [("spec.template.spec.restartPolicy", "FieldValueRequired")]),
         ({"manualSelector": True}, [("spec.selector", "FieldValueRequired")]),

@@ -5,7 +5,9 @@ See ``api.kinds`` for what a view is.
 
 from __future__ import annotations
 
-from twinstack.api.metadata import Condition, LabelSelector, Object, Time, View
+from typing import Any
+
+from twinstack.api.metadata import Condition, LabelSelector, Object, ObjectMeta, ObjectReference, Time, View
 from twinstack.api.workloads import PodTemplate
 
 
@@ -20,6 +22,13 @@ class JobSpec(View, frozen=True):
     template: PodTemplate = PodTemplate()
     ttlSecondsAfterFinished: int | None = None
     suspend: bool | None = None
+    completionMode: str = "NonIndexed"
+    podReplacementPolicy: str = "TerminatingOrFailed"
+    podFailurePolicy: dict[str, Any] | None = None
+    successPolicy: dict[str, Any] | None = None
+    backoffLimitPerIndex: int | None = None
+    maxFailedIndexes: int | None = None
+    managedBy: str | None = None
 
 
 class UncountedTerminatedPods(View, frozen=True):
@@ -41,6 +50,8 @@ class JobStatus(View, frozen=True):
     ready: int | None = None
     terminating: int | None = None
     uncountedTerminatedPods: UncountedTerminatedPods | None = None
+    completedIndexes: str | None = None
+    failedIndexes: str | None = None
 
 
 class Job(Object, frozen=True):
@@ -48,3 +59,38 @@ class Job(Object, frozen=True):
 
     spec: JobSpec = JobSpec()
     status: JobStatus = JobStatus()
+
+
+class JobTemplate(View, frozen=True):
+    """What a Job is made of."""
+
+    metadata: ObjectMeta = ObjectMeta()
+    spec: dict[str, Any] = {}
+
+
+class CronJobSpec(View, frozen=True):
+    """When Jobs are made, how many may run at once, and how many are kept."""
+
+    schedule: str = ""
+    timeZone: str | None = None
+    startingDeadlineSeconds: int | None = None
+    concurrencyPolicy: str = "Allow"
+    suspend: bool | None = None
+    jobTemplate: JobTemplate = JobTemplate()
+    successfulJobsHistoryLimit: int | None = None
+    failedJobsHistoryLimit: int | None = None
+
+
+class CronJobStatus(View, frozen=True):
+    """The Jobs that run, and when it last was time."""
+
+    active: list[ObjectReference] | None = None
+    lastScheduleTime: Time | None = None
+    lastSuccessfulTime: Time | None = None
+
+
+class CronJob(Object, frozen=True):
+    """Jobs at set times."""
+
+    spec: CronJobSpec = CronJobSpec()
+    status: CronJobStatus = CronJobStatus()

@@ -45,6 +45,9 @@ from twinstack.api.access import (
     TokenReview as TokenReview,
 )
 from twinstack.api.batch import (
+    CronJob as CronJob,
+)
+from twinstack.api.batch import (
     Job as Job,
 )
 from twinstack.api.batch import (

@@ -9,6 +9,9 @@ count. Whatever write comes last before an interruption, the next decision goes 
 A pod that is being deleted counts as failed, unless it is the Job itself that takes it away (less parallelism, suspension).
 
 After failures in a row the next pod waits: 10 s, doubled with each, 10 minutes at most.
+
+In an Indexed Job each number from 0 to ``spec.completions`` has a pod of its own, and is done when one of its pods has succeeded. How often an
+index has failed is written on the pod that comes next; until there is one, the last pod that failed keeps its finalizer, and with it the count.
 """
 
 from __future__ import annotations
@@ -22,13 +25,17 @@ from twinstack.api.objects import Document, Key, document_of
 from twinstack.api.resources import resource_of
 from twinstack.api.times import parse_time, text_of_time
 from twinstack.api.world import Absent, Action, After, Create, Delete, Patch, Tell, Watch, World, controller_key, own_key
+from twinstack.rules.indexes import FAILURES, INDEX, failures_before, index_of, parse_indexes, text_of_indexes
+from twinstack.rules.job_policies import FAIL_INDEX, FAIL_JOB, IGNORE, enough_succeeded, judgement_of
 from twinstack.rules.workloads import active, controlled_by, owner_reference, ready, references, template_metadata, with_condition
 
 TRACKING = "batch.kubernetes.io/job-tracking"
 JOB_NAME = "batch.kubernetes.io/job-name"
 _RESOURCE, _PODS = resource_of(Job), resource_of(Pod)
 _FIRST_DELAY, _LAST_DELAY = 10, 600
-_BURST = 500
+_BURST, _NO_LIMIT = 500, 2**31 - 1
+_NUMBER = "JOB_COMPLETION_INDEX"
+MANAGER = "kubernetes.io/job-controller"
 _ENDS = {"SuccessCriteriaMet": "Complete", "FailureTarget": "Failed"}  # what is decided, and what it is once no pod runs any more
 
 
@@ -43,7 +50,7 @@ class Jobs:
     def decide(self, key: Key, world: World) -> list[Action]:
         one = world.get(Job, key)
         actions = list(_orphans_let_go(key, one, world))
-        if one is None:
+        if one is None or one.spec.managedBy not in (None, "", MANAGER):
             return actions
         pods = [pod for pod in world.owned(Pod, one.metadata.uid) if controlled_by(pod, one.metadata.uid)]
         status = _counted(one, pods)
@@ -55,7 +62,9 @@ class Jobs:
         status["terminating"] = sum(1 for pod in pods if pod.metadata.deletionTimestamp is not None and pod.status.phase not in ("Failed", "Succeeded"))
         _end(status, world.now)
         before = document_of(one.status)
-        if {name: value for name, value in status.items() if value} != {name: value for name, value in before.items() if value}:
+        if {name: value for name, value in status.items() if value or name == "failedIndexes"} != {
+            name: value for name, value in before.items() if value or name == "failedIndexes"
+        }:
             uncounted = {word: status["uncountedTerminatedPods"].get(word) for word in ("succeeded", "failed")}
             patch: Document = {"status": status | {"uncountedTerminatedPods": uncounted if any(uncounted.values()) else None}}
             actions.append(Patch(_RESOURCE, key, patch, subresource="status", uid=one.metadata.uid))
@@ -88,8 +97,20 @@ def _has_succeeded(pod: Pod) -> bool:
     return pod.status.phase == "Succeeded"
 
 
-def _has_failed(pod: Pod) -> bool:
-    return pod.status.phase == "Failed" or (pod.metadata.deletionTimestamp is not None and not _has_succeeded(pod))
+def _has_failed(one: Job, pod: Pod) -> bool:
+    """One that is going counts at once, unless the Job says that it has to be over; where no node runs it, it is."""
+    if pod.status.phase == "Failed" or pod.metadata.deletionTimestamp is None or _has_succeeded(pod):
+        return pod.status.phase == "Failed"
+    return one.spec.podReplacementPolicy != "Failed" or not pod.spec.nodeName
+
+
+def _is_ignored(one: Job, pod: Pod) -> bool:
+    """Whether the pod's failure counts for nothing."""
+    return _has_failed(one, pod) and judgement_of(pod, one.spec.podFailurePolicy).action == IGNORE
+
+
+def _is_indexed(one: Job) -> bool:
+    return one.spec.completionMode == "Indexed"
 
 
 def _counted(one: Job, pods: Sequence[Pod]) -> Document:
@@ -100,20 +121,77 @@ def _counted(one: Job, pods: Sequence[Pod]) -> Document:
     remaining: dict[str, list[str]] = {}
     for word, before, has_ended in (
         ("succeeded", (uncounted and uncounted.succeeded) or (), _has_succeeded),
-        ("failed", (uncounted and uncounted.failed) or (), _has_failed),
+        ("failed", (uncounted and uncounted.failed) or (), lambda pod: _has_failed(one, pod) and not _is_ignored(one, pod)),
     ):
         status[word] = status.get(word, 0) + sum(1 for uid in before if uid not in held)
         remaining[word] = [uid for uid in before if uid in held]
         remaining[word] += [uid for uid, pod in held.items() if has_ended(pod) and uid not in before]
+    if _is_indexed(one):
+        _count_indexes(one, pods, status)
+        remaining.pop("succeeded")  # an index is done once, whatever is counted twice
     status["uncountedTerminatedPods"] = {word: uids for word, uids in remaining.items() if uids}
     return status
 
 
-def _counted_let_go(one: Job, pods: Iterable[Pod]) -> Iterator[Action]:
-    """The finalizers of pods whose uid is written down go."""
+def _count_indexes(one: Job, pods: Sequence[Pod], status: Document) -> None:
+    """Which indexes are done, and which will never be."""
+    numbers = range(one.spec.completions or 0)
+    done = parse_indexes(one.status.completedIndexes)
+    done |= {
+        number for pod in pods if _has_succeeded(pod) and TRACKING in pod.metadata.finalizers and (number := index_of(pod)) in numbers and number is not None
+    }
+    done = {number for number in done if number in numbers}
+    status["completedIndexes"], status["succeeded"] = text_of_indexes(done) or None, len(done)
+    if one.spec.backoffLimitPerIndex is None:
+        return
+    lost = parse_indexes(one.status.failedIndexes)
+    for number, failures in _failures(one, pods).items():
+        if failures > one.spec.backoffLimitPerIndex and number not in done:
+            lost.add(number)
+    for pod in pods:
+        number = index_of(pod)
+        if number is not None and number not in done and _has_failed(one, pod) and judgement_of(pod, one.spec.podFailurePolicy).action == FAIL_INDEX:
+            lost.add(number)
+    status["failedIndexes"] = text_of_indexes(number for number in lost if number in numbers)
+
+
+def _failures(one: Job, pods: Iterable[Pod]) -> dict[int, int]:
+    """How often each index has failed, as far as there are pods that tell."""
+    found: dict[int, int] = {}
+    for pod in pods:
+        number = index_of(pod)
+        if number is not None:
+            count = failures_before(pod) + (1 if _has_failed(one, pod) and not _is_ignored(one, pod) else 0)
+            found[number] = max(found.get(number, 0), count)
+    return found
+
+
+def _counted_let_go(one: Job, pods: Sequence[Pod]) -> Iterator[Action]:
+    """The finalizers of pods whose uid is written down go, and of those that need not be."""
     uncounted = one.status.uncountedTerminatedPods
     written = {*((uncounted and uncounted.succeeded) or ()), *((uncounted and uncounted.failed) or ())}
-    yield from (_let_go(pod) for pod in pods if pod.metadata.uid in written and TRACKING in pod.metadata.finalizers)
+    done = parse_indexes(one.status.completedIndexes) if _is_indexed(one) else set()
+    for pod in pods:
+        if TRACKING not in pod.metadata.finalizers:
+            continue
+        counted = pod.metadata.uid in written or _is_ignored(one, pod) or (_has_succeeded(pod) and index_of(pod) in done)
+        if counted and not _tells_failures(one, pod, pods):
+            yield _let_go(pod)
+
+
+def _tells_failures(one: Job, pod: Pod, pods: Sequence[Pod]) -> bool:
+    """Whether the pod is the only one that tells how often its index has failed, and that still matters."""
+    if one.spec.backoffLimitPerIndex is None or not _has_failed(one, pod) or _end_of(one) is not None or _is_decided(one):
+        return False
+    number = index_of(pod)
+    if number in parse_indexes(one.status.completedIndexes) | parse_indexes(one.status.failedIndexes):
+        return False
+    ours = _failures(one, [pod]).get(number or 0, 0)
+    return not any(other is not pod and index_of(other) == number and failures_before(other) >= ours for other in pods)
+
+
+def _is_decided(one: Job) -> bool:
+    return any(found is not None and found.status == "True" for type_ in _ENDS for found in (condition_of(one.status.conditions, type_),))
 
 
 def _orphans_let_go(key: Key, one: Job | None, world: World) -> Iterator[Action]:
@@ -139,7 +217,7 @@ def _let_go(pod: Pod) -> Patch:
 def _on_its_way(one: Job, pods: Sequence[Pod], status: Document, world: World) -> Iterator[Action]:
     """Pods made and taken away, and the conditions that follow; *status* is written into."""
     live = [pod for pod in pods if active(pod)]
-    verdict = _verdict(one, live, status, world)
+    verdict = _verdict(one, live, pods, status, world)
     if verdict is not None:
         type_, reason, message = verdict
         if not _has(status, type_):
@@ -171,22 +249,67 @@ def _on_its_way(one: Job, pods: Sequence[Pod], status: Document, world: World) -
 
 def _to_size(one: Job, pods: Sequence[Pod], live: Sequence[Pod], status: Document, world: World) -> Iterator[Action]:
     parallelism = 1 if one.spec.parallelism is None else one.spec.parallelism
+    if _is_indexed(one):
+        yield from _to_indexes(one, pods, live, status, parallelism, world)
+        return
     succeeded = _total(status, "succeeded")
     if one.spec.completions is None:
         wanted = min(len(live), parallelism) if succeeded else parallelism
     else:
         wanted = min(parallelism, max(0, one.spec.completions - succeeded))
+    wanted -= min(wanted, _still_going(one, pods))
     if len(live) > wanted:
         order = sorted(live, key=lambda pod: (bool(pod.spec.nodeName), ready(pod), pod.metadata.creationTimestamp or ""))
         yield from _taken_away(order[: len(live) - wanted])
     elif len(live) < wanted:
-        wait = _seconds_to_wait(pods, world.now)
+        wait = _seconds_to_wait(one, pods, world.now)
         if wait > 0:
             yield After(wait)
             return
         count = min(wanted - len(live), _BURST)
         yield from (Create(_PODS, _pod_of(one)) for _ in range(count))
         yield Tell(one, "Normal", "SuccessfulCreate", f"Made {count} pods")
+
+
+def _still_going(one: Job, pods: Iterable[Pod]) -> int:
+    """How many pods that are going hold their place, because they are replaced only when they are over."""
+    if one.spec.podReplacementPolicy != "Failed":
+        return 0
+    return sum(1 for pod in pods if pod.metadata.deletionTimestamp is not None and not _has_succeeded(pod) and not _has_failed(one, pod))
+
+
+def _to_indexes(one: Job, pods: Sequence[Pod], live: Sequence[Pod], status: Document, parallelism: int, world: World) -> Iterator[Action]:
+    """One pod for each of the first indexes that are to be done, as many as may run at once."""
+    over = parse_indexes(status.get("completedIndexes")) | parse_indexes(status.get("failedIndexes"))
+    left = [number for number in range(one.spec.completions or 0) if number not in over]
+    by_index: dict[int | None, list[Pod]] = {}
+    for pod in sorted(live, key=lambda pod: (not ready(pod), not pod.spec.nodeName, pod.metadata.creationTimestamp or "", pod.metadata.name)):
+        by_index.setdefault(index_of(pod), []).append(pod)
+    wanted = set(left)
+    running = sorted((number for number in by_index if number is not None and number in wanted), key=lambda number: (not ready(by_index[number][0]), number))
+    room = max(0, min(parallelism, len(left)) - _still_going(one, pods))
+    keep = set(running[:room])
+    yield from _taken_away([pod for number, some in by_index.items() for place, pod in enumerate(some) if place or number not in keep])
+    failures, waits, made = _failures(one, pods), [], 0
+    going = {
+        index_of(pod) for pod in pods if pod.metadata.deletionTimestamp is not None and one.spec.podReplacementPolicy == "Failed" and not _has_failed(one, pod)
+    }
+    for number in left:
+        if len(keep) + made >= room or made >= _BURST:
+            break
+        if number in by_index or number in going:
+            continue
+        per_index = one.spec.backoffLimitPerIndex is not None
+        wait = _seconds_to_wait(one, [pod for pod in pods if not per_index or index_of(pod) == number], world.now)
+        if wait > 0:
+            waits.append(wait)
+            continue
+        made += 1
+        yield Create(_PODS, _pod_of(one, number, failures.get(number, 0)))
+    if made:
+        yield Tell(one, "Normal", "SuccessfulCreate", f"Made {made} pods")
+    if waits:
+        yield After(min(waits))
 
 
 def _taken_away(pods: Iterable[Pod]) -> Iterator[Action]:
@@ -197,17 +320,37 @@ def _taken_away(pods: Iterable[Pod]) -> Iterator[Action]:
         yield Delete(_PODS, Key(pod.metadata.namespace, pod.metadata.name), uid=pod.metadata.uid)
 
 
-def _pod_of(one: Job) -> Document:
-    metadata = template_metadata(one.spec.template)
+def _pod_of(one: Job, number: int | None = None, failures: int = 0) -> Document:
+    metadata, spec = template_metadata(one.spec.template), one.spec.template.spec
     metadata["labels"] = {**metadata.get("labels", {}), JOB_NAME: one.metadata.name}
     metadata["finalizers"] = [*metadata.get("finalizers", ()), TRACKING]
-    metadata |= {"generateName": f"{one.metadata.name}-", "namespace": one.metadata.namespace, "ownerReferences": references([owner_reference(one)])}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": one.spec.template.spec}
+    prefix = f"{one.metadata.name}-"
+    if number is not None:
+        prefix = f"{prefix}{number}-"
+        metadata["labels"][INDEX] = str(number)
+        told = {INDEX: str(number)} | ({FAILURES: str(failures)} if one.spec.backoffLimitPerIndex is not None else {})
+        metadata["annotations"] = {**(metadata.get("annotations") or {}), **told}
+        spec = _numbered(spec, f"{one.metadata.name}-{number}")
+    metadata |= {"generateName": prefix, "namespace": one.metadata.namespace, "ownerReferences": references([owner_reference(one)])}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
-def _seconds_to_wait(pods: Iterable[Pod], now: datetime) -> float:
+def _numbered(spec: Document, hostname: str) -> Document:
+    """The pod as one of an Indexed Job: its name on the network, and its number for its containers."""
+    number = {"name": _NUMBER, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": f"metadata.annotations['{INDEX}']"}}}
+    numbered: Document = {"hostname": hostname} | spec
+    for field in ("initContainers", "containers"):
+        if spec.get(field):
+            numbered[field] = [
+                each if any(one.get("name") == _NUMBER for one in each.get("env") or ()) else {**each, "env": [*(each.get("env") or ()), number]}
+                for each in spec[field]
+            ]
+    return numbered
+
+
+def _seconds_to_wait(one: Job, pods: Iterable[Pod], now: datetime) -> float:
     """How long the next pod waits after failures in a row."""
-    ends = sorted(((_ended_at(pod, now), _has_succeeded(pod)) for pod in pods if _has_succeeded(pod) or _has_failed(pod)), reverse=True)
+    ends = sorted(((_ended_at(pod, now), _has_succeeded(pod)) for pod in pods if _has_succeeded(pod) or _has_failed(one, pod)), reverse=True)
     failures = next((place for place, (_, good) in enumerate(ends) if good), len(ends))
     if not failures:
         return 0.0
@@ -223,19 +366,31 @@ def _ended_at(pod: Pod, now: datetime) -> datetime:
 # ---- How it ends
 
 
-def _verdict(one: Job, live: Sequence[Pod], status: Document, world: World) -> tuple[str, str, str] | None:
+def _verdict(one: Job, live: Sequence[Pod], pods: Sequence[Pod], status: Document, world: World) -> tuple[str, str, str] | None:
     """Whether it is decided how the Job ends: the condition, its reason and message."""
     for type_ in _ENDS:
         found = condition_of(one.status.conditions, type_)
         if found is not None and found.status == "True":
             return type_, found.reason, found.message
+    for pod in pods:
+        judgement = judgement_of(pod, one.spec.podFailurePolicy)
+        if judgement.action == FAIL_JOB:
+            return "FailureTarget", "PodFailurePolicy", judgement.message
     succeeded, failed = _total(status, "succeeded"), _total(status, "failed")
-    limit = 6 if one.spec.backoffLimit is None else one.spec.backoffLimit
+    limit = (6 if one.spec.backoffLimitPerIndex is None else _NO_LIMIT) if one.spec.backoffLimit is None else one.spec.backoffLimit
     if failed > limit or _restarted_too_often(one, live, limit):
         return "FailureTarget", "BackoffLimitExceeded", "More pods have failed than the backoffLimit allows"
     deadline = one.spec.activeDeadlineSeconds
     if deadline is not None and not one.spec.suspend and status.get("startTime") and _seconds_since(status["startTime"], world.now) >= deadline:
         return "FailureTarget", "DeadlineExceeded", "The Job was active for longer than its deadline"
+    done_indexes, lost = parse_indexes(status.get("completedIndexes")), parse_indexes(status.get("failedIndexes"))
+    rule = enough_succeeded(one.spec.successPolicy, done_indexes)
+    if rule is not None:
+        return "SuccessCriteriaMet", "SuccessPolicy", f"The rule {rule} of successPolicy is met"
+    if one.spec.maxFailedIndexes is not None and len(lost) > one.spec.maxFailedIndexes:
+        return "FailureTarget", "MaxFailedIndexesExceeded", "More indexes have failed than maxFailedIndexes allows"
+    if lost and len(done_indexes | lost) >= (one.spec.completions or 0):
+        return "FailureTarget", "FailedIndexes", "Some indexes have failed"
     wanted = one.spec.completions
     done = (succeeded > 0 and not live) if wanted is None else succeeded >= wanted
     return ("SuccessCriteriaMet", "CompletionsReached", "So many pods have succeeded as were wanted") if done else None

@@ -7,13 +7,18 @@ from typing import Any
 
 from twinstack.api.errors import FieldProblem
 from twinstack.api.objects import Document
-from twinstack.rules.problems import forbidden, required, unsupported, wrong
+from twinstack.rules.indexes import parse_indexes, text_of_indexes
+from twinstack.rules.problems import required, unsupported, wrong
 from twinstack.rules.shape import default, default_conditions, drop_zeros, part
 from twinstack.rules.workload_validation import default_template, problems_with_workload
 
 _COUNTS = ("active", "succeeded", "failed")
 _FIXED = ("completions", "selector", "template", "completionMode", "manualSelector")
-_NOT_SERVED = ("podFailurePolicy", "successPolicy", "backoffLimitPerIndex", "maxFailedIndexes", "managedBy")
+_FIXED_POLICIES = ("podFailurePolicy", "successPolicy", "backoffLimitPerIndex", "managedBy")
+_FOR_INDEXED = ("successPolicy", "backoffLimitPerIndex", "maxFailedIndexes")
+_ACTIONS = ("Count", "FailIndex", "FailJob", "Ignore")
+_MODES, _REPLACEMENTS = ("Indexed", "NonIndexed"), ("Failed", "TerminatingOrFailed")
+_LONGEST_INDEXED, _MOST_RULES, _NO_LIMIT = 100_000, 20, 2**31 - 1
 RESTARTS = ("OnFailure", "Never")
 
 
@@ -23,10 +28,13 @@ def default_job(document: Document) -> None:
     if spec.get("parallelism") is None:
         spec["parallelism"] = 1
         spec.setdefault("completions", 1)
-    for field, value in (("backoffLimit", 6), ("suspend", False), ("manualSelector", False)):
+    for field, value in (("backoffLimit", 6 if spec.get("backoffLimitPerIndex") is None else _NO_LIMIT), ("suspend", False), ("manualSelector", False)):
         spec.setdefault(field, value)
     default(spec, "completionMode", "NonIndexed")
-    default(spec, "podReplacementPolicy", "TerminatingOrFailed")
+    default(spec, "podReplacementPolicy", "TerminatingOrFailed" if spec.get("podFailurePolicy") is None else "Failed")
+    for rule in (spec.get("podFailurePolicy") or {}).get("rules") or ():
+        for pattern in rule.get("onPodConditions") or ():
+            pattern.setdefault("status", "True")
     default_template(spec)
     _give_labels(document)
     status = part(document, "status")
@@ -59,28 +67,92 @@ def problems_with_job(after: Document, before: Document | None = None) -> list[F
     problems = [*_problems_with_numbers(spec), *problems_with_workload(spec, None, restarts=RESTARTS)]
     if before is not None:
         had: dict[str, Any] = before.get("spec") or {}
-        problems += [wrong(f"spec.{field}", spec.get(field), "may not change") for field in _FIXED if spec.get(field) != had.get(field)]
+        fixed = [field for field in (*_FIXED, *_FIXED_POLICIES) if not (field == "completions" and spec.get("completionMode") == "Indexed")]
+        problems += [wrong(f"spec.{field}", spec.get(field), "may not change") for field in fixed if spec.get(field) != had.get(field)]
+        if "completions" not in fixed and spec.get("completions") != had.get("completions") and spec.get("completions") != spec.get("parallelism"):
+            problems.append(
+                wrong("spec.completions", spec.get("completions"), "of an Indexed Job may change only together with parallelism, to the same number")
+            )
     return problems
 
 
 def _problems_with_numbers(spec: dict[str, Any]) -> Iterator[FieldProblem]:
-    for field in ("parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"):
+    for field in ("parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "backoffLimitPerIndex", "maxFailedIndexes", "ttlSecondsAfterFinished"):
         value = spec.get(field)
         if value is not None and value < 0:
             yield wrong(f"spec.{field}", value, "must not be negative")
-    for field in _NOT_SERVED:
+    for field, given in (("completionMode", _MODES), ("podReplacementPolicy", _REPLACEMENTS)):
+        if spec.get(field) not in given:
+            yield unsupported(f"spec.{field}", spec.get(field), given)
+    indexed = spec.get("completionMode") == "Indexed"
+    if indexed and spec.get("completions") is None:
+        yield required("spec.completions", "an Indexed Job needs to know how many indexes there are")
+    if indexed and (spec.get("parallelism") or 0) > _LONGEST_INDEXED:
+        yield wrong("spec.parallelism", spec["parallelism"], f"of an Indexed Job must be at most {_LONGEST_INDEXED}")
+    for field in _FOR_INDEXED if not indexed else ():
         if spec.get(field) is not None:
-            yield forbidden(f"spec.{field}", "is not served here yet; leave it out")
-    if spec.get("completionMode") == "Indexed":
-        yield forbidden("spec.completionMode", "Indexed is not served here yet; NonIndexed is")
-    elif spec.get("completionMode") != "NonIndexed":
-        yield unsupported("spec.completionMode", spec.get("completionMode"), ("NonIndexed", "Indexed"))
-    if spec.get("podReplacementPolicy") == "Failed":
-        yield forbidden("spec.podReplacementPolicy", "Failed is not served here yet; TerminatingOrFailed is")
-    elif spec.get("podReplacementPolicy") != "TerminatingOrFailed":
-        yield unsupported("spec.podReplacementPolicy", spec.get("podReplacementPolicy"), ("Failed", "TerminatingOrFailed"))
-    if ((spec.get("template") or {}).get("spec") or {}).get("restartPolicy") == "Always":
+            yield wrong(f"spec.{field}", spec[field], "is for Indexed Jobs only")
+    if spec.get("maxFailedIndexes") is not None and spec.get("backoffLimitPerIndex") is None:
+        yield required("spec.backoffLimitPerIndex", "maxFailedIndexes counts what it makes fail")
+    if spec.get("maxFailedIndexes") is not None and spec.get("completions") is not None and spec["maxFailedIndexes"] > spec["completions"]:
+        yield wrong("spec.maxFailedIndexes", spec["maxFailedIndexes"], "must be at most completions")
+    pod = (spec.get("template") or {}).get("spec") or {}
+    if pod.get("restartPolicy") == "Always":
         yield required("spec.template.spec.restartPolicy", f"a pod that is to end is restarted {' or '.join(RESTARTS)}")
+    if spec.get("podFailurePolicy") is not None:
+        yield from _problems_with_failure_policy(spec["podFailurePolicy"], spec, pod)
+    if spec.get("successPolicy") is not None:
+        yield from _problems_with_success_policy(spec["successPolicy"], spec)
+
+
+def _problems_with_failure_policy(policy: dict[str, Any], spec: dict[str, Any], pod: dict[str, Any]) -> Iterator[FieldProblem]:
+    path = "spec.podFailurePolicy"
+    if pod.get("restartPolicy") != "Never":
+        yield wrong("spec.template.spec.restartPolicy", pod.get("restartPolicy"), "must be Never with a podFailurePolicy")
+    if spec.get("podReplacementPolicy") != "Failed":
+        yield wrong("spec.podReplacementPolicy", spec.get("podReplacementPolicy"), "must be Failed with a podFailurePolicy")
+    rules = policy.get("rules") or []
+    if len(rules) > _MOST_RULES:
+        yield wrong(f"{path}.rules", len(rules), f"may be at most {_MOST_RULES}")
+    names = {one.get("name") for field in ("initContainers", "containers") for one in pod.get(field) or ()}
+    for number, rule in enumerate(rules):
+        here = f"{path}.rules[{number}]"
+        if rule.get("action") not in _ACTIONS:
+            yield unsupported(f"{here}.action", rule.get("action"), _ACTIONS)
+        if rule.get("action") == "FailIndex" and spec.get("backoffLimitPerIndex") is None:
+            yield wrong(f"{here}.action", "FailIndex", "needs backoffLimitPerIndex")
+        codes = rule.get("onExitCodes")
+        if (codes is None) is not bool(rule.get("onPodConditions")):
+            yield wrong(here, rule.get("action"), "must say onExitCodes or onPodConditions, one of them")
+        if codes is None:
+            continue
+        values, operator = codes.get("values") or [], codes.get("operator")
+        if operator not in ("In", "NotIn"):
+            yield unsupported(f"{here}.onExitCodes.operator", operator, ("In", "NotIn"))
+        if not values or values != sorted(set(values)):
+            yield wrong(f"{here}.onExitCodes.values", values, "must be exit codes in order, each once")
+        if operator == "In" and 0 in values:
+            yield wrong(f"{here}.onExitCodes.values", 0, "is no failure")
+        if codes.get("containerName") not in (None, *names):
+            yield wrong(f"{here}.onExitCodes.containerName", codes["containerName"], "is no container of the pod")
+
+
+def _problems_with_success_policy(policy: dict[str, Any], spec: dict[str, Any]) -> Iterator[FieldProblem]:
+    path, rules = "spec.successPolicy.rules", policy.get("rules") or []
+    if not rules:
+        yield required(path, "at least one rule is needed")
+    elif len(rules) > _MOST_RULES:
+        yield wrong(path, len(rules), f"may be at most {_MOST_RULES}")
+    for number, rule in enumerate(rules):
+        text, count = rule.get("succeededIndexes"), rule.get("succeededCount")
+        if text is None and count is None:
+            yield required(f"{path}[{number}]", "succeededIndexes or succeededCount, or both, must be said")
+        numbers = parse_indexes(text)
+        if text is not None and (text_of_indexes(numbers) != text or not numbers or max(numbers) >= (spec.get("completions") or 0)):
+            example = text_of_indexes(one for one in numbers if one < (spec.get("completions") or 0))
+            yield wrong(f"{path}[{number}].succeededIndexes", text, f"must be indexes in order, such as {example or '0'}, below completions")
+        if count is not None and not 0 < count <= (len(numbers) if text is not None else spec.get("completions") or 0):
+            yield wrong(f"{path}[{number}].succeededCount", count, "must be positive, and at most as many as there are")
 
 
 def problems_with_job_status(after: Document) -> list[FieldProblem]:
