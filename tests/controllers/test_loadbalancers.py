@@ -144,6 +144,21 @@ def test_broken_pools_move_nobody_and_are_told_to_who_waits(world, loop) -> None
     assert len(ingress(world, "b")) == 2
 
 
+def test_addresses_of_a_pool_that_is_removed_are_given_up_and_told_and_replaced_where_there_are_others(world, loop) -> None:
+    world.put(config("pools: [{name: old, addresses: [192.0.2.8/30, '2001:db8::8/126']}, {name: new, addresses: [198.51.100.0/30]}]"))
+    world.put(service())
+    one = loop(world, LoadBalancers())
+    one.run()
+    assert ingress(world) == ["192.0.2.8", "2001:db8::8"]
+    world.put(config("pools: [{name: new, addresses: [198.51.100.0/30]}]"))
+    one.run()
+    assert ingress(world) == ["198.51.100.0"], "another of the family that has some, and none of the other"
+    updated = next(told for told in world.told if told.reason == "UpdatedLoadBalancer")
+    failed = world.told[-1]
+    assert failed.reason == "SyncLoadBalancerFailed"
+    assert updated.message.endswith("198.51.100.0; given up: 192.0.2.8, 2001:db8::8") and "no IPv6 address is in pool new" in failed.message
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_in_whatever_order_things_happen_no_address_is_given_twice(world, loop, seed) -> None:
     for number in range(6):

@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +19,19 @@ import pytest
 from twinstack.kernel import namespaces
 from twinstack.kernel.neighbours import NeighbourDoor, Told, mac_of
 from twinstack.kernel.netlink import Netlink
-from twinstack.net.cidr import parse_address
+from twinstack.net.cidr import parse_address, parse_cidr
 from twinstack.net.family import FAMILIES, Family
 
 pytestmark = [pytest.mark.cluster, pytest.mark.kernel, pytest.mark.slow]
 EXAMPLES = Path(__file__).parents[2] / "examples"
+_GET = """
+import sys, urllib.error, urllib.request
+try:
+    answer = urllib.request.urlopen(sys.argv[1])
+except urllib.error.HTTPError as error:
+    answer = error
+print(answer.status, answer.read().decode(), end="")
+"""
 CONFIG = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "kube-system", "name": "twinstack-load-balancer"}}
 
 
@@ -217,3 +226,25 @@ def test_pools_of_a_config_map_are_waited_for_topped_up_and_shared(lab: Any) -> 
     assert cluster.ask(refused[FAMILIES[0]]) is None, "the client is not of these networks"
     words = ["kubectl", "--context", f"twinstack-{cluster.name}", "delete", "service", "-n", "demo", "prefer", "--timeout=10s"]
     assert subprocess.run(words, env=lab.environment, capture_output=True, check=False, timeout=30).returncode == 0, "the finalizer goes"
+
+    def served(path: str) -> str:
+        command = ["nsenter", f"--net=/run/netns/twinstack-{cluster.name}-node1", sys.executable, "-c", _GET, f"http://127.0.0.1:10261{path}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
+    assert served("/readyz") == "200 ok" and served("/livez") == "200 ok"
+    assert f'pool_addresses_in_use{{family="{FAMILIES[0]}",pool="p"}} 3.0' in served("/metrics")
+    cluster.apply(CONFIG | {"data": {"config.yaml": "pools: 3"}})
+    cluster.until(lambda: served("/readyz").startswith("500") and "is refused" in served("/readyz"), "word of a ConfigMap that is none")
+    assert cluster.addresses("shares", 2) == both, "what is refused changes nothing"
+
+    # without the ConfigMap the pools are those of the file again, and what the file says is followed
+    words = ["kubectl", "--context", f"twinstack-{cluster.name}", "delete", "configmap", "-n", "kube-system", "twinstack-load-balancer"]
+    subprocess.run(words, env=lab.environment, capture_output=True, check=True, timeout=30)
+    cluster.until(lambda: not set(cluster.addresses("shares", 2).values()) & set(both.values()), "addresses of the file's pool")
+    file = lab.home / "state" / "twinstack" / cluster.name / "load-balancer.yaml"
+    file.write_text(f"pools: [{{name: other, addresses: ['{networks[FAMILIES[0]]}']}}]")
+    ((family, address),) = cluster.addresses("shares", 1).items()
+    assert family is FAMILIES[0] and parse_address(address) in parse_cidr(networks[family]) and cluster.answered(address, 81)
+    cluster.until(
+        lambda: any("given up" in one["message"] for one in cluster.kubectl("get", "events", "-n", "demo")["items"]), "event that tells what was given up"
+    )

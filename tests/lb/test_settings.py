@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import CliRunner
 
 from twinstack.api.kinds import ConfigMap, Lease, Node, Service
 from twinstack.api.objects import Key, view_of
-from twinstack.cli.load_balancer import command
 from twinstack.controllers.loadbalancers import CONFIG, ENTRY, LoadBalancers
 from twinstack.lb.lb import report
 from twinstack.lb.settings import Settings, SettingsError, checked, configuration_of_file
@@ -40,11 +38,6 @@ def test_a_file_of_pools_is_read_whole_or_refused(tmp_path: Path) -> None:
     path.write_text("pools: [{name: a, addresses: [192.0.2.0/30]}]")
     assert [pool.name for pool in configuration_of_file(Settings(config=str(path))).pools] == ["a"]
     assert configuration_of_file(Settings()) == Configuration()
-
-
-def test_another_way_of_announcing_is_not_offered() -> None:
-    done = CliRunner().invoke(command, ["--announce", "bgp"])
-    assert done.exit_code == 2 and "No such option '--announce'" in done.output
 
 
 def test_the_example_of_pools_is_one() -> None:

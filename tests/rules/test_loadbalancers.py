@@ -12,8 +12,9 @@ from twinstack.api.kinds import EndpointSlice, Node, Service
 from twinstack.api.objects import Key, view_of
 from twinstack.net.cidr import parse_address, parse_cidr
 from twinstack.net.family import FAMILIES, ByFamily, Family
-from twinstack.rules.balancer_owners import announced, candidates, endpoint_nodes, owner, owners
-from twinstack.rules.balancer_pools import PoolsError, next_free, parse_pools, pools_of, text_of_pools
+from twinstack.rules.balancer_owners import announced, candidates, endpoint_nodes, owner, owners, speakers, spoken_by
+from twinstack.rules.balancer_peers import Peer
+from twinstack.rules.balancer_pools import BGP, LINK, PoolsError, next_free, parse_configuration, parse_pools, pools_of, text_of_pools
 from twinstack.rules.loadbalancers import ADDRESSES, POOL, SHARING, Assignment, Claim, assign, assign_all, claim_of, may_share
 
 V4, V6 = FAMILIES
@@ -45,9 +46,32 @@ def test_pools_are_read_and_written() -> None:
     assert parse_pools(text_of_pools(pools)) == pools
 
 
+def test_pools_are_announced_on_the_link_or_by_bgp_to_peers_of_their_families() -> None:
+    peers = "[{peerAddress: 192.0.2.1, peerASN: 64512, myASN: 64513, bfd: true}, {peerAddress: 'fd00::1', peerASN: 4200000000, myASN: 7, peerPort: 1179}]"
+    text = f"{{pools: [{{name: a, addresses: [198.51.100.0/30, 'fd02::/126'], announce: bgp}}, {{name: b, addresses: [203.0.113.7]}}], peers: {peers}}}"
+    found = parse_configuration(text)
+    assert found.peers == (
+        Peer(parse_address("192.0.2.1"), 64512, 64513, bfd=True),
+        Peer(parse_address("fd00::1"), 4200000000, 7, port=1179),
+    )
+    ways = {one: found.way_of(parse_address(one)) for one in ("198.51.100.1", "fd02::1", "203.0.113.7", "192.0.2.77")}
+    assert list(ways.values()) == [BGP, BGP, LINK, LINK] and found.speaks_bgp
+    assert parse_configuration(text_of_pools(found.pools, found.peers)) == found
+    assert not parse_configuration("pools: [{name: b, addresses: [203.0.113.7]}]").speaks_bgp
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("{pools: [{name: a, addresses: [192.0.2.1], announce: ospf}]}", r"pools\[0\].announce: 'ospf' is neither l2 nor bgp"),
+        ("{pools: [{name: a, addresses: [192.0.2.1, 'fd00::1'], announce: bgp}]}", r"has none of IPv4.*has none of IPv6"),
+        ("{pools: [], peers: 3}", "peers: not a list"),
+        ("{pools: [], peers: [3, {peerAddress: 3}]}", r"peers\[0\]: not a mapping; peers\[1\].peerASN: None is not a number from 1.*peers\[1\].peerAddress: "),
+        ("{pools: [], peers: [{peerAddress: 192.0.2.1, peerASN: 1, myASN: true}]}", r"peers\[0\].myASN: True is not a number"),
+        ("{pools: [], peers: [{peerAddress: 192.0.2.1, peerASN: 1, myASN: 1, holdTimeSeconds: 2}]}", r"holdTimeSeconds: 2 is not a number from 3"),
+        ("{pools: [], peers: [{peerAddress: 192.0.2.1, peerASN: 1, myASN: 1, bfd: 1, x: 1}]}", r"peers\[0\].x: not a field.*bfd: 1 is neither"),
+        ("{pools: [], peers: [{peerAddress: 192.0.2.1, peerASN: 1, myASN: 1}, {peerAddress: 192.0.2.1, peerASN: 1, myASN: 1}]}", "192.0.2.1 is named twice"),
+        ("{pools: [], more: []}", "nothing beside but 'peers'"),
         ("a: [", "neither YAML nor JSON"),
         ("[]", "not a mapping with 'pools'"),
         ("pools: [3]", r"pools\[0\]: not a mapping"),
@@ -258,9 +282,9 @@ def test_what_a_service_asks_for_is_read_from_its_fields_and_annotations() -> No
 # ---- owners
 
 
-def node(name: str, *, ready: bool = True, labels: dict | None = None, taint: str = "", deleted: bool = False) -> Node:
+def node(name: str, *, ready: bool = True, labels: dict | None = None, taint: str = "", deleted: bool = False, cordoned: bool = False) -> Node:
     metadata = {"name": name, "labels": labels or {}} | ({"deletionTimestamp": "2026-01-01T00:00:00Z"} if deleted else {})
-    spec = {"taints": [{"key": taint, "effect": "NoSchedule"}]} if taint else {}
+    spec = {"unschedulable": cordoned} | ({"taints": [{"key": taint, "effect": "NoSchedule"}]} if taint else {})
     return view_of(Node, {"metadata": metadata, "spec": spec, "status": {"conditions": [{"type": "Ready", "status": str(ready)}]}})
 
 
@@ -281,6 +305,34 @@ EXCLUDED = "node.kubernetes.io/exclude-from-external-load-balancers"
 )
 def test_who_may_answer(nodes, living, found) -> None:
     assert candidates(nodes, frozenset(living)) == found
+
+
+@pytest.mark.parametrize(
+    ("nodes", "found"),
+    [
+        pytest.param([node("b"), node("a")], ("a", "b"), id="all that are ready"),
+        pytest.param([node("a", cordoned=True), node("b")], ("b",), id="a node that is drained takes its routes back"),
+        pytest.param([node("a", cordoned=True), node("b", cordoned=True)], ("a", "b"), id="unless all are"),
+        pytest.param([node("a", cordoned=True), node("b", ready=False)], ("a",), id="a drained node before one that is not ready"),
+        pytest.param([node("a", ready=False), node("b", ready=False)], ("a", "b"), id="all where none is ready"),
+        pytest.param([node("a", labels={EXCLUDED: "true"}), node("b", deleted=True)], (), id="who is excluded or going never"),
+    ],
+)
+def test_who_tells_routers(nodes, found) -> None:
+    assert speakers(nodes) == found
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_by_bgp_every_node_tells_the_addresses_whose_traffic_it_takes(family) -> None:
+    text = {V4: "192.0.2.9", V6: "2001:db8::9"}[family]
+    address = parse_address(text)
+    slices = [endpoints(("n1", "ready"), ("n2", "draining"), family=family), endpoints(("n3", "ready"), family=family.other)]
+    nodes = ("n1", "n2", "n3")
+    everywhere, local = service(ingress=(text,)), service("local", ingress=(text,), externalTrafficPolicy="Local")
+    assert [spoken_by(name, [everywhere], lambda _: slices, nodes) for name in nodes] == [{address}] * 3
+    assert [spoken_by(name, [local], lambda _: slices, nodes) for name in nodes] == [{address}, set(), set()]
+    assert [spoken_by(name, [everywhere, local], lambda _: slices, nodes) for name in nodes] == [{address}, set(), set()], "who is asked for either must do"
+    assert spoken_by("n1", [everywhere], lambda _: slices, ("n2", "n3")) == set()
 
 
 def endpoints(*places: tuple[str, str], family: Family = V4) -> EndpointSlice:

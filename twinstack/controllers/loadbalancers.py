@@ -56,6 +56,8 @@ class LoadBalancers:
                 actions.append(Tell(service, "Normal", "EnsuringLoadBalancer", "Looking for an address of each family"))
             actions.append(_written(service, found.addresses))
             if held != found.addresses:
+                lost = [str(address) for address in held if address not in found.addresses]
+                told += f"; given up: {', '.join(lost)}" if lost else ""
                 actions.append(Tell(service, "Normal", "UpdatedLoadBalancer" if held else "EnsuredLoadBalancer", f"The load balancer's addresses: {told}"))
         if found.missing:
             actions.append(Tell(service, "Warning", "SyncLoadBalancerFailed", _why(service, found.missing)))
