@@ -215,3 +215,79 @@ NULLS: dict[str, Sequence[Line]] = {
 @scripts(NULLS)
 async def test_nulls(api: Any, script: Sequence[Line]) -> None:
     await play(api, script)
+
+
+SCALE = {"kind": "Scale", "apiVersion": "autoscaling/v1"}
+SCALES: dict[str, Sequence[Line]] = {
+    "a Scale says whose it is, and its fields have types": [
+        Line("POST", "deployments", named("a", spec=DEPLOYMENT), 201),
+        Line("PUT", "deployments/a/scale", {**SCALE, "spec": {"replicas": 2}}, 400),
+        Line("PUT", "deployments/a/scale", {**SCALE, **named("b", spec={"replicas": 2})}, 400),
+        Line("PUT", "deployments/a/scale", {**SCALE, **named("a", meta={"namespace": "other"}, spec={"replicas": 2})}, 400),
+        Line("PUT", "deployments/a/scale", {**SCALE, **named("a", spec={"replicas": "2"})}, 400),
+        Line("PUT", "deployments/a/scale", {**SCALE, **named("a", spec={"replicas": 2}), "colour": "red"}, 200, {"spec.replicas": 2, "warnings": 1}),
+        Line("MERGE", "deployments/a/scale", {"spec": {"replicas": "3"}}, 422, {"causes": [("patch", "FieldValueInvalid")]}),
+        Line("MERGE", "deployments/a/scale", {"spec": {"replicas": -3}}, 422, {"details.kind": "Scale", "causes": [("spec.replicas", "FieldValueInvalid")]}),
+    ],
+}
+
+
+@scripts(SCALES)
+async def test_scales(api: Any, script: Sequence[Line]) -> None:
+    await play(api, script)
+
+
+async def test_a_scale_has_a_row(api: Any) -> None:
+    await api.made(BY_PLURAL["deployments"].path("default"), named("a", spec={**DEPLOYMENT, "replicas": 2}))
+    got = await api.get(BY_PLURAL["deployments"].path("default", "a", "scale"), Accept="application/json;as=Table;v=v1;g=meta.k8s.io")
+    assert [one["name"] for one in got.document["columnDefinitions"]] == ["Name", "Desired", "Available", "Age"]
+    assert got.document["rows"][0]["cells"][:3] == ["a", 2, 0]
+
+
+SELECTORS: dict[str, Sequence[Line]] = {
+    "spaces in a field selector belong to what they touch": [Line("GET", "configmaps?fieldSelector=%20metadata.name=a", None, 400)],
+    "a value is written with backslashes": [
+        Line("GET", "configmaps?fieldSelector=metadata.name=a%3Db", None, 400),
+        Line("GET", "configmaps?fieldSelector=metadata.name=a%5Cb", None, 400),
+        Line("GET", "configmaps?fieldSelector=metadata.name=a%5C%3Db,,metadata.namespace=default", None, 200),
+    ],
+    "cluster-wide kinds that do not choose their fields have an empty namespace": [
+        Line("GET", "ipaddresses?fieldSelector=metadata.namespace=x", None, 200, {"items": []}),
+        Line("GET", "servicecidrs?fieldSelector=metadata.namespace=", None, 200, {NAMES: "kubernetes"}),
+        Line("GET", "nodes?fieldSelector=metadata.namespace=x", None, 400),
+    ],
+    "the addresses of a pod may be named, and are empty": [Line("GET", "pods?fieldSelector=status.podIPs=10.1.0.1", None, 200, {"items": []})],
+}
+
+
+@scripts(SELECTORS)
+async def test_selectors(api: Any, script: Sequence[Line]) -> None:
+    await play(api, script)
+
+
+SECRETS: dict[str, Sequence[Line]] = {
+    "credentials of a registry are a JSON object": [
+        Line("POST", "secrets", named("a", type="kubernetes.io/dockerconfigjson", stringData={".dockerconfigjson": "no"}), 422,
+             {"causes": [("data[.dockerconfigjson]", "FieldValueInvalid")]}),
+        Line("POST", "secrets", named("a", type="kubernetes.io/dockercfg", stringData={".dockercfg": "{}"}), 201),
+    ],
+    "a private key is not empty": [
+        Line("POST", "secrets", named("a", type="kubernetes.io/ssh-auth", data={"ssh-privatekey": ""}), 422,
+             {"causes": [("data[ssh-privatekey]", "FieldValueRequired")]}),
+    ],
+}  # fmt: skip
+
+
+@scripts(SECRETS)
+async def test_secrets(api: Any, script: Sequence[Line]) -> None:
+    await play(api, script)
+
+
+async def test_kubectls_memory_is_written_as_kubectl_writes_it(api: Any) -> None:
+    memory = "kubectl.kubernetes.io/last-applied-configuration"
+    path = BY_PLURAL["configmaps"].path("default")
+    await api.made(path, named("a", meta={"annotations": {memory: "{}"}}, data={"k": "v"}))
+    config = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "a"}, "data": {"z": "<&>", "b": "c"}}
+    got = await api.ask("PATCH", f"{path}/a?fieldManager=kubectl", config, headers={"Content-Type": "application/apply-patch+yaml"})
+    wanted = r'{"apiVersion":"v1","data":{"b":"c","z":"\u003c\u0026\u003e"},"kind":"ConfigMap","metadata":{"name":"a"}}' + "\n"
+    assert got.document["metadata"]["annotations"] == {memory: wanted}

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from twinstack.api import fields, typed
 from twinstack.api.errors import BadRequest, Conflict
 from twinstack.api.fields import Fields
@@ -328,8 +330,10 @@ def _last_applied(live: Document, door: Door) -> Fields:
 def _renewed(annotations: Document, config: Document) -> Document:
     """The annotations with client-side apply's memory of the configuration brought up to date; without it when it is too large."""
     metadata = dict(config.get("metadata") or {})
-    mine = {name: value for name, value in (metadata.get("annotations") or {}).items() if name != LAST_APPLIED}
-    text = encode({**config, "metadata": {**metadata, "annotations": mine}}).decode() + "\n"
+    if metadata.get("annotations") is not None:
+        metadata["annotations"] = {name: value for name, value in metadata["annotations"].items() if name != LAST_APPLIED}
+    text = msgspec.json.encode({**config, "metadata": metadata}, order="sorted").decode() + "\n"
+    text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")  # as Go writes them, for kubectl compares
     if len(text) > _LAST_APPLIED_SIZE:
         return {name: value for name, value in annotations.items() if name != LAST_APPLIED}
     return {**annotations, LAST_APPLIED: text}

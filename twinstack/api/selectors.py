@@ -16,6 +16,10 @@ from twinstack.api.kinds import LabelSelector
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z")
 _PREFIX = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 _TOKEN = re.compile(r"\s*(?:(notin|in)\b(?=\s*\()|(==|!=|=|!|<|>|\(|\)|,)|([^\s,()=!<>]+))")
+_TERM = re.compile(r"(?:\\.|[^,\\]|\\\Z)+", re.DOTALL)
+_CONDITION = re.compile(r"(.*?)(==|!=|=)(.*)\Z", re.DOTALL)
+_VALUE = re.compile(r"(?:[^\\,=]|\\[\\,=])*\Z", re.DOTALL)
+_ESCAPE = re.compile(r"\\([\\,=])")
 _WHOLE = re.compile(r"[-+]?[0-9]{1,18}\Z")
 
 
@@ -154,14 +158,14 @@ class FieldRequirement(NamedTuple):
 
 
 def parse_fields(text: str) -> tuple[FieldRequirement, ...]:
-    """The conditions of a ``fieldSelector`` text; a backslash escapes a comma, an equals sign or itself."""
+    """The conditions of a ``fieldSelector`` text; a backslash escapes a comma, an equals sign or itself, and spaces belong to what they touch."""
     result: list[FieldRequirement] = []
-    for term in re.split(r"(?<!\\),", text):
-        if not term.strip():
-            continue
-        found = re.match(r"\s*([^=!\s]+)\s*(==|!=|=)(.*)\Z", term, re.DOTALL)
+    for term in _TERM.findall(text):
+        found = _CONDITION.match(term)
         if not found:
             raise BadRequest(f"invalid field selector {term!r}: it has the form path=value or path!=value")
-        value = re.sub(r"\\([\\,=])", r"\1", found.group(3).strip())
-        result.append(FieldRequirement(found.group(1), value, found.group(2) != "!="))
+        path, operator, value = found.groups()
+        if not _VALUE.match(value):
+            raise BadRequest(f"invalid field selector {term!r}: in the value, '=' and ',' are written as '\\=' and '\\,', and a backslash twice")
+        result.append(FieldRequirement(path, _ESCAPE.sub(r"\1", value), operator != "!="))
     return tuple(result)

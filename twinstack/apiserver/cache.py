@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 _NOTHING: Mapping[str, str] = {}
 _VERSION = b'"resourceVersion":"'
 FIRST = 2
+_FEW = 64  # keys that are sooner put in place one by one than by sorting all
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -102,7 +103,8 @@ class Collection:
         self.resource = resource
         self.strategy = strategy
         self.items: dict[Key, Stored] = {}
-        self.order: list[Key] = []
+        self._order: list[Key] = []
+        self._unordered: set[Key] = set()  # keys that are new since the order was asked for
         self.broadcast: Broadcast[Change] = Broadcast(start, clock=clock)
         self.root = f"/registry/{resource.group or 'core'}/{resource.plural}/"
         self.prefix = objects.encode({"kind": resource.kind, "apiVersion": resource.api_version, "metadata": {}})[:-2]
@@ -180,11 +182,14 @@ class Collection:
         if draft is None:
             if before is not None:
                 del self.items[key]
-                del self.order[bisect_left(self.order, key)]
+                if key in self._unordered:
+                    self._unordered.remove(key)
+                else:
+                    del self._order[bisect_left(self._order, key)]
             return Change(revision, before, None, self.reversioned(before.data, revision) if before else b"")
         after = self.items[key] = self.stored(draft, revision)
         if before is None:
-            insort(self.order, key)
+            self._unordered.add(key)
         return Change(revision, before, after, after.data)
 
     def load(self, key: Key, draft: Draft, revision: Revision) -> None:
@@ -192,7 +197,7 @@ class Collection:
         self.items[key] = self.stored(draft, revision)
 
     def loaded(self, revision: Revision) -> None:
-        self.order = sorted(self.items)
+        self._order = sorted(self.items)
         # The first revisions of a new store are before anything that a client could know: whoever asks for them asks for what is long gone.
         self.broadcast.floor = max(revision, FIRST)
 
@@ -200,17 +205,28 @@ class Collection:
 
     def keys(self, namespace: str, after: Key | None = None) -> Sequence[Key]:
         """The keys of all namespaces, or of one, in order, after the given one."""
-        low, high = 0, len(self.order)
+        order = self._order
+        if self._unordered:  # a writer does not wait for an order that nobody may ask for
+            if len(self._unordered) < _FEW:
+                for key in self._unordered:
+                    insort(order, key)
+            else:
+                order += self._unordered
+                order.sort()
+            self._unordered.clear()
+        low, high = 0, len(order)
         if namespace:
-            low, high = bisect_left(self.order, (namespace, "")), bisect_left(self.order, (namespace + "\0", ""))
+            low, high = bisect_left(order, (namespace, "")), bisect_left(order, (namespace + "\0", ""))
         if after is not None:
-            low = max(low, bisect_right(self.order, after))
-        return self.order[low:high]
+            low = max(low, bisect_right(order, after))
+        return order[low:high]
 
     def selectable(self) -> frozenset[str]:
         """The fields that a field selector may name."""
-        names = {"metadata.name", "metadata.namespace"} if self.resource.namespaced else {"metadata.name"}
+        names = {"metadata.name", "metadata.namespace"}  # the latter of any kind that does not say itself by what it is selected
         if self._selectable:
+            if not self.resource.namespaced:
+                names.remove("metadata.namespace")
             names |= set(self.strategy.fields({"metadata": {}, "spec": {}, "status": {}}))
         return frozenset(names)
 
@@ -252,7 +268,7 @@ class Filter:
         """BadRequest when a field cannot be selected by."""
         selectable = collection.selectable()
         for requirement in self.fields:
-            if requirement.path not in selectable:
+            if requirement.path not in selectable and requirement.path not in collection.strategy.empty_fields:
                 raise BadRequest(f"field label not supported: {requirement.path}; {', '.join(sorted(selectable))} are")
 
     def matches(self, one: Stored) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from twinstack.api import apply, errors, objects
 from twinstack.api.errors import BadRequest, FieldProblem, ProblemType
-from twinstack.api.kinds import Pod, PodDisruptionBudget
+from twinstack.api.kinds import Object, Pod, PodDisruptionBudget
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import Resource, resource_of
 from twinstack.apiserver.bodies import delete_options_of
@@ -17,6 +17,7 @@ from twinstack.rules import disruptions
 from twinstack.rules.metadata import problems_with_finalizers
 
 SCALE_VERSION, SCALE_KIND = "autoscaling/v1", "Scale"
+SCALES = Resource("autoscaling", "v1", "scales", "scale", SCALE_KIND, True, Object)  # which are only ever seen through a workload's door
 EVICTION_VERSION, EVICTION_KIND = "policy/v1", "Eviction"
 _BUDGETS = resource_of(PodDisruptionBudget)
 _REPLICAS = ("spec", "replicas")
@@ -74,8 +75,10 @@ def scaled(document: Document, scale: Document, writer: apply.Writer, door: appl
     if not 0 <= replicas <= _MAX_REPLICAS:
         problem = FieldProblem("spec.replicas", ProblemType.INVALID, replicas, f"must be between 0 and {_MAX_REPLICAS}")
         raise errors.invalid(SCALE_KIND, name, [problem], group="autoscaling")
-    if metadata.get("name", name) != name:
-        raise BadRequest(f"the name of the object ({metadata['name']}) does not match the name on the URL ({name})")
+    if metadata.get("name") != name:
+        raise BadRequest(f"the name of the object ({metadata.get('name', '')}) does not match the name on the URL ({name})")
+    if metadata.get("namespace") not in (None, "", document["metadata"].get("namespace")):
+        raise BadRequest("the namespace of the provided object does not match the namespace sent on the request")
     if metadata.get("uid"):
         document["metadata"]["uid"] = metadata["uid"]
     if metadata.get("resourceVersion"):
@@ -185,6 +188,8 @@ async def bind(changes: Changes, resource: Resource, key: Key, binding: Document
 
 def finalized(namespace: Document, body: Document) -> Document:
     """The namespace with the finalizers in its spec that the body leaves it."""
+    if body["metadata"].get("name") != namespace["metadata"]["name"]:
+        raise BadRequest(f"the name of the object ({body['metadata'].get('name', '')}) does not match the name on the URL")
     spec = body.get("spec") or {}
     wanted = (spec.get("finalizers") or []) if isinstance(spec, dict) else None
     if not isinstance(wanted, list) or not all(isinstance(one, str) for one in wanted):

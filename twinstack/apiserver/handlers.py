@@ -101,11 +101,11 @@ class Handlers:
             if self._logs is None:
                 raise MethodNotAllowed("this server does not know how to reach kubelets")
             return self._logs(request, stored.document())
-        if request.sub == "scale":
-            return Answer(200, objects.encode(doors.scale_of(stored.document())))
-        if form.shape == "json":
+        scale = request.sub == "scale"
+        if form.shape == "json" and not scale:
             return Answer(200, stored.data)
-        return Answer(200, self._shown(request, form, stored.document()))
+        shown = doors.scale_of(stored.document()) if scale else stored.document()
+        return Answer(200, objects.encode(shown) if form.shape == "json" else self._shown(request, form, shown))
 
     def _stored(self, request: Request) -> Stored:
         stored = self.cache.collections[request.resource].items.get(Key(request.namespace, request.name))
@@ -165,6 +165,7 @@ class Handlers:
             warnings.clear()
             if request.sub == "scale":
                 scale = document_of(call, doors.SCALE_VERSION, doors.SCALE_KIND)
+                warnings.extend(judged(doors.SCALES, scale, self._schema(request), options.mode))
                 return doors.scaled(stored, scale, self._writer(request, options), self.doors.of(resource, "scale"))
             document = document_of(call, resource.api_version, resource.kind, keep_nulls=request.sub != "finalize")
             if request.sub == "finalize":
@@ -190,10 +191,13 @@ class Handlers:
             if request.sub == "scale":
                 scale = self._patched(resource, "scale", kind, doors.scale_of(stored), patch)
                 check_kind(scale, doors.SCALE_VERSION, doors.SCALE_KIND)
+                warnings.extend(judged(doors.SCALES, scale, self._schema(request), options.mode, patch=True))
                 return doors.scaled(stored, scale, self._writer(request, options), self.doors.of(resource, "scale"))
             patched = self._patched(resource, "", kind, stored, patch)
             twice = json_duplicates(call.body, patch) if options.mode != "Ignore" else ()
-            warnings.extend(judged(resource, patched, self._schema(request), options.mode, twice, patch=True))
+            # The rest stands as it was judged when it was written.
+            touched = patch if kind == "merge" and stored else None
+            warnings.extend(judged(resource, patched, self._schema(request), options.mode, twice, patch=True, touched=touched))
             if kind == "json" or b"null" in call.body:
                 without_nulls(patched)
             return patched
@@ -300,7 +304,8 @@ class Handlers:
             return objects.encode(tables.partial_metadata(document, form.version))
         metadata = {"resourceVersion": document["metadata"].get("resourceVersion", "")}
         include = request.query.text("includeObject")
-        return objects.encode(tables.table(request.resource, [document], now=self.now(), include_object=include, metadata=metadata, form=form))
+        resource = doors.SCALES if request.sub == "scale" else request.resource
+        return objects.encode(tables.table(resource, [document], now=self.now(), include_object=include, metadata=metadata, form=form))
 
     def _judged(self, request: Request, call: Call, document: Document, options: Options) -> list[str]:
         """What to warn of in the document of a request's body."""
@@ -312,7 +317,7 @@ class Handlers:
 
     def _schema(self, request: Request) -> Schema | None:
         try:
-            return self._openapi.schema_of(request.resource)
+            return self._openapi.schema_of(request.resource, "scale" if request.sub == "scale" else "")
         except SchemaMissing:
             return None
 

@@ -223,6 +223,12 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
     "ServiceCIDR": (_name(), _column("CIDRs", cells.service_cidrs, "The ranges that Services get their addresses from."), _AGE),
     "IPAddress": (_name(), _column("ParentRef", cells.parent_ref, "What the address belongs to.")),
     "NetworkPolicy": (_name(), _column("Pod-Selector", cells.policy_pods, "The pods that the policy is about."), _AGE),
+    "Scale": (
+        _name(),
+        _column("Desired", cells.replicas_desired, "How many replicas are wanted.", type_="integer"),
+        _column("Available", cells.replicas_current, "How many replicas there are.", type_="integer"),
+        _AGE,
+    ),
     "Namespace": (_name(), _column("Status", cells.phase, "The namespace's phase."), _AGE),
     "Event": (
         _column("Last Seen", cells.event_last_seen, "When the event was observed last."),

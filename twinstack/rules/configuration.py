@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from twinstack.api.errors import BadRequest, FieldProblem
-from twinstack.api.objects import Document
+from twinstack.api.objects import Document, decode
 from twinstack.api.times import canonical_micro_time, canonical_time
 from twinstack.rules.names import config_key_problem
 from twinstack.rules.problems import forbidden, required, too_long, wrong
@@ -23,6 +23,10 @@ _REQUIRED_KEYS: Mapping[str, tuple[str, ...]] = {
     "kubernetes.io/dockercfg": (".dockercfg",),
     "kubernetes.io/dockerconfigjson": (".dockerconfigjson",),
     "kubernetes.io/ssh-auth": ("ssh-privatekey",),
+}
+_JSON_KEYS: Mapping[str, tuple[str, ...]] = {
+    "kubernetes.io/dockercfg": (".dockercfg",),
+    "kubernetes.io/dockerconfigjson": (".dockerconfigjson",),
 }
 _SERVICE_ACCOUNT_TOKEN = "kubernetes.io/service-account-token"
 _SERVICE_ACCOUNT_NAME = "kubernetes.io/service-account.name"
@@ -62,6 +66,11 @@ def problems_with_secret(document: Document, before: Document | None = None) -> 
     if sum(len(value) * 3 // 4 for value in data.values()) > MOST_BYTES:
         problems.append(too_long("data", MOST_BYTES))
     problems += [required(f"data[{key}]", f"a Secret of type {type_} needs it") for key in _REQUIRED_KEYS.get(type_, ()) if key not in data]
+    if type_ == "kubernetes.io/ssh-auth" and data.get("ssh-privatekey") == "":
+        problems.append(required("data[ssh-privatekey]", "must not be empty"))
+    for key in _JSON_KEYS.get(type_, ()):
+        if key in data and not _is_json_object(base64.b64decode(data[key])):
+            problems.append(wrong(f"data[{key}]", "<secret contents redacted>", "must be a JSON object"))
     if type_ == "kubernetes.io/basic-auth" and not ("username" in data or "password" in data):
         problems += [required(f"data[{key}]", "one of username and password is needed") for key in ("username", "password")]
     if type_ == _SERVICE_ACCOUNT_TOKEN and not ((document.get("metadata") or {}).get("annotations") or {}).get(_SERVICE_ACCOUNT_NAME):
@@ -69,6 +78,13 @@ def problems_with_secret(document: Document, before: Document | None = None) -> 
     if before is not None and type_ != before.get("type", ""):
         problems.append(wrong("type", type_, "may not change"))
     return [*problems, *_problems_with_immutable(document, before, ("data",))]
+
+
+def _is_json_object(data: bytes) -> bool:
+    try:
+        return isinstance(decode(data), dict | None)
+    except ValueError:
+        return False
 
 
 def _problems_with_keys(entries: Mapping[str, Any], field: str) -> Iterator[FieldProblem]:

@@ -74,6 +74,8 @@ class Strategy:
     allocates = False
     # Whether the status written through the main resource is dropped (create) or kept as it was (update).
     has_status = False
+    # Fields that a selector may name, and that are empty whatever stands there.
+    empty_fields: frozenset[str] = frozenset()
     # Whether a deletion may wait for, or be hidden from, what the object owns; else propagation policies mean nothing to it.
     owns = True
     # Whether a deletion that names no propagation policy leaves what the object owns behind.

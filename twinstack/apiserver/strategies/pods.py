@@ -17,6 +17,7 @@ class Pods(Typed):
 
     has_status = True
     counts_generation = True
+    empty_fields = frozenset({"status.podIPs"})
 
     def fill(self, document: Document) -> None:
         check_pod_types(document.get("spec") or {})
