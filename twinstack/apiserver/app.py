@@ -155,6 +155,8 @@ class Application:
             user = visit.user = impersonation.impersonated(user, call.headers, self.authorizer)
         CALLER.set(user)
         if not requests.is_resource_path(call.path):
+            if self.audit is not None:
+                self.audit.tell(visit, "RequestReceived", 0)
             if not is_open(call.path):
                 visit.verdict = self.authorizer.check(user, asked_of_path(call.method, call.path))
             return self._besides(call)
@@ -162,6 +164,8 @@ class Application:
             visit.verdict = self.authorizer.check(user, Attributes("list", "apiextensions.k8s.io", "customresourcedefinitions"))
             return Answer(200, NO_DEFINITIONS)
         request = visit.request = requests.parse(call.method, call.path, call.query)
+        if self.audit is not None:
+            self.audit.tell(visit, "RequestReceived", 0)
         asked, selected = asked_by(request)
         visit.verdict = self.authorizer.check(user, asked, selected)
         if request.verb == "get" and request.sub in INTERACTIVE:

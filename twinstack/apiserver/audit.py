@@ -22,6 +22,7 @@ import yaml
 from twinstack.api import objects
 from twinstack.api.objects import Document
 from twinstack.api.times import text_of_micro_time
+from twinstack.apiserver.audit_files import RotatedFile
 from twinstack.apiserver.calls import Call, User
 from twinstack.apiserver.requests import Request
 from twinstack.apiserver.settings import Settings, SettingsError
@@ -30,6 +31,7 @@ from twinstack.apiserver.visits import Visit
 log = logging.getLogger(__name__)
 
 LEVELS: Final = ("None", "Metadata", "Request")
+STAGES: Final = ("RequestReceived", "ResponseStarted", "ResponseComplete", "Panic")
 API_VERSION: Final = "audit.k8s.io/v1"
 WRITE_SECONDS: Final = 0.25
 LONGEST_QUEUE: Final = 100_000
@@ -93,12 +95,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     omitStages: list[str] = []
     omitManagedFields: bool | None = None
 
-    def level(self, user: User, request: Request | None, verb: str, path: str) -> tuple[str, Sequence[str]]:
-        """How much is told, and at which stages nothing is."""
+    def level(self, user: User, request: Request | None, verb: str, path: str) -> tuple[str, Sequence[str], bool]:
+        """How much is told, at which stages nothing is, and whether managedFields are left out."""
         for rule in self.rules:
             if rule.matches(user, request, verb, path):
-                return rule.level, (*self.omitStages, *rule.omitStages)
-        return "None", ()
+                lean = rule.omitManagedFields if rule.omitManagedFields is not None else bool(self.omitManagedFields)
+                return rule.level, (*self.omitStages, *rule.omitStages), lean
+        return "None", (), False
 
 
 def read_policy(path: str) -> Policy:
@@ -118,6 +121,9 @@ def read_policy(path: str) -> Policy:
         if rule.level not in LEVELS:
             more = ": what is answered is not kept" if rule.level == "RequestResponse" else ""
             raise SettingsError(f"{flag}: level {rule.level} is not served{more}; one of {', '.join(LEVELS)} would do")
+    for stage in (*policy.omitStages, *(stage for rule in policy.rules for stage in rule.omitStages)):
+        if stage not in STAGES:
+            raise SettingsError(f"{flag}: there is no stage {stage}; some of {', '.join(STAGES)} would do")
     return policy
 
 
@@ -137,6 +143,7 @@ class Entry(NamedTuple):
     told: datetime
     decision: str
     why: str
+    lean: bool = False
 
 
 def check(settings: Settings) -> None:
@@ -145,28 +152,27 @@ def check(settings: Settings) -> None:
         raise SettingsError(f"--audit-log-path={settings.audit_log_path} needs --audit-policy-file, which says what is told")
     if settings.audit_policy_file:
         read_policy(settings.audit_policy_file)
+    for flag, value in (("maxsize", settings.audit_log_maxsize), ("maxage", settings.audit_log_maxage), ("maxbackup", settings.audit_log_maxbackup)):
+        if value < 0:
+            raise SettingsError(f"--audit-log-{flag}={value} is below 0; 10 would do, or 0 for no bound")
 
 
 def log_of(settings: Settings) -> AuditLog | None:
     """The audit log that the settings ask for."""
     if not settings.audit_log_path:
         return None
-    return AuditLog(settings.audit_log_path, read_policy(settings.audit_policy_file))
+    file = RotatedFile(settings.audit_log_path, megabytes=settings.audit_log_maxsize, days=settings.audit_log_maxage, backups=settings.audit_log_maxbackup)
+    return AuditLog(file, read_policy(settings.audit_policy_file))
 
 
 class AuditLog:
     """Takes entries, and writes them to a file."""
 
-    def __init__(self, path: str, policy: Policy) -> None:
+    def __init__(self, file: RotatedFile, policy: Policy) -> None:
         self.policy = policy
         self.lost = 0
-        self._path = path
+        self._file = file
         self._queue: deque[Entry] = deque()
-        try:
-            with open(path, "ab"):
-                pass
-        except OSError as error:
-            raise SettingsError(f"--audit-log-path={path} cannot be written: {error.strerror}") from error
 
     def take(self, entry: Entry) -> None:
         """Put an entry in the queue; when it is full the entry is lost."""
@@ -179,13 +185,13 @@ class AuditLog:
         """Take down what happened, as far as the policy wants to know."""
         request, user = visit.request, visit.user
         verb = request.verb if request is not None else visit.call.method.lower()
-        level, omitted = self.policy.level(visit.caller, request, verb, visit.call.path)
+        level, omitted, lean = self.policy.level(visit.caller, request, verb, visit.call.path)
         if level == "None" or stage in omitted:
             return
         decision = "" if visit.verdict is None and code != 403 else "allow" if visit.verdict is not None else "forbid"
         why = visit.verdict.why if visit.verdict is not None else ""
         impersonated = user if user is not visit.caller else None
-        self.take(Entry(level, stage, visit.id, visit.call, visit.caller, impersonated, request, verb, code, visit.received, now(), decision, why))
+        self.take(Entry(level, stage, visit.id, visit.call, visit.caller, impersonated, request, verb, code, visit.received, now(), decision, why, lean))
 
     async def run(self) -> None:
         """Write what comes, until cancelled; then write what is left."""
@@ -205,11 +211,10 @@ class AuditLog:
         if not lines:
             return
         try:
-            with open(self._path, "ab") as file:
-                file.write(b"".join(lines))
+            self._file.append(b"".join(lines))
         except OSError as error:
             self.lost += len(lines)
-            log.error("Audit events could not be written", extra={"path": self._path, "lost": self.lost, "err": str(error)})
+            log.error("Audit events could not be written", extra={"path": self._file.path, "lost": self.lost, "err": str(error)})
 
 
 def event_of(entry: Entry) -> Document:
@@ -236,7 +241,7 @@ def event_of(entry: Entry) -> Document:
     if entry.code:
         event["responseStatus"] = {"metadata": {}, "code": entry.code}
     if entry.level == "Request" and request is not None and entry.verb in _WITH_BODY and call.body:
-        event["requestObject"] = _body(call)
+        event["requestObject"] = _body(call, lean=entry.lean)
     event["requestReceivedTimestamp"] = text_of_micro_time(entry.received)
     event["stageTimestamp"] = text_of_micro_time(entry.told)
     if entry.decision:
@@ -253,10 +258,13 @@ def _reference(request: Request) -> Mapping[str, str]:
     return {field: value for field, value in named if value}
 
 
-def _body(call: Call) -> Any:
+def _body(call: Call, *, lean: bool) -> Any:
     """What was sent, if it is JSON; else what it was."""
     try:
-        return objects.decode(call.body)
+        body = objects.decode(call.body)
+        if lean and isinstance(body, dict) and isinstance(metadata := body.get("metadata"), dict):
+            metadata.pop("managedFields", None)
+        return body
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         return {"contentType": call.headers.get("Content-Type", ""), "bytes": len(call.body)}
 

@@ -37,6 +37,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     disable_admission_plugins: tuple[str, ...] = ()
     audit_log_path: str = ""  # empty: no audit log
     audit_policy_file: str = ""
+    audit_log_maxsize: int = 0  # megabytes; 0: 100
+    audit_log_maxage: int = 0  # days; 0: as long as there is room
+    audit_log_maxbackup: int = 0  # files; 0: any number
     tls_min_version: str = "VersionTLS12"
     max_requests_inflight: int = 400
     max_mutating_requests_inflight: int = 200
