@@ -21,7 +21,7 @@ from twinstack.api.errors import InternalError, invalid
 from twinstack.api.objects import Document, Key, view_of
 from twinstack.api.resources import Resource, resource_of
 from twinstack.apiserver.strategies.base import Reader, Transaction
-from twinstack.net.cidr import parse_address
+from twinstack.net.cidr import parse_address, text_of
 from twinstack.net.errors import AddressError
 from twinstack.net.family import FAMILIES, Address, ByFamily, Family, Network
 from twinstack.net.pool import Intervals, Pool
@@ -291,7 +291,7 @@ class Context:
                 found = self.addresses.take_any(family)
                 if found is None:
                     raise InternalError(f"failed to allocate an {family} address for Service {namespace}/{name}: range is full")
-                address, text = found, str(found)
+                address, text = found, text_of(found)
             transaction.undo.callback(self._give, address, transaction.reader)
             transaction.create(IP_ADDRESSES, cidrs.ip_address(address, namespace=namespace, name=name))
             texts.append(text)

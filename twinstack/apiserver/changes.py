@@ -14,6 +14,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Protocol
 
 import msgspec
@@ -38,7 +39,12 @@ MODIFIED = "the object has been modified; please apply your changes to the lates
 
 def timestamp(now: datetime) -> str:
     """RFC 3339 in whole seconds, as metadata has it."""
-    return now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return _timestamp(int(now.timestamp()))
+
+
+@lru_cache(maxsize=16)
+def _timestamp(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Uids:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
 import yaml
@@ -96,8 +96,17 @@ def _yaml_paths(node: yaml.Node, path: str) -> Iterator[str]:
             yield from _yaml_paths(child, f"{path}[{index}]")
 
 
-def judged(resource: Resource, document: Document, schema: Schema | None, mode: str, duplicates: Sequence[str] = (), *, patch: bool = False) -> list[str]:
-    """Take out the fields that the schema does not know; what to warn of.
+def judged(
+    resource: Resource,
+    document: Document,
+    schema: Schema | None,
+    mode: str,
+    duplicates: Sequence[str] = (),
+    *,
+    patch: bool = False,
+    touched: Collection[str] | None = None,
+) -> list[str]:
+    """Take out the fields that the schema does not know; what to warn of. Only the *touched* ones of the document's own fields are looked at, if they are told.
 
     With *mode* Strict unknown and duplicate fields are BadRequest; a field of another type is whatever the mode: it cannot be read. With *patch*
     either is Invalid instead, the patch being what is wrong.
@@ -105,7 +114,14 @@ def judged(resource: Resource, document: Document, schema: Schema | None, mode: 
     metadata = document.get("metadata")
     # Who owns what is judged where it is used; it is long, and not the writer's.
     entries = metadata.pop("managedFields", None) if isinstance(metadata, dict) else None
-    found = prune(document, schema) if schema is not None else None
+    found = None
+    if schema is not None:
+        looked_at = document if touched is None else {name: document[name] for name in touched if name in document}
+        found = prune(looked_at, schema)
+        if touched is not None:
+            for name in touched:
+                if name not in looked_at:
+                    document.pop(name, None)
     if entries is not None:
         document["metadata"]["managedFields"] = entries
     if found is not None and found.mistyped:

@@ -15,23 +15,36 @@ from functools import lru_cache
 from twinstack.net.errors import AddressError
 from twinstack.net.family import Address, Family, Network
 
-# A Service's addresses are read many times on its way; an address is a value, so whoever asks may have the same one.
-_read = lru_cache(maxsize=4096)(ipaddress.ip_address)
-
 
 def parse_address(text: str, *, canonical: bool = False) -> Address:
     """The address that a text means; AddressError when it means none, or is not canonical where asked."""
+    address = _read(text)
+    if canonical and text_of(address) != text:
+        raise AddressError(f"{text!r} is not in canonical form, which is {str(address)!r}", str(address))
+    return address
+
+
+# A Service's addresses are read and written many times on its way; an address is a value, so whoever asks may have the same one.
+@lru_cache(maxsize=4096)
+def _read(text: str) -> Address:
     if "%" in text:
         raise AddressError(f"{text!r} has a zone, which is not allowed here", text.split("%", 1)[0])
     try:
-        address = _read(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         raise AddressError(f"{text!r} is not an IP address", _without_leading_zeros(text)) from None
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         raise AddressError(f"{text!r} is an IPv4-mapped IPv6 address", str(address.ipv4_mapped))
-    if canonical and str(address) != text:
-        raise AddressError(f"{text!r} is not in canonical form, which is {str(address)!r}", str(address))
     return address
+
+
+@lru_cache(maxsize=16384)
+def is_canonical(text: str) -> bool:
+    """Whether this is an address as :func:`text_of` writes it."""
+    try:
+        return str(parse_address(text)) == text
+    except AddressError:
+        return False
 
 
 def parse_cidr(text: str, *, canonical: bool = False, masked: bool = False) -> Network:
@@ -60,6 +73,7 @@ def parse_cidrs(text: str, *, masked: bool = False) -> tuple[Network, ...]:
     return tuple(parse_cidr(part.strip(), masked=masked) for part in text.split(",") if part.strip())
 
 
+@lru_cache(maxsize=4096)
 def text_of(value: Address | Network) -> str:
     """The canonical text (RFC 5952 for IPv6)."""
     return str(value)

@@ -41,8 +41,8 @@ Source: KEP-563, and spec/api.md sections 2 and 3, whose codes (P1 … P5, I, F,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from twinstack.api.errors import FieldProblem
 from twinstack.api.kinds import ServiceSpec
@@ -110,6 +110,17 @@ def resolve(after: ServiceSpec, before: ServiceSpec | None = None, *, cluster: S
     if policy != SINGLE and len(families) == 1 and len(cluster) > 1:
         families = _with_twin(families)
     return Resolution(policy, families, addresses)
+
+
+def is_settled(spec: Mapping[str, Any], *, cluster: Sequence[Family]) -> bool:
+    """Whether :func:`resolve`, asked again about a stored Service whose spec has not changed, would answer what stands.
+
+    It would not where the cluster has lost a family that the Service has, or gained one that it requires.
+    """
+    families, policy = spec.get("ipFamilies") or (), spec.get("ipFamilyPolicy")
+    if not all(_BY_NAME.get(name) in cluster for name in families):
+        return False
+    return policy == PREFER or (policy == SINGLE and len(families) == 1) or (policy == REQUIRE and len(families) == len(cluster) == 2)
 
 
 def is_headless(spec: ServiceSpec) -> bool:

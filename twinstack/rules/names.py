@@ -7,6 +7,7 @@ Each function answers why a text will not do, or ``None`` when it will. Sources:
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
 _LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?\Z")
@@ -48,6 +49,7 @@ def subdomain_problem(name: str) -> NameProblem:
     return None
 
 
+@lru_cache(maxsize=1024)  # there are few, and they are used again and again
 def qualified_problem(name: str) -> NameProblem:
     """Why this is no qualified name: an optional DNS subdomain and a slash, then up to 63 characters."""
     prefix, slash, last = name.rpartition("/")

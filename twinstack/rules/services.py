@@ -21,7 +21,7 @@ from typing import Any
 from twinstack.api.errors import FieldProblem
 from twinstack.api.kinds import ServiceSpec
 from twinstack.api.objects import Document
-from twinstack.net.cidr import parse_address, parse_cidr, text_of
+from twinstack.net.cidr import is_canonical, parse_address, parse_cidr, text_of
 from twinstack.net.errors import AddressError
 from twinstack.net.family import Family
 from twinstack.rules.families import CLUSTER_TYPES, NONE, REQUIRE, SINGLE, family_of
@@ -248,6 +248,8 @@ def status_warnings(document: Document) -> list[str]:
 
 def spelling_warnings(path: str, text: str) -> list[str]:
     """A warning when the address is spelled otherwise than RFC 5952 says, or only old software reads it."""
+    if is_canonical(text):
+        return []
     try:
         canonical = text_of(parse_address(text))
     except AddressError as error:

@@ -13,7 +13,7 @@ from twinstack.apiserver.strategies.base import Transaction
 from twinstack.apiserver.strategies.typed import Typed
 from twinstack.net.family import Family
 from twinstack.rules import nodeports, services
-from twinstack.rules.families import CLUSTER_TYPES, NONE, Resolution, resolve
+from twinstack.rules.families import CLUSTER_TYPES, NONE, Resolution, is_settled, resolve
 from twinstack.rules.names import label_problem
 from twinstack.rules.service_validation import problems_with_balancer_status, problems_with_service
 from twinstack.rules.windows import problems_with_windows_service
@@ -64,6 +64,10 @@ class Services(Typed):
             before = {**before, "spec": dict(before.get("spec") or {})}
             services.show(before, cluster=self._context.families)
         spec, old, name = after["spec"], before["spec"], after["metadata"].get("name", "")
+        if spec["type"] != "LoadBalancer":
+            after["status"] = {**(after.get("status") or {}), "loadBalancer": {}}
+        if spec == old and is_settled(spec, cluster=self._context.families):
+            return
         services.carry_over(spec, old)
         services.reconcile(spec, old)
         resolution = self._resolve(after, before)
@@ -73,8 +77,6 @@ class Services(Typed):
             _stop_at(nodeports.plan_update(spec, old, ports, name=name), name)
         _stop_at(nodeports.plan_health_check(spec, old, ports, name=name), name)
         services.wipe(spec, old)
-        if spec["type"] != "LoadBalancer":
-            after["status"] = {**(after.get("status") or {}), "loadBalancer": {}}
 
     def problems_with_create(self, document: Document) -> list[FieldProblem]:
         return problems_with_service(view_of(kinds.Service, document))
@@ -84,6 +86,8 @@ class Services(Typed):
         return services.problems_with_modes_sent(sent) if is_balancer else []
 
     def problems_with_update(self, after: Document, before: Document, subresource: str) -> list[FieldProblem]:
+        if not subresource and after["spec"] == before.get("spec") and after["metadata"].get("annotations") == before["metadata"].get("annotations"):
+            return []  # what is judged here was judged when it was written
         new, old = view_of(kinds.Service, after), view_of(kinds.Service, before)
         if subresource == "status":
             return list(problems_with_balancer_status(new.status.loadBalancer, old.status.loadBalancer, type_=new.spec.type))
