@@ -182,6 +182,7 @@ class World:
             "tls_cert_file": self.folder / "kubelet.crt",
             "tls_key_file": self.folder / "kubelet.key",
             "labels": (("zone", "a"),),
+            "eviction_hard": (),  # however full the disk of this machine is
         }
         settings = Settings(**(values | changed))  # type: ignore[arg-type]
         ready = asyncio.Event()

@@ -97,6 +97,21 @@ def test_an_object_that_is_gone_is_a_deletion():
     assert decide(pod(), sandbox=False, seen={}, failure=None, gone=True, now=NOW).steps == (Finish(),)
 
 
+def test_sidecars_end_one_after_the_other_the_last_first_in_what_is_left_of_the_grace():
+    one, two = Container(name="one", restartPolicy="Always"), Container(name="two", restartPolicy="Always")
+    ending = pod(init=[one, two], deleted=True, grace=30)
+
+    def steps(seen, *, spent):
+        return decide(ending, sandbox=True, seen=seen, failure=None, ending_since=NOW - spent, now=NOW).steps
+
+    both = {"one": up(), "two": up(), "a": over(), "b": over()}
+    assert steps(both | {"a": up()}, spent=0) == (Kill(A, 30, "the pod is being deleted"),)
+    assert steps(both, spent=10) == (Kill(two, 20, "the pod is being deleted"),)
+    assert steps(both | {"two": up(ending=20)}, spent=15) == ()
+    assert steps(both | {"two": over()}, spent=15) == (Kill(one, 15, "the pod is being deleted"),)
+    assert steps(both | {"two": over()}, spent=100) == (Kill(one, 2, "the pod is being deleted"),)
+
+
 def test_a_deletion_that_does_not_wait_leaves_a_second():
     assert decide(pod(grace=30), sandbox=True, seen={"a": up(), "b": over()}, failure=None, gone=True, now=NOW).steps == (
         Kill(A, 1, "the pod is being deleted"),

@@ -78,6 +78,33 @@ def test_a_server_of_one_family_answers_there_and_has_no_endpoint_in_the_other(l
     lab.down(name)
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_where_there_is_one_family_nothing_else_is_asked(lab: Any, family: Family) -> None:
+    name = lab.name("single" + str(family)[3])
+    lab.up(name, "--nodes", "1", "--families", str(family))
+
+    def kubectl(*words: str) -> str:
+        done = subprocess.run(["kubectl", "--context", f"twinstack-{name}", *words], env=lab.environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    text = EXAMPLE.read_text().replace('"0.0.0.0"', f'"{family.facts.unspecified}"').replace("RequireDualStack", "PreferDualStack")
+    manifest = lab.home / "single.yaml"
+    manifest.write_text(text)
+    kubectl("apply", "-f", str(manifest))
+    kubectl("wait", "--for=condition=Ready", "--timeout=20s", "pod", "-l", "app=half")
+
+    def answering() -> dict[str, list[bool]]:
+        slices = lab.kubectl(name, "get", "endpointslices", "-l", "kubernetes.io/service-name=half")["items"]
+        return {one["addressType"]: [endpoint["conditions"]["ready"] for endpoint in one["endpoints"] or ()] for one in slices}
+
+    until(lambda: answering() == {family.value: [True, True]})
+    for pod in lab.kubectl(name, "get", "pods", "-l", "app=half")["items"]:
+        found = {one["type"]: one["status"] for one in pod["status"]["conditions"] if one["type"].startswith("twinstack.dev/")}
+        assert found == {f"twinstack.dev/Ready{family}": "True"} and len(pod["status"]["podIPs"]) == 1
+    assert "FamiliesDisagree" not in kubectl("get", "events")
+    lab.down(name)
+
+
 _ONLY_THE_SECOND = (
     "import socket; s = socket.socket(socket.AF_INET6); s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1); "
     "s.bind(('::', 8080)); s.listen(); [s.accept() for _ in iter(int, 1)]"

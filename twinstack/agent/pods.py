@@ -26,6 +26,7 @@ from twinstack.net.family import Family
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 10.0, 300.0
 QUIET_SECONDS = 600.0
 DEFAULT_GRACE_SECONDS = 30
+LEAST_GRACE_SECONDS = 2.0  # of a sidecar whose pod has spent its grace before it
 FORCED_GRACE_SECONDS = 1.0  # of a pod whose object was deleted without waiting for its node
 
 
@@ -94,6 +95,7 @@ class Failure(NamedTuple):
 
     reason: str
     message: str
+    grace_seconds: float | None = None  # how long its containers have to end at most; None: as long as the pod says
 
 
 class MakeSandbox(NamedTuple):
@@ -199,13 +201,22 @@ def grace_of(pod: Pod) -> float:
     return float(DEFAULT_GRACE_SECONDS if grace is None else grace)
 
 
-def decide(pod: Pod, *, sandbox: bool, seen: Mapping[str, Seen], failure: Failure | None, gone: bool = False, now: float) -> Plan:
-    """The next steps. ``sandbox``: whether it stands; ``gone``: the object has been deleted without waiting for us."""
+def decide(
+    pod: Pod, *, sandbox: bool, seen: Mapping[str, Seen], failure: Failure | None, gone: bool = False, ending_since: float | None = None, now: float
+) -> Plan:
+    """The next steps.
+
+    ``sandbox``: whether it stands; ``gone``: the object has been deleted without waiting for us; ``ending_since``: when the
+    pod's end began, None if it has not, or if its containers have ended by themselves.
+    """
     deleted = gone or pod.metadata.deletionTimestamp is not None
     if deleted or failure is not None or is_over(pod, seen):
         why = "the pod is being deleted" if deleted else failure.message if failure else "the pod is over"
         grace = min(FORCED_GRACE_SECONDS, grace_of(pod)) if gone else grace_of(pod)
-        return _end(pod, sandbox=sandbox, seen=seen, deleted=deleted, grace=grace, why=why)
+        if failure is not None and failure.grace_seconds is not None:
+            grace = min(failure.grace_seconds, grace)
+        spent = 0.0 if ending_since is None else now - ending_since
+        return _end(pod, sandbox=sandbox, seen=seen, deleted=deleted, grace=grace, spent=spent, why=why)
     if not sandbox:
         # containers that an earlier sandbox has left cannot move into the new one
         stray = [container for container in everything(pod) if seen.get(container.name, NOTHING).running]
@@ -216,13 +227,15 @@ def decide(pod: Pod, *, sandbox: bool, seen: Mapping[str, Seen], failure: Failur
     return _begin(pod, seen, now)
 
 
-def _end(pod: Pod, *, sandbox: bool, seen: Mapping[str, Seen], deleted: bool, grace: float, why: str) -> Plan:
+def _end(pod: Pod, *, sandbox: bool, seen: Mapping[str, Seen], deleted: bool, grace: float, spent: float, why: str) -> Plan:
+    """First the containers, all together; then the sidecars, the last one first, in what is left of the grace."""
     sidecars = [container for container in pod.spec.initContainers or () if is_sidecar(container)]
     others = [container for container in everything(pod) if container not in sidecars]
-    for group in (others, sidecars):
+    left = max(min(LEAST_GRACE_SECONDS, grace), grace - spent)
+    for group, seconds in ((others, grace), *(([sidecar], left) for sidecar in reversed(sidecars))):
         running = [container for container in group if seen.get(container.name, NOTHING).running]
         if running:
-            return Plan(tuple(Kill(container, grace, why) for container in running if _is_sooner(grace, seen[container.name].ending)))
+            return Plan(tuple(Kill(container, seconds, why) for container in running if _is_sooner(grace, seen[container.name].ending)))
     if sandbox:
         return Plan((RemoveSandbox(),))
     return Plan((Finish(),) if deleted else ())

@@ -1,8 +1,8 @@
 """Whether a node runs short: of memory, of disk, of process numbers.
 
 Rule of this file: thresholds and readings in, an answer out; :func:`read` is the only look at the machine. Signals and
-defaults are upstream's (``--eviction-hard``). Nothing is evicted for them: they are told as conditions of the node, by
-which it is tainted, so that nothing more comes.
+defaults are upstream's (``--eviction-hard``). What is short is told as a condition of the node, by which it is
+tainted, so that nothing more comes; which pod has to go is for ``eviction`` to say.
 """
 
 from __future__ import annotations
@@ -41,20 +41,27 @@ def parse_thresholds(given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     for signal, value in given.items():
         if signal not in SIGNALS:
             raise ThresholdError(f"{signal!r} is no signal; there are {', '.join(sorted(SIGNALS))}")
-        _amount(value, 0)
+        amount_of(value, 0)
     return tuple(given.items())
 
 
-def _amount(value: str, whole: int) -> Fraction:
+def amount_of(value: str, whole: int) -> Fraction:
+    """What a threshold means where there is so much in all; ThresholdError when it means nothing."""
     try:
         return parse_quantity(value[:-1]) * whole / 100 if value.endswith("%") else parse_quantity(value)
     except QuantityError as error:
         raise ThresholdError(f"threshold {value!r} is neither an amount nor a percentage: {error}") from error
 
 
+def is_low(signal: str, value: str, readings: Mapping[str, Reading]) -> bool:
+    """Whether less is left than a threshold says; what cannot be read is never low."""
+    found = readings.get(signal)
+    return found is not None and found.left < amount_of(value, found.whole)
+
+
 def pressures(thresholds: tuple[tuple[str, str], ...], readings: Mapping[str, Reading]) -> frozenset[str]:
     """The conditions that hold."""
-    low = {signal for signal, value in thresholds if (found := readings.get(signal)) is not None and found.left < _amount(value, found.whole)}
+    low = {signal for signal, value in thresholds if is_low(signal, value, readings)}
     return frozenset(condition for condition, signals in CONDITIONS.items() if low.intersection(signals))
 
 

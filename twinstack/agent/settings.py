@@ -84,6 +84,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_files: int = 5  # how many of them are kept
     pod_pids: int | None = None  # how many processes a pod may have
     eviction_hard: tuple[tuple[str, str], ...] = pressure.DEFAULTS  # what must be left of memory, disk and process numbers
+    eviction_look_seconds: float = 10.0  # how often what is left is looked at
     eviction_soft: tuple[tuple[str, str], ...] = ()  # what ought to be left, and how many seconds it may not be
     eviction_soft_graces: tuple[tuple[str, float], ...] = ()
     eviction_grace_seconds: int = 0  # how long a pod may take at most that is evicted for that

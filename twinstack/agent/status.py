@@ -20,6 +20,7 @@ from twinstack.net.cidr import parse_address
 from twinstack.net.family import Address, Family
 
 SCHEME = "twinstack://"
+EVICTED = "Evicted"
 
 
 def sorted_addresses(addresses: Iterable[Address], primary: Family) -> tuple[Address, ...]:
@@ -86,7 +87,10 @@ def status_of(
         told["initContainerStatuses"] = [
             container_status(pod, container, seen.get(container.name, NOTHING), now=now, init=True) for container in pod.spec.initContainers
         ]
-    told["conditions"] = _conditions(pod, seen, phase, addresses, (before or {}).get("conditions", ()), sandbox=sandbox, now=now)
+    earlier = (before or {}).get("conditions", ())
+    told["conditions"] = _conditions(pod, seen, phase, addresses, earlier, sandbox=sandbox, now=now)
+    if failure is not None and failure.reason == EVICTED:
+        told["conditions"].append(_condition(pod, "DisruptionTarget", True, "TerminationByKubelet", failure.message, earlier=earlier, now=now))
     return told
 
 

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from twinstack.agent import pressure
 from twinstack.agent.containers.base import Record
+from twinstack.agent.eviction import Used
+from twinstack.agent.volumes import disk_usage
 from twinstack.api.objects import Document
 from twinstack.api.times import text_of_time
 
@@ -71,6 +73,20 @@ def of_containers(records: Iterable[Record]) -> dict[str, Amount]:
             total = total.plus(one.amount)
         amounts[identifier] = total
     return amounts
+
+
+def of_pods(records: Iterable[Record], folders: Mapping[str, Path]) -> dict[str, Used]:
+    """What each of these pods (uid → directory) uses, its files included."""
+    running = [record for record in records if record.running and record.pod in folders]
+    amounts = of_containers(running)
+    found = {}
+    for uid, folder in folders.items():
+        total = Amount()
+        for record in running:
+            if record.pod == uid:
+                total = total.plus(amounts.get(record.id, Amount()))
+        found[uid] = Used(total.memory, disk_usage(folder), total.processes)
+    return found
 
 
 def of_machine() -> Amount:

@@ -155,13 +155,14 @@ def over_limit(pod: Pod, folder: Path) -> str | None:
     for volume in pod.spec.volumes or ():
         source = volume.get("emptyDir") or {}
         if source.get("sizeLimit") is not None and not source.get("medium"):
-            used, limit = _usage(folder / str(volume.get("name", ""))), parse_quantity(source["sizeLimit"])
+            used, limit = disk_usage(folder / str(volume.get("name", ""))), parse_quantity(source["sizeLimit"])
             if used > limit:
                 return f'Usage of EmptyDir volume "{volume.get("name")}" exceeds the limit "{source["sizeLimit"]}"'
     return None
 
 
-def _usage(folder: Path) -> int:
+def disk_usage(folder: Path) -> int:
+    """Bytes of the files below a directory."""
     total = 0
     for root, _, names in os.walk(folder):
         for name in names:

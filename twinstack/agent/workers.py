@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -21,7 +21,7 @@ from twinstack.agent.containers.base import ContainerError, Record, Runtime
 from twinstack.agent.environment import ConfigError
 from twinstack.agent.hostfiles import HostnameError
 from twinstack.agent.limits import Limiter
-from twinstack.agent.making import ImageRefused, Maker
+from twinstack.agent.making import Maker
 from twinstack.agent.pods import (
     NOTHING,
     Failure,
@@ -39,8 +39,9 @@ from twinstack.agent.pods import (
 )  # fmt: skip
 from twinstack.agent.probes import Prober
 from twinstack.agent.probing import Probing
+from twinstack.agent.pulls import ALSO_TOLD, ImageRefused
 from twinstack.agent.sandboxes import Sandbox, Sandboxes
-from twinstack.agent.status import SCHEME, newly_backing_off, status_of, told_before
+from twinstack.agent.status import EVICTED, SCHEME, newly_backing_off, status_of, told_before
 from twinstack.api import cni, errors
 from twinstack.api.kinds import Container, Pod, condition_of
 from twinstack.api.objects import Document, Key
@@ -94,7 +95,7 @@ class Worker:
         self.sandbox: Sandbox | None = None
         self._node = node
         self._key = Key(pod.metadata.namespace, pod.metadata.name)
-        self._wake, self._told = asyncio.Event(), asyncio.Event()
+        self._wake, self._told, self._stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._status: Document | None = None  # as it ought to be told
         self._written: Document | None = None  # as it was told last
         self._failure: Failure | None = None
@@ -102,6 +103,7 @@ class Worker:
         self._probing = Probing(self, node)
         self._refreshes = asyncio.Event()
         self._mismatch: tuple[str, str] | None = None  # the addresses of the node of which we have told that they differ in family
+        self._ending_since: float | None = None
         self._finished = False
         self.on_running: Callable[[float], None] | None = None  # hears once how many seconds passed until the pod ran
         self._born = time.monotonic()
@@ -131,6 +133,19 @@ class Worker:
         self._written = None
         self._told.set()
 
+    def evict(self, why: str, grace: float) -> None:
+        """The pod has to go, and has so many seconds to end by itself."""
+        if self._failure is None:
+            self._node.event(self.pod, "Warning", EVICTED, why)
+            self._failure = Failure(EVICTED, why, grace)
+            self._wake.set()
+
+    async def stopped(self) -> None:
+        """Wait until none of the pod's containers runs."""
+        while any(one.running for one in self.seen.values()):
+            self._stopped.clear()
+            await self._stopped.wait()
+
     def remove(self) -> None:
         """The pod's object is gone."""
         self.gone = True
@@ -145,6 +160,7 @@ class Worker:
                 self.seen[name] = msgspec.structs.replace(one, record=record, ready=False, started=False, answers={}, ending=None)
                 if (task := self._kills.pop(name, None)) is not None:
                     task.cancel()
+        self._stopped.set()
         self._wake.set()
 
     def _with_last_words(self, record: Record, container: Container) -> Record:
@@ -164,7 +180,17 @@ class Worker:
                 self._wake.clear()
                 now = time.time()
                 self._deadline(now)
-                plan = decide(self.pod, sandbox=self.sandbox is not None, seen=self.seen, failure=self._failure, gone=self.gone, now=now)
+                if self._ending_since is None and (self.gone or self.pod.metadata.deletionTimestamp is not None or self._failure is not None):
+                    self._ending_since = now
+                plan = decide(
+                    self.pod,
+                    sandbox=self.sandbox is not None,
+                    seen=self.seen,
+                    failure=self._failure,
+                    gone=self.gone,
+                    ending_since=self._ending_since,
+                    now=now,
+                )
                 progressed = False
                 for step in plan.steps:
                     progressed = await self._perform(step) or progressed
@@ -268,12 +294,21 @@ class Worker:
         now = time.time()
         before = self.seen.get(container.name, NOTHING)
         try:
+            brought = node.maker.puller.wants(container)
+            if brought and not await self._unless_leaving(node.maker.puller.bring(pod, container)):
+                return True
             launch = await node.maker.launch(pod, container, attempt, sandbox, node.host_ips())
+            if launch.rootfs and not brought:
+                node.event(pod, "Normal", "Pulled", f'Container image "{container.image}" is here already', container)
         except (ConfigError, errors.APIError, KernelError, OSError, msgspec.MsgspecError) as error:
             reason = error.reason if isinstance(error, ImageRefused) else "CreateContainerConfigError"
             if (before.waiting, before.message) != (reason, str(error)):
+                if (told := ALSO_TOLD.get(reason)) is not None:
+                    node.event(pod, "Warning", told, str(error), container)
                 node.event(pod, "Warning", "Failed", f"Error: {error}", container)
             retry = RETRY_SECONDS if isinstance(error, errors.ServiceUnavailable) else CONFIG_RETRY_SECONDS
+            if isinstance(error, ImageRefused) and error.retry_seconds is not None:
+                retry = error.retry_seconds
             self.seen[container.name] = msgspec.structs.replace(before, waiting=reason, message=str(error), retry_at=now + retry)
             return True
         backoff = before.backoff
@@ -315,9 +350,21 @@ class Worker:
         """Run the hook before anything else is started; a container whose hook fails is ended."""
         address = next(iter(self.addresses()), "")
         node = self._node
-        running = asyncio.ensure_future(
-            hooks.run(hook, container, record, runtime=node.runtime, prober=node.prober, address=address, seconds=LONGEST_HOOK_SECONDS)
-        )
+        hooked = hooks.run(hook, container, record, runtime=node.runtime, prober=node.prober, address=address, seconds=LONGEST_HOOK_SECONDS)
+        running = asyncio.ensure_future(hooked)
+        if not await self._unless_leaving(running, lambda: not self.seen[container.name].running):
+            return
+        if problem := running.result():
+            node.event(self.pod, "Warning", "FailedPostStartHook", f"PostStartHook failed: {problem}", container)
+            self.kill(container, grace_of(self.pod), "FailedPostStartHook")
+        else:
+            one = self.seen[container.name]
+            self.seen[container.name] = msgspec.structs.replace(one, started=one.running and container.startupProbe is None)
+
+    async def _unless_leaving(self, work: Awaitable[object], over: Callable[[], bool] = lambda: False) -> bool:
+        """Wait for work of which much may be; False when it was given up, because the pod leaves or it is *over* for another reason."""
+        running = asyncio.ensure_future(work)
+        running.add_done_callback(lambda done: done.cancelled() or done.exception())  # of work that was given up, nobody asks
         try:
             while not running.done():
                 self._renew_status(time.time())
@@ -325,17 +372,13 @@ class Worker:
                 waking = asyncio.ensure_future(self._wake.wait())
                 await asyncio.wait([running, waking], return_when=asyncio.FIRST_COMPLETED)
                 waking.cancel()
-                if not self.seen[container.name].running or self.gone or self.pod.metadata.deletionTimestamp is not None or self._failure is not None:
-                    return
+                if over() or self.gone or self.pod.metadata.deletionTimestamp is not None or self._failure is not None:
+                    return False
         finally:
             running.cancel()
             self._wake.set()
-        if problem := running.result():
-            node.event(self.pod, "Warning", "FailedPostStartHook", f"PostStartHook failed: {problem}", container)
-            self.kill(container, grace_of(self.pod), "FailedPostStartHook")
-        else:
-            one = self.seen[container.name]
-            self.seen[container.name] = msgspec.structs.replace(one, started=one.running and container.startupProbe is None)
+        running.result()
+        return True
 
     def kill(self, container: Container, grace: float, message: str) -> None:
         """Begin to end a container; it is started again if the pod's policy says so."""
@@ -388,9 +431,7 @@ class Worker:
             if self.sandbox is not None and any(one.running for one in self.seen.values()):
                 await self._node.maker.refresh(self.pod, self.sandbox, self._node.host_ips())
                 if self._failure is None and (problem := await self._node.maker.over_limit(self.pod)):
-                    self._node.event(self.pod, "Warning", "Evicted", problem)
-                    self._failure = Failure("Evicted", problem)
-                    self._wake.set()
+                    self.evict(problem, 0.0)
 
     def addresses(self) -> tuple[str, ...]:
         """The pod's addresses, the first one first: the node's own for a pod in the node's network."""
