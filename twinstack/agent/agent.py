@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from twinstack.agent import overlay, usage
+from twinstack.agent import eviction, overlay, pressure, usage
 from twinstack.agent.access import Access
 from twinstack.agent.containers.base import Record, Runtime
 from twinstack.agent.containers.images import Images
@@ -94,6 +95,7 @@ class Agent:
             self.limiter,
             name,
             images=Images(settings.image_dir),
+            tell=self.event,
             allocatable=lambda: self.registration.allocatable,
             refresh_seconds=settings.sync_seconds,
             log_size=settings.log_size,
@@ -109,6 +111,7 @@ class Agent:
         self._writes = asyncio.Semaphore(MOST_WRITES)
         self._running = Gauge("kubelet_running_pods", "Pods that this node keeps.", registry=registry)
         self._ends = Counter("kubelet_container_exits_total", "Containers that have ended.", registry=registry)
+        self._evictions = Counter("kubelet_evictions_total", "Pods that were evicted, by what the node was short of.", ["eviction_signal"], registry=registry)
         self._start_seconds = Histogram("kubelet_pod_start_duration_seconds", "From first sight of a pod until it runs.", registry=registry)
         runtime.on_exit = self._container_ended
 
@@ -253,6 +256,30 @@ class Agent:
         self._running.set(len(self._workers))
         return worker
 
+    async def keep_balance(self) -> None:
+        """Evict one pod after the other while the node is short of something."""
+        settings = self.settings
+        thresholds = eviction.Thresholds(
+            settings.eviction_hard, settings.eviction_soft, dict(settings.eviction_soft_graces), longest_grace=settings.eviction_grace_seconds
+        )
+        while settings.eviction_hard or settings.eviction_soft:
+            await asyncio.sleep(settings.eviction_look_seconds)
+            met = thresholds.met(pressure.read(settings.root_dir), time.monotonic())
+            if met is None:
+                continue
+            workers = {worker.pod.metadata.uid: worker for worker in self._workers.values() if any(one.running for one in worker.seen.values())}
+            used = await asyncio.to_thread(usage.of_pods, self.runtime.records(), {uid: self.sandboxes.path(uid) for uid in workers})
+            pod = eviction.first_to_go([(worker.pod, used[uid]) for uid, worker in workers.items()], met)
+            if pod is None:
+                log.warning("The node is short of something, and no pod may be evicted", extra={"signal": met.signal, "left": met.left})
+                continue
+            uid = pod.metadata.uid
+            log.warning("A pod is evicted", extra={"pod": f"{pod.metadata.namespace}/{pod.metadata.name}", "signal": met.signal, "left": met.left})
+            self._evictions.labels(met.signal).inc()
+            workers[uid].evict(eviction.message_of(pod, used[uid], met), met.grace_seconds)
+            await workers[uid].stopped()
+        await asyncio.Event().wait()
+
     async def keep_static_pods(self) -> None:
         """Give each static pod a worker; one that takes another's place waits for its end."""
         async with asyncio.TaskGroup() as tasks:
@@ -364,6 +391,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
                     ("routes", agent.router.run),
                     ("pods", agent.keep_pods),
                     ("static pods", agent.keep_static_pods),
+                    ("eviction", agent.keep_balance),
                 ):
                     tasks.create_task(supervise(title, work), name=title)
                 await agent.registration.registered()

@@ -138,7 +138,7 @@ _WORDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
 }
 # field → the value that is as good as none, and why any other is left out
 _RUNTIME = "containers are started by this kubelet itself, without a runtime of its own"
-_PULLING = "this kubelet pulls no images"
+_PULLING = "images are pulled by skopeo, a few at a time, and less often after each failure"
 _MINE = "control groups are made directly (cgroupfs), not by systemd"
 LEFT_OUT: Mapping[str, tuple[Any, str]] = {
     "enableServer": (True, "the server always runs"),

@@ -22,9 +22,11 @@ from twinstack.agent.containers import oci, shared
 from twinstack.agent.containers.archives import ImageError
 from twinstack.agent.containers.base import Launch, Mount
 from twinstack.agent.containers.images import Image, Images
+from twinstack.agent.containers.pulling import puller_problem
 from twinstack.agent.environment import ConfigError, Facts, Sources
 from twinstack.agent.limits import Limiter
 from twinstack.agent.pods import everything, is_sidecar
+from twinstack.agent.pulls import HOST_IMAGE, ImageRefused, Puller, Tell, is_host
 from twinstack.agent.sandboxes import Sandbox, Sandboxes
 from twinstack.agent.tokens import Tokens
 from twinstack.api import errors, kinds
@@ -36,7 +38,6 @@ from twinstack.client.informer import Informer
 
 log = logging.getLogger(__name__)
 
-HOST_IMAGE = "twinstack.dev/host"
 INIT_ANNOTATION = "twinstack.dev/init"
 TINI = "/usr/bin/tini"
 ROOT_CA, ROOT_CA_SECONDS = "kube-root-ca.crt", 20.0
@@ -44,31 +45,22 @@ AHEAD_SECONDS = 2.0  # how long what was read ahead may serve
 USAGE_SECONDS = 10.0  # how often the size of an emptyDir with a sizeLimit is looked at
 
 
-class ImageRefused(ConfigError):
-    """The container's image cannot be run on this node."""
-
-    def __init__(self, message: str, reason: str = "ErrImagePull") -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
 def find_image(container: Container, images: Images) -> Image | None:
     """The image that the container runs from, None for the host's file system; ImageRefused when it is not here, or cannot be run."""
-    name = container.image.partition("@")[0]
-    head, _, tag = name.rpartition(":")
-    if (head if head and "/" not in tag else name) == HOST_IMAGE:
+    if is_host(container.image):
         return None
     try:
         found = images.find(container.image)
     except ImageError as error:
         raise ImageRefused(str(error), "InvalidImageName") from error
     what = f'image "{container.image}"'
-    if container.imagePullPolicy == "Always":
-        raise ImageRefused(f"{what} cannot be pulled: this kubelet asks no registry; load it (twinstack image load) and say imagePullPolicy: IfNotPresent")
+    if found is None and container.imagePullPolicy == "Never":
+        raise ImageRefused(f"{what} is not on this node, and its pull policy is Never: load it (twinstack image load)", "ErrImageNeverPull")
+    if (found is None or container.imagePullPolicy == "Always") and (problem := puller_problem()):
+        words = "load it (twinstack image load)" if found is None else "say imagePullPolicy: IfNotPresent"
+        raise ImageRefused(f"{what} cannot be pulled: {problem}; or {words}, or use {HOST_IMAGE}, which runs command and args from the host's file system")
     if found is None:
-        reason = "ErrImageNeverPull" if container.imagePullPolicy == "Never" else "ErrImagePull"
-        where = f"only {HOST_IMAGE} is, which runs command and args from the host's file system, and what was loaded (twinstack image load)"
-        raise ImageRefused(f"{what} is not on this node, and this kubelet asks no registry: {where}", reason)
+        raise ImageRefused(f"{what} is not on this node any more", retry_seconds=1.0)
     if problem := oci.runtime_problem():
         raise ImageRefused(f"{what} cannot be run: {problem}", "CreateContainerError")
     return found
@@ -119,6 +111,7 @@ class Maker:
         node_name: str,
         *,
         images: Images,
+        tell: Tell,
         allocatable: Callable[[], Mapping[str, str]] = dict,
         refresh_seconds: float = 60.0,
         log_size: int = 0,
@@ -128,6 +121,7 @@ class Maker:
         self._client, self._sandboxes, self._services, self._node_name = client, sandboxes, services, node_name
         self._allocatable, self._refresh_seconds = allocatable, refresh_seconds
         self._limiter, self.images = limiter, images
+        self.puller = Puller(images, self._pull_secret, tell)
         self._tokens = Tokens(client)
         self._ahead: dict[str, asyncio.Task[volumes.Given]] = {}  # by the pod's uid
         self._root_ca_read: dict[str, float] = {}  # by namespace, when
@@ -218,6 +212,7 @@ class Maker:
     def forget(self, uid: str) -> None:
         """Forget what was kept for a pod."""
         self._tokens.forget(uid)
+        self.puller.forget(uid)
 
     def _facts(self, sandbox: Sandbox, host_ips: tuple[str, ...]) -> Facts:
         return Facts(sandbox.addresses or host_ips, host_ips, self._node_name, self._allocatable())
@@ -278,6 +273,10 @@ class Maker:
             task = self._reading[key] = asyncio.ensure_future(self._read_now(namespace, kind, name))
             task.add_done_callback(lambda done: self._reading.pop(key, None))
         return await asyncio.shield(task)
+
+    async def _pull_secret(self, namespace: str, name: str) -> Secret | None:
+        found = await self._read(namespace, "secret", name)
+        return found if isinstance(found, Secret) else None
 
     async def _read_now(self, namespace: str, kind: str, name: str) -> ConfigMap | Secret | None:
         view: type[ConfigMap] | type[Secret] = ConfigMap if kind == "configmap" else Secret

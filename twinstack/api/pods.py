@@ -151,6 +151,7 @@ class PodSpec(View, frozen=True):
     subdomain: str = ""
     setHostnameAsFQDN: bool | None = None
     hostAliases: list[HostAlias] | None = None
+    imagePullSecrets: list[dict[str, str]] | None = None
     restartPolicy: str = "Always"
     terminationGracePeriodSeconds: int | None = None
     activeDeadlineSeconds: int | None = None

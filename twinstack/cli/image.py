@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -80,24 +79,13 @@ def remove(name: str, image_dir: str, references: tuple[str, ...]) -> None:
 @image.command()
 @name_option
 @_directory
+@click.option("--tls-verify/--no-tls-verify", default=None, help="Whether the registry's certificate is checked.  [default: except on loopback addresses]")
+@click.option("--authfile", type=click.Path(exists=True, dir_okay=False), help="Credentials by registry, in the form of ~/.docker/config.json.")
 @click.argument("reference", metavar="IMAGE")
-def pull(name: str, image_dir: str, reference: str) -> None:
-    """Fetch an image from a registry with skopeo, and load it."""
-    import shutil
+def pull(name: str, image_dir: str, tls_verify: bool | None, authfile: str | None, reference: str) -> None:
+    """Fetch an image from a registry with skopeo, by tag or digest, and load it. What is here already is not fetched again."""
+    from twinstack.agent.containers import pulling
 
-    from twinstack.agent.containers.archives import ImageError
-    from twinstack.agent.containers.images import normalized
-    from twinstack.kernel.executing import execute
-
-    images, full = _images(name, image_dir), normalized(reference)
-    program = shutil.which("skopeo")
-    if program is None:
-        raise ImageError(f"{reference} cannot be pulled: skopeo is not installed (apt-get install skopeo); or load an archive (twinstack image load)")
-    with tempfile.TemporaryDirectory() as place:
-        path = os.path.join(place, "image.tar")
-        done = execute([program, "copy", "--quiet", f"docker://{full}", f"oci-archive:{path}"], env=dict(os.environ), timeout_seconds=600)
-        if done.returncode != 0:
-            lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise ImageError(f"{reference} cannot be pulled: {lines[-1]}")
-        for one in images.load(Path(path), name=full):
-            click.echo(f"{one.id.removeprefix('sha256:')[:12]}  {', '.join(one.names)}")
+    file = Path(authfile).absolute() if authfile else None
+    one = asyncio.run(pulling.pull(_images(name, image_dir), reference, tls_verify=tls_verify, auth_file=file))
+    click.echo(f"{one.id.removeprefix('sha256:')[:12]}  {', '.join(one.names)}")

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from twinstack.net.errors import Error
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64"}
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")  # annotations that name an image
 _LARGEST_DOCUMENT = 16 << 20  # bytes of one JSON document
+_LARGEST_WINDOW = 128 << 20  # bytes of memory that a layer compressed with zstd may ask for
 
 
 class ImageError(Error):
@@ -164,9 +166,6 @@ def _of_oci(source: _Source, entry: Any, names: tuple[str, ...]) -> Iterator[Shi
     diff_ids = _diff_ids(config)
     if len(diff_ids) != len(entries):
         raise ImageError(f"the configuration has {len(diff_ids)} layers, the manifest {len(entries)}")
-    for _, kind in entries:
-        if kind.endswith("zstd"):
-            raise ImageError("its layers are compressed with zstd, which is not read here; `skopeo copy --dest-compress-format gzip` converts it")
     layers = tuple(Layer(_opener(source, _blob_name(digest)), digest, diff_id) for (digest, _), diff_id in zip(entries, diff_ids, strict=True))
     yield Shipped(names, identity, config, layers)
 
@@ -216,11 +215,16 @@ class Checked(io.RawIOBase):
         raw = layer.open()
         magic = raw.read(4)
         raw.seek(0)
-        if magic == b"\x28\xb5\x2f\xfd":
-            raw.close()
-            raise ImageError("a layer is compressed with zstd, which is not read here; `skopeo copy --dest-compress-format gzip` converts it")
         self._raw = raw
-        self._file: IO[bytes] = gzip.GzipFile(fileobj=raw, mode="rb") if magic[:2] == b"\x1f\x8b" else raw  # type: ignore[assignment]
+        self._file: IO[bytes] = raw
+        self._failures: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
+        if magic[:2] == b"\x1f\x8b":  # RFC 1952
+            self._file = gzip.GzipFile(fileobj=raw, mode="rb")  # type: ignore[assignment]
+        elif magic == b"\x28\xb5\x2f\xfd":  # RFC 8878
+            import zstandard  # rare, and a megabyte
+
+            self._failures += (zstandard.ZstdError,)
+            self._file = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).stream_reader(raw, read_across_frames=True)
         self.size = 0
 
     def readable(self) -> bool:
@@ -229,7 +233,7 @@ class Checked(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         try:
             data = self._file.read(size)
-        except (OSError, EOFError) as error:
+        except self._failures as error:
             raise ImageError(f"layer {self._layer.diff_id} cannot be uncompressed: {error}") from error
         self._digest.update(data)
         self.size += len(data)

@@ -27,7 +27,7 @@ from twinstack.agent.containers import layers
 from twinstack.agent.containers.archives import Checked, ImageError, Shipped, opened
 
 _REFERENCE = re.compile(
-    r"(?:(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]+)?)/)?(?P<path>[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*)"
+    r"(?:(?P<host>(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?)/)?(?P<path>[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*)"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
 
@@ -125,8 +125,21 @@ class Images:
             except BaseException:
                 shutil.rmtree(draft, ignore_errors=True)
                 raise
+        return self._named(known, names)
+
+    def name(self, image: Image, name: str) -> Image:
+        """Let a name mean an image that is kept already; ImageError when it was removed meanwhile."""
+        with self._locked():
+            known = self._read(image.id.removeprefix("sha256:"))
+            if known is None:
+                raise ImageError(f"image {image.id} was removed meanwhile")
+            return self._named(known, [normalized(name)])
+
+    def _named(self, known: Image, names: Sequence[str]) -> Image:
+        place = self.directory / known.id.removeprefix("sha256:")
         image = msgspec.structs.replace(known, names=tuple(dict.fromkeys([*known.names, *names])), rootfs="")
-        _write(place / "image.json", image)
+        if image.names != known.names:
+            _write(place / "image.json", image)
         for other in self.all():  # a name means the image that had it last
             if other.id != image.id and set(other.names) & set(names):
                 kept = msgspec.structs.replace(other, names=tuple(one for one in other.names if one not in names), rootfs="")
