@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from twinstack.api.errors import TooManyRequests
+from twinstack.apiserver.app import check
 from twinstack.apiserver.fairness import ACTIVE_SECONDS, BATCH, LONGEST_LINE, SHARE, TURN_SECONDS, Seats, Turns
 from twinstack.apiserver.serving import minimum_tls
-from twinstack.apiserver.settings import SettingsError
+from twinstack.apiserver.settings import Settings, SettingsError
 
 
 def test_one_user_leaves_a_place_for_another() -> None:
@@ -178,3 +179,55 @@ async def test_the_oldest_tls_is_what_the_flag_says(serve: Any) -> None:
     assert (await api.get("/readyz")).code == 200
     with pytest.raises(SettingsError, match="VersionTLS12 or VersionTLS13"):
         minimum_tls("VersionTLS10")
+
+
+async def test_only_the_cipher_suites_of_the_flag_are_spoken(serve: Any) -> None:
+    api = await serve(tls_cipher_suites=("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256"))
+    host, _, port = api.url.removeprefix("https://").partition(":")
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    _, writer = await asyncio.open_connection(host, int(port), ssl=client)
+    assert writer.get_extra_info("cipher")[0] == "ECDHE-ECDSA-AES256-GCM-SHA384"
+    writer.transport.abort()
+    client.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await asyncio.open_connection(host, int(port), ssl=client)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"tls_cipher_suites": ("TLS_RSA_WITH_RC4_128_SHA",)}, "TLS_RSA_WITH_RC4_128_SHA is not served"),
+        ({"tls_cipher_suites": ("TLS_AES_128_GCM_SHA256",)}, "--tls-min-version=VersionTLS13 would say so"),
+        ({"request_timeout_seconds": 0.0}, "1m0s would do"),
+        ({"min_request_timeout_seconds": 0}, "1800 would do"),
+        ({"goaway_chance": 0.01}, "HTTP/2 is not spoken here"),
+        ({"max_requests_inflight": -1}, "0 for no limit"),
+    ],
+)
+def test_a_flag_that_will_not_do_is_told_with_one_that_would(flags: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        check(Settings(data_dir="", **flags))
+
+
+@pytest.mark.slow
+async def test_a_watch_that_names_no_end_lasts_as_long_as_the_flag_says(serve: Any) -> None:
+    api = await serve(min_request_timeout_seconds=1)
+    start = asyncio.get_running_loop().time()
+    async with api.watch("/api/v1/namespaces") as watch:
+        await watch.rest()
+    assert 0.9 <= asyncio.get_running_loop().time() - start < 5
+
+
+@pytest.mark.slow
+async def test_a_body_that_does_not_come_in_time_is_504(serve: Any) -> None:
+    api = await serve(request_timeout_seconds=0.3)
+    host, _, port = api.url.removeprefix("https://").partition(":")
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=client)
+    writer.write(b"POST /api/v1/namespaces HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a-token-for-tests\r\nContent-Length: 10\r\n\r\n{")
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 504 ")
+    writer.transport.abort()

@@ -80,6 +80,7 @@ class Application:
         self.discovery = Discovery(server_address=host_port(advertised, settings.secure_port) if advertised else "")
         kubelet = Kubelet(self.cache, settings)
         self.handlers = Handlers(self.cache, store, self.openapi, logs=kubelet.logs, streams=kubelet.stream)
+        self.handlers.min_watch_seconds = float(settings.min_request_timeout_seconds)
         tokens = read_token_file(Path(settings.token_auth_file)) if settings.token_auth_file else {}
         self.authorizer = Authorizer(modes_of(settings.authorization_mode), self.cache)
         self.tokens = tokens_of(settings, self.cache)
@@ -318,6 +319,13 @@ def check(settings: Settings) -> None:
     admission.plugins_of(settings)
     audit.check(settings)
     serving.minimum_tls(settings.tls_min_version)
+    serving.ciphers(settings.tls_cipher_suites)
+    if settings.request_timeout_seconds <= 0:
+        raise SettingsError(f"--request-timeout={settings.request_timeout_seconds:g}s gives nobody time; 1m0s would do")
+    if settings.min_request_timeout_seconds <= 0:
+        raise SettingsError(f"--min-request-timeout={settings.min_request_timeout_seconds} is no number of seconds for a watch; 1800 would do")
+    if settings.goaway_chance:
+        raise SettingsError(f"--goaway-chance={settings.goaway_chance:g}: HTTP/2 is not spoken here, so nobody can be asked to connect anew; 0 would do")
     for flag, most in (("requests", settings.max_requests_inflight), ("mutating-requests", settings.max_mutating_requests_inflight)):
         if most < 0:
             raise SettingsError(f"--max-{flag}-inflight={most} is no number of requests; 400 would do, or 0 for no limit")
@@ -350,7 +358,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
         try:
             app = Application(settings, store)
             tls = serving.tls_context(settings, app.context.ranges.values())
-            door = HTTPServer(app.answer)
+            door = HTTPServer(app.answer, body_seconds=settings.request_timeout_seconds)
             if "RBAC" in app.authorizer.modes:
                 await first_roles.make(app.handlers.changes)
             # What was loaded stays: the garbage collector need not look at it again.

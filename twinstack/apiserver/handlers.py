@@ -63,6 +63,7 @@ class Handlers:
     ) -> None:
         self.cache = cache
         self.now = now
+        self.min_watch_seconds = watches.MIN_SECONDS
         self.doors = Doors(openapi)
         self.changes = Changes(cache, store, now, doors=self.doors)
         self.deletions = Deletions(self.changes)
@@ -134,7 +135,7 @@ class Handlers:
         if answers.wants_yaml(call.headers.get("Accept", "")):
             raise errors.NotAcceptable("a watch is a stream of JSON values; application/json would do")
         form = _form_of(call)
-        streamed: Streamed = watches.watch(self.cache, request, form=form, now=self.now)
+        streamed: Streamed = watches.watch(self.cache, request, form=form, now=self.now, min_seconds=self.min_watch_seconds)
         return streamed
 
     # ---- writing

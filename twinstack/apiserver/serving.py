@@ -7,7 +7,7 @@ import ipaddress
 import os
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +22,19 @@ from twinstack.net.family import FAMILIES, Address, Family, Network
 DNS_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
 _RENEW_BEFORE = timedelta(days=30)
 _TLS_VERSIONS = {"VersionTLS12": ssl.TLSVersion.TLSv1_2, "VersionTLS13": ssl.TLSVersion.TLSv1_3}
+_CIPHERS = {
+    f"TLS_ECDHE_{kind}_WITH_{name}": f"ECDHE-{kind}-{openssl}"
+    for kind in ("ECDSA", "RSA")
+    for name, openssl in (
+        ("AES_128_GCM_SHA256", "AES128-GCM-SHA256"),
+        ("AES_256_GCM_SHA384", "AES256-GCM-SHA384"),
+        ("CHACHA20_POLY1305_SHA256", "CHACHA20-POLY1305"),
+        ("CHACHA20_POLY1305", "CHACHA20-POLY1305"),
+        ("AES_128_CBC_SHA", "AES128-SHA"),
+        ("AES_256_CBC_SHA", "AES256-SHA"),
+    )
+}
+_TLS_13_CIPHERS = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
 _SAYS_NOTHING = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 
@@ -136,7 +149,7 @@ def tls_context(settings: Settings, ranges: Iterable[Network]) -> ssl.SSLContext
     pair = _given_pair(settings) or _own_pair(settings, ranges)
     authorities = _read("--client-ca-file", settings.client_ca_file) if settings.client_ca_file else b""
     try:
-        return server_context(pair, client_authorities=authorities, minimum=minimum_tls(settings.tls_min_version))
+        return server_context(pair, client_authorities=authorities, minimum=minimum_tls(settings.tls_min_version), ciphers=ciphers(settings.tls_cipher_suites))
     except CertificateError as error:
         raise SettingsError(f"--tls-cert-file, --tls-private-key-file or --client-ca-file: {error}") from error
 
@@ -147,6 +160,22 @@ def minimum_tls(text: str) -> ssl.TLSVersion:
     if found is None:
         raise SettingsError(f"--tls-min-version={text} is not served; {' or '.join(_TLS_VERSIONS)} would do")
     return found
+
+
+def ciphers(names: Sequence[str]) -> str:
+    """OpenSSL's list of the cipher suites of ``--tls-cipher-suites``; empty for its own. SettingsError for one that is unknown or unsafe.
+
+    Suites of TLS 1.3 may be named and are always on, as Go has it.
+    """
+    chosen = []
+    for name in names:
+        if name not in _TLS_13_CIPHERS:
+            if name not in _CIPHERS:
+                raise SettingsError(f"--tls-cipher-suites={name} is not served; some of {', '.join((*_CIPHERS, *_TLS_13_CIPHERS))} would do")
+            chosen.append(_CIPHERS[name])
+    if names and not chosen:
+        raise SettingsError(f"--tls-cipher-suites={','.join(names)} names suites of TLS 1.3 alone; --tls-min-version=VersionTLS13 would say so")
+    return ":".join(chosen)
 
 
 def _given_pair(settings: Settings) -> Pair | None:

@@ -41,6 +41,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     audit_log_maxage: int = 0  # days; 0: as long as there is room
     audit_log_maxbackup: int = 0  # files; 0: any number
     tls_min_version: str = "VersionTLS12"
+    tls_cipher_suites: tuple[str, ...] = ()  # of TLS 1.2, by Go's names; OpenSSL's defaults
+    request_timeout_seconds: float = 60.0  # for a body to come
+    min_request_timeout_seconds: int = 1800  # a watch that names no end lasts so long, or up to twice
+    goaway_chance: float = 0.0
     max_requests_inflight: int = 400
     max_mutating_requests_inflight: int = 200
     service_cluster_ip_range: str = ""  # one or two CIDRs, the primary first

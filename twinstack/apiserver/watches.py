@@ -201,7 +201,7 @@ class Watching:
         return b'{"type":"ERROR","object":%b}\n' % objects.encode(expired.status())
 
 
-def watch(cache: Cache, request: Request, *, form: tables.Form, now: Callable[[], datetime]) -> Streamed:
+def watch(cache: Cache, request: Request, *, form: tables.Form, now: Callable[[], datetime], min_seconds: float = MIN_SECONDS) -> Streamed:
     """The stream that a watch request asks for; BadRequest, NotAcceptable or Invalid when it asks for none."""
     query = request.query
     collection = cache.collections[request.resource]
@@ -228,6 +228,6 @@ def watch(cache: Cache, request: Request, *, form: tables.Form, now: Callable[[]
         initial=send_initial is True,
         bookmarks=bookmarks,
         end_of_initial=bool(send_initial) and bookmarks,
-        seconds=float(query.number("timeoutSeconds") or 0) or MIN_SECONDS * random.uniform(1, 2),
+        seconds=float(query.number("timeoutSeconds") or 0) or min_seconds * random.uniform(1, 2),
     )
     return Streamed("application/json", watching.run)

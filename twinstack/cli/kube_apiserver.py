@@ -63,6 +63,12 @@ class Duration(click.ParamType[float]):
 @click.option("--audit-log-maxage", type=int, default=0, show_default=True, help="Keep old files for so many days; 0: for ever.")
 @click.option("--audit-log-maxbackup", type=int, default=0, show_default=True, help="Keep so many old files; 0: all.")
 @click.option("--tls-min-version", default="VersionTLS12", show_default=True, help="The oldest TLS to speak: VersionTLS12 or VersionTLS13.")
+@click.option("--tls-cipher-suites", default="", help="Cipher suites of TLS 1.2, by Go's names, with commas.  [default: OpenSSL's]")
+@click.option("--request-timeout", "request_timeout_seconds", type=Duration(), default="1m0s", show_default=True, help="How long a request's body may take.")
+@click.option(
+    "--min-request-timeout", "min_request_timeout_seconds", type=int, default=1800, show_default=True, help="Seconds that a watch lasts which names no end."
+)
+@click.option("--goaway-chance", type=float, default=0.0, show_default=True, help="0: HTTP/2 is not spoken.")
 @click.option("--max-requests-inflight", type=int, default=400, show_default=True, help="Refuse reading beyond so many requests at once; 0: no limit.")
 @click.option("--max-mutating-requests-inflight", type=int, default=200, show_default=True, help="Refuse changes beyond so many at once; 0: no limit.")
 @click.option("--service-cluster-ip-range", default="10.0.0.0/24", show_default=True, help="A CIDR for Services, or one of each family, the primary first.")
@@ -84,7 +90,7 @@ def command(etcd_servers: str, event_ttl: float, verbosity: int, logging_format:
     from twinstack.apiserver.app import check, run
     from twinstack.apiserver.settings import Settings
 
-    for name in ("api_audiences", "enable_admission_plugins", "disable_admission_plugins"):
+    for name in ("api_audiences", "enable_admission_plugins", "disable_admission_plugins", "tls_cipher_suites"):
         flags[name] = tuple(word.strip() for word in flags[name].split(",") if word.strip())
     settings = Settings(event_ttl_seconds=event_ttl, **flags)
     check(settings)

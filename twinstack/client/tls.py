@@ -25,13 +25,15 @@ class Pair(NamedTuple):
     key: bytes
 
 
-def server_context(pair: Pair, *, client_authorities: bytes = b"", minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2) -> ssl.SSLContext:
+def server_context(pair: Pair, *, client_authorities: bytes = b"", minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2, ciphers: str = "") -> ssl.SSLContext:
     """TLS for a server; with client authorities (PEM), a client may show a certificate, and it must then be theirs.
 
     ``CERT_OPTIONAL`` makes OpenSSL end the handshake on a foreign certificate, where kube-apiserver answers 401.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = minimum
+    if ciphers:
+        context.set_ciphers(ciphers)
     _load_pair(context, pair)
     if client_authorities:
         _load_authorities(context, client_authorities)
