@@ -19,7 +19,7 @@ import pytest
 from twinstack.kernel import namespaces
 from twinstack.kernel.neighbours import NeighbourDoor, Told, mac_of
 from twinstack.kernel.netlink import Netlink
-from twinstack.net.cidr import parse_address, parse_cidr
+from twinstack.net.cidr import host_port, parse_address, parse_cidr
 from twinstack.net.family import FAMILIES, Family
 
 pytestmark = [pytest.mark.cluster, pytest.mark.kernel, pytest.mark.slow]
@@ -121,6 +121,11 @@ class Cluster:
         finally:
             door.close()
 
+    def served(self, role: str, url: str) -> str:
+        """The status and body of an HTTP answer, asked for on a machine of the lab."""
+        command = ["nsenter", f"--net=/run/netns/twinstack-{self.name}-{role}", sys.executable, "-c", _GET, url]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
     def log(self, node: str) -> str:
         """What the load balancer of a node has said."""
         return (self.lab.home / "state" / "twinstack" / self.name / "logs" / node / "load-balancer.log").read_text()
@@ -154,6 +159,12 @@ def test_both_addresses_answer_outside_and_another_node_takes_them_when_theirs_d
     assert cluster.answered(lone, 81)
     for address in (*addresses.values(), lone):
         assert len(cluster.answerers(address)) == 1, "exactly one node answers"
+    port = cluster.kubectl("get", "service", "-n", "demo", "local")["spec"]["healthCheckNodePort"]
+    places = {pod["spec"]["nodeName"] for pod in cluster.kubectl("get", "pods", "-n", "demo", "-l", "app=web")["items"]}
+    for node in cluster.kubectl("get", "nodes")["items"]:
+        for address in (one["address"] for one in node["status"]["addresses"] if one["type"] == "InternalIP"):
+            said = cluster.served("outside", f"http://{host_port(address, port)}/healthz")
+            assert said.startswith("200" if node["metadata"]["name"] in places else "503"), (address, said)
 
     family = FAMILIES[1]
     with Netlink(f"/run/netns/twinstack-{cluster.name}-fabric") as kernel:
@@ -228,8 +239,7 @@ def test_pools_of_a_config_map_are_waited_for_topped_up_and_shared(lab: Any) -> 
     assert subprocess.run(words, env=lab.environment, capture_output=True, check=False, timeout=30).returncode == 0, "the finalizer goes"
 
     def served(path: str) -> str:
-        command = ["nsenter", f"--net=/run/netns/twinstack-{cluster.name}-node1", sys.executable, "-c", _GET, f"http://127.0.0.1:10261{path}"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        return cluster.served("node1", f"http://127.0.0.1:10261{path}")
 
     assert served("/readyz") == "200 ok" and served("/livez") == "200 ok"
     assert f'pool_addresses_in_use{{family="{FAMILIES[0]}",pool="p"}} 3.0' in served("/metrics")
