@@ -291,3 +291,32 @@ async def test_kubectls_memory_is_written_as_kubectl_writes_it(api: Any) -> None
     got = await api.ask("PATCH", f"{path}/a?fieldManager=kubectl", config, headers={"Content-Type": "application/apply-patch+yaml"})
     wanted = r'{"apiVersion":"v1","data":{"b":"c","z":"\u003c\u0026\u003e"},"kind":"ConfigMap","metadata":{"name":"a"}}' + "\n"
     assert got.document["metadata"]["annotations"] == {memory: wanted}
+
+
+GATED = {**POD, "schedulingGates": [{"name": "a/b"}, {"name": "a/c"}], "nodeSelector": {"a": "b"}}
+PODS: dict[str, Sequence[Line]] = {
+    "what made a pod changes nothing of it": [
+        Line("POST", "pods", named("a", spec=POD), 201),
+        Line("PUT", "pods/a", named("a", spec=POD), 200, {"metadata.generation": 1, "spec.priority": 0, "spec.tolerations.1.tolerationSeconds": 300}),
+    ],
+    "a pod that is held back says so, and may be told more precisely where to go": [
+        Line("POST", "pods", named("a", spec=GATED), 201, {"status.conditions.0.reason": "SchedulingGated", "status.conditions.0.status": "False"}),
+        Line("MERGE", "pods/a", {"spec": {"nodeSelector": {"a": "c"}}}, 422, {"causes": [("spec.nodeSelector", "FieldValueInvalid")]}),
+        Line("MERGE", "pods/a", {"spec": {"nodeSelector": {"b": "c"}}}, 200),
+        Line("POST", "pods/a/binding", {"kind": "Binding", "apiVersion": "v1", **named("a", target={"name": "n"})}, 409, {"details.kind": "pods/binding"}),
+        Line("MERGE", "pods/a", {"spec": {"schedulingGates": [{"name": "a/c"}, {"name": "a/d"}]}}, 422,
+             {"causes": [("spec.schedulingGates[1].name", "FieldValueForbidden")]}),
+        Line("MERGE", "pods/a", {"spec": {"schedulingGates": None}}, 200, {"status.conditions.0.reason": "SchedulingGated"}),
+        Line("POST", "pods/a/binding", {"kind": "Binding", "apiVersion": "v1", **named("a", target={"name": "n"})}, 201),
+    ],
+    "its quality of service may not change": [
+        Line("POST", "pods", named("a", spec=POD), 201, {"status.qosClass": "BestEffort"}),
+        Line("STRATEGIC", "pods/a", {"spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "1"}}}]}}, 422,
+             {"causes": [("metadata", "FieldValueInvalid"), ("spec", "FieldValueForbidden")]}),
+    ],
+}  # fmt: skip
+
+
+@scripts(PODS)
+async def test_pods(api: Any, script: Sequence[Line]) -> None:
+    await play(api, script)

@@ -41,6 +41,11 @@ SAMPLES = {
     "replicasets": {"metadata": {"name": "a"}, "spec": WORKLOAD},
     "statefulsets": {"metadata": {"name": "a"}, "spec": {**WORKLOAD, "serviceName": "a"}},
     "jobs": {"metadata": {"name": "a"}, "spec": {"template": {"spec": {"containers": [CONTAINER], "restartPolicy": "Never"}}, "completions": 2}},
+    "cronjobs": {
+        "metadata": {"name": "a"},
+        "spec": {"schedule": "*/5 * * * *", "jobTemplate": {"spec": {"template": {"spec": {"containers": [CONTAINER], "restartPolicy": "Never"}}}}},
+    },
+    "priorityclasses": {"metadata": {"name": "a"}, "value": 1000},
     "poddisruptionbudgets": {"metadata": {"name": "a"}, "spec": {"minAvailable": "50%", "selector": {"matchLabels": {"app": "x"}}}},
     "controllerrevisions": {"metadata": {"name": "a"}, "data": {"spec": {}}, "revision": 3},
     "replicationcontrollers": {"metadata": {"name": "a"}, "spec": {"template": TEMPLATE}},
@@ -164,6 +169,9 @@ async def test_how_long_a_deleted_pod_stays(new_server, node, phase, remains):
     assert (pod and pod["metadata"]["deletionGracePeriodSeconds"]) == remains
 
 
+TOLERATION = {"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}
+
+
 @pytest.mark.parametrize(
     "patch, causes",
     [
@@ -172,12 +180,16 @@ async def test_how_long_a_deleted_pod_stays(new_server, node, phase, remains):
         pytest.param({"nodeName": "n2"}, [("spec", "FieldValueForbidden")], id="another node"),
         pytest.param({"containers": [{**CONTAINER, "command": ["x"]}]}, [("spec", "FieldValueForbidden")], id="another command"),
         pytest.param({"tolerations": []}, [("spec.tolerations", "FieldValueForbidden")], id="fewer tolerations"),
+        pytest.param({"tolerations": [{**TOLERATION, "tolerationSeconds": 7}]}, [], id="a toleration for another time"),
+        pytest.param({"tolerations": [TOLERATION, {"key": "b", "operator": "Exists"}]}, [], id="one more toleration"),
+        pytest.param({"containers": [CONTAINER, {**CONTAINER, "name": "d"}]}, [("spec.containers", "FieldValueForbidden")], id="one more container"),
+        pytest.param({"schedulingGates": [{"name": "a/b"}]}, [("spec.schedulingGates[0].name", "FieldValueForbidden")], id="a gate"),
         pytest.param({"terminationGracePeriodSeconds": 5}, [("spec", "FieldValueForbidden")], id="another grace period"),
     ],
 )
 async def test_what_may_change_about_a_pod(new_server, patch, causes):
     server = await new_server()
-    await server.post("pods", {"metadata": {"name": "a"}, "spec": {"containers": [CONTAINER]}})
+    await server.post("pods", {"metadata": {"name": "a"}, "spec": {"containers": [CONTAINER], "tolerations": [TOLERATION]}})
     request = server.patch("pods", "a", {"spec": patch})
     if causes:
         assert await server.causes(request) == causes

@@ -170,6 +170,8 @@ async def bind(changes: Changes, resource: Resource, key: Key, binding: Document
             raise errors.conflict("pods/binding", key.name, f"pod {key.name} is being deleted, cannot be assigned to a host")
         if has:
             raise errors.conflict("pods/binding", key.name, f'pod {key.name} is already assigned to node "{has}"')
+        if (pod.get("spec") or {}).get("schedulingGates"):
+            raise errors.conflict("pods/binding", key.name, f"pod {key.name} is held back by its schedulingGates")
         if metadata.get("uid"):
             pod["metadata"]["uid"] = metadata["uid"]
         objects.write(pod, ("spec", "nodeName"), node)

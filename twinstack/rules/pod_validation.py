@@ -26,6 +26,7 @@ from twinstack.rules.names import (
     subdomain_problem,
 )
 from twinstack.rules.nodes import EFFECTS
+from twinstack.rules.pods import quality_of
 from twinstack.rules.problems import duplicate, forbidden, required, unsupported, wrong
 from twinstack.rules.service_validation import PROTOCOLS
 from twinstack.rules.services import spelling_warnings
@@ -252,29 +253,83 @@ def _problems_with_placement(spec: Mapping[str, Any], path: str) -> Iterator[Fie
 def problems_with_pod_update(after: Document, before: Document) -> list[FieldProblem]:
     """A pod's spec never changes, but for its images, a nearer deadline, more tolerations, fewer scheduling gates."""
     new, old = dict(after.get("spec") or {}), before.get("spec") or {}
-    problems: list[FieldProblem] = []
+    problems = problems_with_pod_spec(new)
+    for field in ("containers", "initContainers"):
+        if len(new.get(field) or ()) != len(old.get(field) or ()):
+            return [*problems, forbidden(f"spec.{field}", "may be neither added nor removed")]
     deadline, was = new.get("activeDeadlineSeconds"), old.get("activeDeadlineSeconds")
+    if deadline is not None and not 0 <= deadline <= _LONGEST_SECONDS:
+        return [*problems, wrong("spec.activeDeadlineSeconds", deadline, f"must be between 0 and {_LONGEST_SECONDS}")]
     if was is not None and (deadline is None or deadline > was):
         problems.append(wrong("spec.activeDeadlineSeconds", deadline, f"must be at most {was}, which it was"))
-    missing = [one for one in old.get("tolerations") or () if one not in (new.get("tolerations") or ())]
-    if missing:
-        problems.append(forbidden("spec.tolerations", "may only be added to"))
-    added = [gate for gate in new.get("schedulingGates") or () if gate not in (old.get("schedulingGates") or ())]
-    if added:
-        problems.append(forbidden("spec.schedulingGates", "may only be removed"))
-    if problems:
+        if deadline is not None:
+            return problems
+    kept = [_but_seconds(one) for one in new.get("tolerations") or ()]
+    if any(_but_seconds(one) not in kept for one in old.get("tolerations") or ()):
+        problems.append(forbidden("spec.tolerations", "may only be added to; of one that stands, tolerationSeconds may change"))
+    gates = [one.get("name") for one in old.get("schedulingGates") or ()]
+    for i, gate in enumerate(new.get("schedulingGates") or ()):
+        if gate.get("name") not in gates:
+            problems.append(forbidden(f"spec.schedulingGates[{i}].name", "gates may only be removed"))
+    if new == old:
         return problems
+    quality = (before.get("status") or {}).get("qosClass") or quality_of(old)
+    if quality != quality_of(new):
+        problems.append(wrong("metadata", quality, "the quality of service may not change"))
     for field in ("activeDeadlineSeconds", "tolerations", "schedulingGates"):
         _take_from(new, old, field)
     if old.get("terminationGracePeriodSeconds", 0) < 0 and new.get("terminationGracePeriodSeconds") == 1:
         _take_from(new, old, "terminationGracePeriodSeconds")
-    if old.get("schedulingGates"):  # a pod that is held back may still be told more precisely where to go
+    if gates:  # a pod that is held back may still be told more precisely where to go
+        wanted = new.get("nodeSelector") or {}
+        if any(wanted.get(key) != value for key, value in (old.get("nodeSelector") or {}).items()):
+            problems.append(wrong("spec.nodeSelector", wanted, "may only be added to"))
         _take_from(new, old, "nodeSelector")
     for field in ("containers", "initContainers"):
         _take_images(new, old, field)
     if new != old:
         changed = sorted(field for field in new.keys() | old.keys() if new.get(field) != old.get(field))
         problems.append(forbidden("spec", f"may not change but for images, activeDeadlineSeconds, tolerations and gates; changed: {', '.join(changed)}"))
+    return problems
+
+
+def _but_seconds(toleration: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in toleration.items() if name != "tolerationSeconds"}
+
+
+_NOT_EPHEMERAL = ("ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resources", "resizePolicy", "restartPolicy", "restartPolicyRules")
+
+
+def problems_with_ephemeral_containers(after: Document, before: Document) -> list[FieldProblem]:
+    """What is wrong with the containers that look into a running pod: they are added, never changed or taken away (KEP-277)."""
+    spec = after.get("spec") or {}
+    here, problems = "spec.ephemeralContainers", []
+    added: list[Mapping[str, Any]] = spec.get("ephemeralContainers") or []
+    kept = (before.get("spec") or {}).get("ephemeralContainers") or []
+    problems += [forbidden(here, f"existing ephemeral container {one.get('name')!r} may not be changed or removed") for one in kept if one not in added]
+    others = [str(one.get("name", "")) for field in ("initContainers", "containers") for one in spec.get(field) or ()]
+    volumes = {volume.get("name") for volume in spec.get("volumes") or ()}
+    names = set(others)
+    for i, container in enumerate(added):
+        path, name = f"{here}[{i}]", str(container.get("name", ""))
+        if not name:
+            problems.append(required(f"{path}.name"))
+        elif problem := label_problem(name):
+            problems.append(wrong(f"{path}.name", name, problem))
+        elif name in names:
+            problems.append(duplicate(f"{path}.name", name))
+        names.add(name)
+        problems += _problems_with_container(container, path, volumes, first=False)
+        problems += [forbidden(f"{path}.{field}", "cannot be set for an ephemeral container") for field in _NOT_EPHEMERAL if container.get(field)]
+        problems += [
+            forbidden(f"{path}.volumeMounts[{j}].{field}", "cannot be set for an ephemeral container")
+            for j, mount in enumerate(container.get("volumeMounts") or ())
+            for field in ("subPath", "subPathExpr")
+            if mount.get(field)
+        ]
+        target = container.get("targetContainerName")
+        if target and target not in others:
+            problems.append(FieldProblem(f"{path}.targetContainerName", ProblemType.NOT_FOUND, target))
     return problems
 
 

@@ -148,11 +148,28 @@ def complete_new_pod(document: Document) -> None:
     spec = document["spec"]
     spec.setdefault("priority", 0)
     spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
+    tolerate_short_outages(spec)
+    status = document["status"] = {"phase": "Pending", "qosClass": quality_of(spec)}
+    if spec.get("schedulingGates"):
+        why = {"reason": "SchedulingGated", "message": "The pod waits until its schedulingGates are taken away"}
+        status["conditions"] = [{"type": "PodScheduled", "status": "False", "lastProbeTime": None, "lastTransitionTime": None, **why}]
+
+
+def complete_changed_pod(after: Document, before: Document) -> None:
+    """What a changed pod keeps that its writer left out, because no writer had said it."""
+    spec, old = after["spec"], before["spec"]
+    for field in ("priority", "preemptionPolicy"):
+        if field in old:
+            spec.setdefault(field, old[field])
+    tolerate_short_outages(spec)
+
+
+def tolerate_short_outages(spec: dict[str, Any]) -> None:
+    """A node may be away for a while, unless the pod says itself for how long."""
     tolerations = spec.setdefault("tolerations", [])
     for key in _TOLERATED:
         if not any(_tolerates_no_execute(toleration, key) for toleration in tolerations):
             tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECONDS})
-    document["status"] = {"phase": "Pending", "qosClass": quality_of(spec)}
 
 
 def _tolerates_no_execute(toleration: Mapping[str, Any], key: str) -> bool:

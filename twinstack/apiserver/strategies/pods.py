@@ -26,6 +26,10 @@ class Pods(Typed):
     def begin_create(self, document: Document, transaction: Transaction) -> None:
         pods.complete_new_pod(document)
 
+    def begin_update(self, after: Document, before: Document, subresource: str, transaction: Transaction) -> None:
+        if not subresource:
+            pods.complete_changed_pod(after, before)
+
     def problems_with_create(self, document: Document) -> list[FieldProblem]:
         return pod_validation.problems_with_pod_spec(document["spec"])
 
