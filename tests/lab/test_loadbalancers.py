@@ -53,9 +53,9 @@ def service(name: str, policy: str = "RequireDualStack", *, annotations: dict | 
 class Cluster:
     """A cluster with the demo's web servers."""
 
-    def __init__(self, lab: Any, name: str) -> None:
+    def __init__(self, lab: Any, name: str, *words: str) -> None:
         self.lab, self.name = lab, name
-        lab.up(name)
+        lab.up(name, *words)
         for file in ("00-namespace.yaml", "10-web.yaml"):
             self.apply((EXAMPLES / file).read_text())
         self.until(lambda: self.kubectl("get", "deployment", "-n", "demo", "web").get("status", {}).get("availableReplicas") == 4, "pods")
@@ -208,6 +208,18 @@ def test_both_addresses_answer_outside_and_another_node_takes_them_when_theirs_d
     assert list(cluster.addresses("lone", 1).values()) == [lone]
     lab.down(cluster.name)
     assert lab.remains(cluster.name) == {}
+
+
+@pytest.mark.parametrize("families", [FAMILIES[:1], FAMILIES[1:], FAMILIES[::-1]], ids=lambda families: ",".join(map(str, families)))
+def test_in_a_cluster_of_other_families_each_address_answers_outside_from_one_node(lab: Any, families: tuple[Family, ...]) -> None:
+    cluster = Cluster(lab, lab.name("lbf"), "--families", ",".join(map(str, families)), "--nodes", "2")
+    cluster.apply(service("web", "PreferDualStack"))
+    addresses = cluster.addresses("web", len(families))
+    assert list(addresses) == list(families), "the primary family first"
+    for address in addresses.values():
+        assert cluster.answered(address) and len(cluster.answerers(address)) == 1
+    told = [one["reason"] for one in cluster.kubectl("get", "events", "-n", "demo")["items"] if one["involvedObject"]["name"] == "web"]
+    assert {"EnsuringLoadBalancer", "EnsuredLoadBalancer"} <= set(told) and "SyncLoadBalancerFailed" not in told
 
 
 def test_pools_of_a_config_map_are_waited_for_topped_up_and_shared(lab: Any) -> None:
