@@ -131,10 +131,11 @@ def _differing(old: Any, new: Any, schema: Schema) -> tuple[Fields | None, Field
 def _differing_map(old: Document, new: Document, schema: Schema) -> tuple[Fields, Fields]:
     changed: Fields = {}
     removed: Fields = {}
+    fields, below = schema.fields, schema.values or ANYTHING
     for key, value in new.items():
         there = old.get(key, _ABSENT)
-        if there is _ABSENT:
-            changed[field_step(key)] = _whole(value, schema.at(key))
+        if there is _ABSENT:  # what a new object is made of: its leaves need no call
+            changed["f:" + key] = _whole(value, fields.get(key) or below) if type(value) in _CONTAINERS else {}
         elif there != value:
             mine, gone = _differing(there, value, schema.at(key))
             if mine is not None:

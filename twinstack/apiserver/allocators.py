@@ -21,7 +21,7 @@ from twinstack.api.errors import InternalError, invalid
 from twinstack.api.objects import Document, Key, view_of
 from twinstack.api.resources import Resource, resource_of
 from twinstack.apiserver.strategies.base import Reader, Transaction
-from twinstack.net.cidr import parse_address, text_of
+from twinstack.net.cidr import fresh_text_of, parse_address
 from twinstack.net.errors import AddressError
 from twinstack.net.family import FAMILIES, Address, ByFamily, Family, Network
 from twinstack.net.pool import Intervals, Pool
@@ -109,7 +109,8 @@ class Addresses:
     def take_any(self, family: Family) -> Address | None:
         """Take any free address of the family; None when the range is full."""
         pools = list(self._pools[family])
-        self._chance.shuffle(pools)
+        if len(pools) > 1:
+            self._chance.shuffle(pools)
         for pool in pools:
             number = pool.take_next(self._chance.getrandbits(64))
             if number is not None:
@@ -283,7 +284,7 @@ class Context:
         texts = []
         for i, family in enumerate(families):
             if i < len(asked) and asked[i]:
-                address, text = parse_address(asked[i]), asked[i]
+                address, text, canonical = parse_address(asked[i]), asked[i], ""
                 if problem := self.addresses.take(address):
                     problem_path = wrong("spec.clusterIPs", list(asked), f"failed to allocate {text}: {problem}")
                     raise invalid("Service", name, [problem_path])
@@ -291,9 +292,10 @@ class Context:
                 found = self.addresses.take_any(family)
                 if found is None:
                     raise InternalError(f"failed to allocate an {family} address for Service {namespace}/{name}: range is full")
-                address, text = found, text_of(found)
+                address = found
+                text = canonical = fresh_text_of(found)
             transaction.undo.callback(self._give, address, transaction.reader)
-            transaction.create(IP_ADDRESSES, cidrs.ip_address(address, namespace=namespace, name=name))
+            transaction.create(IP_ADDRESSES, cidrs.ip_address(address, namespace=namespace, name=name, text=canonical))
             texts.append(text)
         return texts
 

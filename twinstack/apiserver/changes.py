@@ -185,17 +185,22 @@ class Changes:
             if entries := apply.created(document, writer, door):
                 metadata["managedFields"] = entries
 
-    def _own_alike(self, resource: Resource, document: Document) -> None:
-        """Say that what is written beside an object is the server's own. Records of one shape have the same fields, so these are found once."""
+    def _complete(self, collection: Collection, document: Document) -> None:
+        """Give what is written beside an object its defaults, and say that it is the server's own.
+
+        Records that name a parent are all alike: what one of a shape lacks, and which fields it has, is found once.
+        """
         metadata, spec = document["metadata"], document.get("spec") or {}
-        if "parentRef" not in spec:
-            self._own(resource, document, OURSELVES)
-            return
-        shape = (resource, *metadata, *metadata.get("labels", ()), *spec, *spec["parentRef"])
-        owned = self._alike.get(shape)
+        parent = spec.get("parentRef")
+        shape = (collection.resource, *metadata, *metadata.get("labels", ()), *spec, *parent) if parent else None
+        owned = self._alike.get(shape) if shape else None
         if owned is None:
-            self._own(resource, document, OURSELVES)
-            self._alike[shape] = metadata.get("managedFields") or []
+            given = objects.encode(document)
+            collection.strategy.default(document)
+            is_complete = objects.encode(document) == given
+            self._own(collection.resource, document, OURSELVES)
+            if shape and is_complete:
+                self._alike[shape] = metadata.get("managedFields") or []
         elif owned:
             metadata["managedFields"] = [{**owned[0], "time": metadata["creationTimestamp"]}]
 
@@ -350,8 +355,7 @@ class Changes:
             metadata.setdefault("creationTimestamp", timestamp(transaction.now))
             if collection.strategy.counts_generation:
                 metadata.setdefault("generation", 1)
-            collection.strategy.default(document)
-            self._own_alike(resource, document)
+            self._complete(collection, document)
             writes.append(collection.write(document, 0))
         for resource, key in transaction.deletes:
             collection = self.cache.collections[resource]
@@ -445,11 +449,18 @@ def _keep_what_the_system_sets(metadata: Document, old: Document) -> None:
 
 
 def _keep_what_the_door_does_not_open(after: Document, before: Document, subresource: str, strategy: Strategy) -> None:
-    """The status door changes status (and metadata); the main door does not change status where the kind has one."""
+    """The status door changes status (and metadata), a pod's door of ephemeral containers these; the main door does not change status where there is one."""
     if subresource == "status":
         for name in [name for name in after if name not in ("metadata", "status")]:
             del after[name]
         after.update({name: value for name, value in before.items() if name not in ("metadata", "status")})
+    elif subresource == "ephemeralcontainers":
+        added = (after.get("spec") or {}).get("ephemeralContainers")
+        for name in [name for name in after if name != "metadata"]:
+            del after[name]
+        after.update({name: value for name, value in before.items() if name != "metadata"})
+        rest = {name: value for name, value in before["spec"].items() if name != "ephemeralContainers"}
+        after["spec"] = {**rest, "ephemeralContainers": added} if added else rest
     elif not subresource and strategy.has_status:
         after.pop("status", None)
         if "status" in before:

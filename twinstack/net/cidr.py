@@ -18,13 +18,20 @@ from twinstack.net.family import Address, Family, Network
 
 def parse_address(text: str, *, canonical: bool = False) -> Address:
     """The address that a text means; AddressError when it means none, or is not canonical where asked."""
+    known = _written.get(text)
+    if known is not None:
+        return known
     address = _read(text)
-    if canonical and text_of(address) != text:
+    if canonical and str(address) != text:
         raise AddressError(f"{text!r} is not in canonical form, which is {str(address)!r}", str(address))
     return address
 
 
-# A Service's addresses are read and written many times on its way; an address is a value, so whoever asks may have the same one.
+# A Service's addresses are written once and read many times on its way; an address is a value, so whoever asks may have the same one.
+_written: dict[str, Address] = {}  # by canonical text
+_MOST_WRITTEN = 4096
+
+
 @lru_cache(maxsize=4096)
 def _read(text: str) -> Address:
     if "%" in text:
@@ -38,11 +45,15 @@ def _read(text: str) -> Address:
     return address
 
 
-@lru_cache(maxsize=16384)
 def is_canonical(text: str) -> bool:
     """Whether this is an address as :func:`text_of` writes it."""
+    return text in _written or _is_canonical(text)
+
+
+@lru_cache(maxsize=16384)
+def _is_canonical(text: str) -> bool:
     try:
-        return str(parse_address(text)) == text
+        return str(_read(text)) == text
     except AddressError:
         return False
 
@@ -73,10 +84,18 @@ def parse_cidrs(text: str, *, masked: bool = False) -> tuple[Network, ...]:
     return tuple(parse_cidr(part.strip(), masked=masked) for part in text.split(",") if part.strip())
 
 
-@lru_cache(maxsize=4096)
 def text_of(value: Address | Network) -> str:
     """The canonical text (RFC 5952 for IPv6)."""
     return str(value)
+
+
+def fresh_text_of(address: Address) -> str:
+    """The same of an address that is about to be read again and again."""
+    text = str(address)
+    if len(_written) >= _MOST_WRITTEN:
+        _written.clear()
+    _written[text] = address
+    return text
 
 
 def host_port(address: Address | str, port: int) -> str:
