@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 
-from twinstack.api.kinds import ConfigMap, Service
+from twinstack.api.kinds import ConfigMap, Node, Service
 from twinstack.api.objects import Key
 from twinstack.controllers.loadbalancers import CONFIG, LoadBalancers
 from twinstack.net.cidr import parse_cidr
@@ -168,3 +169,40 @@ def test_in_whatever_order_things_happen_no_address_is_given_twice(world, loop, 
     given = [ip for number in range(6) for ip in ingress(world, f"s{number}")]
     assert len(given) == len(set(given)) == 8
     assert one.writes_wanted(Key("default", f"s{number}") for number in range(6)) == []
+
+
+def test_when_the_last_node_goes_that_may_take_traffic_its_services_are_told(world, loop) -> None:
+    def node(name: str, **labels: str) -> dict:
+        return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+
+    excluded = {"node.kubernetes.io/exclude-from-external-load-balancers": "true"}
+    for name in ("a", "b"):
+        world.put(node(name))
+    world.put(service())
+    one = loop(world, LoadBalancers(POOLS))
+    one.run()
+    world.change(Node, Key("", "a"), {"metadata": {"labels": excluded}})
+    one.run()
+    assert "UnAvailableLoadBalancer" not in reasons(world)
+    world.change(Node, Key("", "b"), {"metadata": {"labels": excluded}})
+    one.run()
+    assert reasons(world)[-1] == "UnAvailableLoadBalancer" and len(ingress(world)) == 2, "its addresses stay"
+
+
+def test_an_interruption_at_any_write_gives_nothing_twice_and_leaves_nobody_without(new_world, loop) -> None:
+    """Another instance begins with nothing but what stands in the Services."""
+    for most in range(1, 14):
+        world = new_world()
+        for number in range(4):
+            world.put(service(f"s{number}", policy="RequireDualStack" if number % 2 else "PreferDualStack"))
+        loop(world, LoadBalancers(POOLS)).run()
+        world.put(service("waits"))
+        world.change(Service, Key("default", "s1"), {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})
+        world.change(Service, Key("default", "s2"), {"spec": {"ipFamilies": ["IPv6"], "ipFamilyPolicy": "SingleStack"}})
+        with contextlib.suppress(AssertionError):  # it was at work when it ended
+            loop(world, LoadBalancers(POOLS), seed=most).run(most=most)
+        world.changes[:] = [(Service, None, one) for one in world.list(Service)]
+        loop(world, LoadBalancers(POOLS)).run()
+        assert world.get(Service, Key("default", "s1")) is None and len(ingress(world, "s2")) == 1 and len(ingress(world, "waits")) == 2
+        given = [ip for name in ("s0", "s2", "s3", "waits") for ip in ingress(world, name)]
+        assert len(given) == len(set(given)) == 7

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from twinstack.api.kinds import ConfigMap, Service
+from twinstack.api.kinds import ConfigMap, Node, Service
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import resource_of
 from twinstack.api.world import Action, Patch, Tell, Watch, World
 from twinstack.net.family import Address
+from twinstack.rules.balancer_owners import may_balance
 from twinstack.rules.balancer_pools import AddressPool, PoolsError, parse_pools
 from twinstack.rules.loadbalancers import CLASS, FINALIZER, assign, claim_of, held_by, is_ours
 
@@ -34,7 +35,7 @@ class LoadBalancers:
 
     def __init__(self, pools: Sequence[AddressPool] = ()) -> None:
         self._pools = tuple(pools)
-        self.watches: Sequence[Watch] = (Watch(Service, _keys_of_service), Watch(ConfigMap, _keys_of_config))
+        self.watches: Sequence[Watch] = (Watch(Service, _keys_of_service), Watch(ConfigMap, _keys_of_config), Watch(Node, _keys_of_node))
 
     def decide(self, key: Key, world: World) -> list[Action]:
         service = world.get(Service, key)
@@ -59,6 +60,8 @@ class LoadBalancers:
                 lost = [str(address) for address in held if address not in found.addresses]
                 told += f"; given up: {', '.join(lost)}" if lost else ""
                 actions.append(Tell(service, "Normal", "UpdatedLoadBalancer" if held else "EnsuredLoadBalancer", f"The load balancer's addresses: {told}"))
+        if found.addresses and not _anybody(world):
+            actions.append(Tell(service, "Warning", "UnAvailableLoadBalancer", "No node may take the load balancer's traffic"))
         if found.missing:
             actions.append(Tell(service, "Warning", "SyncLoadBalancerFailed", _why(service, found.missing)))
         return actions
@@ -70,6 +73,12 @@ class LoadBalancers:
         if config is not None and text is None:
             raise PoolsError(f"it has no entry {ENTRY}")
         return self._pools if text is None else parse_pools(text)
+
+
+def _anybody(world: World) -> bool:
+    """Whether some node may take traffic; where no node is known, somebody else knows of them."""
+    nodes = world.list(Node)
+    return not nodes or any(map(may_balance, nodes))
 
 
 def _why(service: Service, missing: Sequence[str]) -> str:
@@ -154,4 +163,10 @@ def _waits(service: Service) -> bool:
 def _keys_of_config(before: ConfigMap | None, after: ConfigMap | None, world: World) -> Iterable[Key]:
     one = after or before
     if one is not None and Key(one.metadata.namespace, one.metadata.name) == CONFIG:
+        yield from (Key(service.metadata.namespace, service.metadata.name) for service in world.list(Service) if is_ours(service))
+
+
+def _keys_of_node(before: Node | None, after: Node | None, world: World) -> Iterable[Key]:
+    """When the last node goes that may take traffic, all who wait for it are told."""
+    if before is not None and may_balance(before) and not _anybody(world):
         yield from (Key(service.metadata.namespace, service.metadata.name) for service in world.list(Service) if is_ours(service))
