@@ -1,4 +1,4 @@
-"""``twinstack store``: the API server's data, checked, backed up and restored."""
+"""``twinstack store``: the API server's data, checked, backed up, restored and rescued."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _directory = click.argument("directory", metavar="DATA-DIR", type=click.Path(pat
 
 @click.group("store")
 def store() -> None:
-    """Check, back up and restore what the API server stores; DATA-DIR is its --data-dir."""
+    """Check, back up, restore and rescue what the API server stores; DATA-DIR is its --data-dir."""
 
 
 @store.command()
@@ -29,7 +29,8 @@ def check(directory: Path) -> None:
     for problem in report.problems:
         click.echo(f"{report.path}: {problem}")
     if report.problems:
-        click.echo("error: the store is damaged; `twinstack store restore BACKUP NEW-DATA-DIR` makes a new one of a backup", err=True)
+        ways = "`twinstack store restore BACKUP NEW-DATA-DIR` makes a new one of a backup, `twinstack store rescue` one of what can be read"
+        click.echo(f"error: the store is damaged; {ways}", err=True)
         sys.exit(1)
     click.echo(f"{report.path} is sound: {_told(report)}")
 
@@ -67,6 +68,33 @@ def restore(source: Path, directory: Path) -> None:
 
     report = files.restore(source, directory)
     click.echo(f"{directory}: {_told(report)}; start kube-apiserver with --data-dir={directory}")
+
+
+@store.command()
+@click.argument("source", metavar="DAMAGED-DATA-DIR", type=click.Path(path_type=Path))
+@_directory
+def rescue(source: Path, directory: Path) -> None:
+    """Make a new data directory of what can still be read of a damaged one, when there is no backup. Stop its server first.
+
+    Each row is known by its checksum, so what is rescued is what was written. What is known to be lost or older than it was is listed; status 1 then.
+
+    \b
+    Example:
+      twinstack store rescue /var/lib/twinstack /var/lib/twinstack-new
+    """
+    from twinstack.store.rescue import rescue as rescue_from
+
+    found = rescue_from(source, directory)
+    for words, keys in (("lost", found.lost), ("rescued as an older state", found.older)):
+        for key in keys:
+            click.echo(f"{words}: {key}")
+    told = f"{found.objects:,} objects of {found.rows:,} rows; {found.refused:,} rows and {found.damaged_pages:,} pages were damaged"
+    click.echo(f"{directory}: {told}; copy {source}/pki to it, and start kube-apiserver with --data-dir={directory}")
+    if found.damaged_pages:
+        click.echo("note: where the damaged pages were of the index, objects are missing, older or back from their deletion without being named", err=True)
+    if found.lost or found.older:
+        click.echo(f"error: {len(found.lost):,} objects are lost and {len(found.older):,} are older than they were", err=True)
+        sys.exit(1)
 
 
 def _told(report: Report) -> str:

@@ -117,6 +117,12 @@ def restore(source: Path, directory: Path) -> Report:
     """Make a new data directory of a backup; what it holds. StoreError when a store is there already, or the backup is no good."""
     if not source.is_file():
         raise StoreError(f"{source} is no file; a backup is one, made by `twinstack store backup`")
+    make_directory(directory)
+    return _copy(source, directory / FILE, "the backup", "another backup would do")
+
+
+def make_directory(directory: Path) -> None:
+    """Make a data directory for a new store; StoreError when one is there already."""
     for name in (FILE, f"{FILE}-wal", f"{FILE}-journal"):
         if (directory / name).exists():
             raise StoreError(f"{directory} has a store already ({name}), and nothing is overwritten; a new directory would do, or move that file away")
@@ -124,7 +130,6 @@ def restore(source: Path, directory: Path) -> Report:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"the data directory {directory} cannot be made: {error.strerror}") from error
-    return _copy(source, directory / FILE, "the backup", "another backup would do")
 
 
 def _copy(source_file: Path, target: Path, what: str, advice: str) -> Report:

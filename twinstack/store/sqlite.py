@@ -35,7 +35,7 @@ import sqlite3
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -327,6 +327,29 @@ class SQLiteStore:
             connection.close()
 
 
+def write_new(path: Path, rows: Mapping[str, tuple[Revision, bytes]], *, compacted: Revision) -> None:
+    """Write a new file that holds these values by key, with their revisions, and nothing of what was before; StoreError when it cannot be."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        connection = _connect(path)
+        try:
+            connection.executescript(_SCHEMA)
+            _check_version(connection)
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("INSERT INTO meta (name, value) VALUES ('compact_rev', ?)", (compacted,))
+            connection.executemany(
+                "INSERT INTO kv (rev, key, deleted, value, sum) VALUES (?, ?, 0, ?, ?)",
+                ((revision, key, value, checksum(revision, key, value)) for key, (revision, value) in sorted(rows.items(), key=lambda one: one[1][0])),
+            )
+            connection.execute("COMMIT")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            connection.close()
+    except (sqlite3.Error, OSError) as error:
+        path.unlink(missing_ok=True)
+        raise StoreError(f"{path} cannot be written: {error}") from error
+
+
 def checksum(revision: Revision, key: str, value: bytes | None) -> int:
     """What a row must add up to (CRC-32 of all of it); a deletion is told from an empty value."""
     return zlib.crc32(value or b"", zlib.crc32(f"{revision} {value is None} {key}".encode()))
@@ -334,7 +357,8 @@ def checksum(revision: Revision, key: str, value: bytes | None) -> int:
 
 def way_back(directory: Path) -> str:
     """What to do about a damaged store, in the words of an error."""
-    return f"`twinstack store check {directory}` tells what is damaged, and `twinstack store restore` makes a new data directory of a backup"
+    found = f"`twinstack store check {directory}` tells what is damaged"
+    return f"{found}, and `twinstack store restore` makes a new data directory of a backup; without one, `twinstack store rescue` makes it of what can be read"
 
 
 # ---- SQLite
