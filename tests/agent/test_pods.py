@@ -23,15 +23,20 @@ from twinstack.api.kinds import Container, ObjectMeta, Pod, PodSpec, PodStatus
 from twinstack.api.objects import view_of
 
 A, B = Container(name="a"), Container(name="b")
+LOOK = Container(name="look")
 INIT, SIDECAR = Container(name="init"), Container(name="side", restartPolicy="Always")
 NOW = 1000.0
 
 
-def pod(policy="Always", *, init=(), containers=(A, B), deleted=False, grace=None, phase=""):
+def pod(policy="Always", *, init=(), containers=(A, B), ephemeral=(), deleted=False, grace=None, phase=""):
     metadata = ObjectMeta(
         name="p", namespace="default", uid="u", deletionTimestamp="2026-01-01T00:00:00Z" if deleted else None, deletionGracePeriodSeconds=grace
     )
-    return Pod(metadata=metadata, spec=PodSpec(containers=list(containers), initContainers=list(init), restartPolicy=policy), status=PodStatus(phase=phase))
+    return Pod(
+        metadata=metadata,
+        spec=PodSpec(containers=list(containers), initContainers=list(init), ephemeralContainers=list(ephemeral), restartPolicy=policy),
+        status=PodStatus(phase=phase),
+    )
 
 
 def record(*, running=True, code=0, finished=NOW - 1):
@@ -81,6 +86,10 @@ def rule(operator, *codes):
         pytest.param(pod(deleted=True), {}, False, [Finish()], id="then the object"),
         pytest.param(pod(), {"a": up(), "b": up()}, False, [Kill(A, 30, "its sandbox is gone"), Kill(B, 30, "its sandbox is gone")], id="no sandbox: all anew"),
         pytest.param(pod(phase="Failed"), {}, False, [], id="a pod that has failed is not begun again"),
+        pytest.param(pod(ephemeral=[LOOK]), {"a": up(), "b": up()}, True, [Start(LOOK, 0)], id="who looks into the pod is started beside the others"),
+        pytest.param(pod(init=[INIT], ephemeral=[LOOK]), {"init": up()}, True, [Start(LOOK, 0)], id="before the pod is initialized, too"),
+        pytest.param(pod(ephemeral=[LOOK]), {"a": up(), "b": up(), "look": over(1)}, True, [], id="and once only"),
+        pytest.param(pod("Never", ephemeral=[LOOK]), {"a": over(), "b": over(), "look": up()}, True, [Kill(LOOK, 30, "the pod is over")], id="and no longer"),
         pytest.param(pod(), {"a": Seen(waiting="X", retry_at=NOW - 1), "b": up()}, True, [Start(A, 0)], id="what could not be made is tried again in time"),
     ],
 )

@@ -26,6 +26,7 @@ from twinstack.agent.limits import Limiter
 from twinstack.agent.making import Maker
 from twinstack.agent.network import Network
 from twinstack.agent.node import NodeAddressError, host_ips_of, machine
+from twinstack.agent.pods import everything
 from twinstack.agent.probes import Prober
 from twinstack.agent.registration import Registration
 from twinstack.agent.routes import Router
@@ -126,8 +127,9 @@ class Agent:
 
     def event(self, pod: Pod, type_: str, reason: str, message: str, container: Container | None = None) -> None:
         """Tell people about a pod."""
-        init = container is not None and container in (pod.spec.initContainers or ())
-        path = f"spec.{'initContainers' if init else 'containers'}{{{container.name}}}" if container is not None else ""
+        lists = (("initContainers", pod.spec.initContainers or ()), ("ephemeralContainers", pod.spec.ephemeralContainers or ()))
+        field = next((name for name, ones in lists if container in ones), "containers")
+        path = f"spec.{field}{{{container.name}}}" if container is not None else ""
         tell = partial(self.recorder.tell, pod, type_, reason, message, field_path=path)
         if type_ == "Normal":  # what goes well is written after what people wait for
             asyncio.get_running_loop().call_later(PATIENCE_SECONDS, tell)
@@ -169,8 +171,7 @@ class Agent:
 
     def reads_once(self, namespace: str, pod: str, container: str) -> bool:
         """Whether a container's input ends when the first who is attached ends his."""
-        spec = self._worker(namespace, pod).pod.spec
-        return any(one.stdinOnce for one in [*spec.containers, *(spec.initContainers or ())] if one.name == container)
+        return any(one.stdinOnce for one in everything(self._worker(namespace, pod).pod) if one.name == container)
 
     def network_of(self, namespace: str, pod: str) -> str:
         """The path of a pod's network namespace, empty for the node's own; NotFound or BadRequest when there is none."""

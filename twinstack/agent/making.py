@@ -20,7 +20,7 @@ import msgspec
 from twinstack.agent import amounts, environment, volumes
 from twinstack.agent.containers import oci, shared
 from twinstack.agent.containers.archives import ImageError
-from twinstack.agent.containers.base import Launch, Mount
+from twinstack.agent.containers.base import Launch, Mount, Record
 from twinstack.agent.containers.images import Image, Images
 from twinstack.agent.containers.pulling import puller_problem
 from twinstack.agent.environment import ConfigError, Facts, Sources
@@ -128,8 +128,10 @@ class Maker:
         self._reading: dict[tuple[str, str, str], asyncio.Task[ConfigMap | Secret | None]] = {}
         self._last: dict[tuple[str, str, str], ConfigMap | Secret] = {}  # what was read before serves while the API does not answer
 
-    async def launch(self, pod: Pod, container: Container, attempt: int, sandbox: Sandbox, host_ips: tuple[str, ...]) -> Launch:
-        """Everything that this container is started with; ConfigError when it cannot be."""
+    async def launch(
+        self, pod: Pod, container: Container, attempt: int, sandbox: Sandbox, host_ips: tuple[str, ...], *, target: Record | None = None
+    ) -> Launch:
+        """Everything that this container is started with; *target*: in whose PID namespace. ConfigError when it cannot be."""
         image = find_image(container, self.images)
         for problem in problems_with(pod):
             raise ConfigError(problem)
@@ -150,6 +152,10 @@ class Maker:
         uid, gid, groups = identity_of(pod, container, image)
         identifier = secrets.token_hex(16)
         pids = pids_of(pod)
+        if container.targetContainerName and not pids:
+            if target is None or not target.running:
+                raise ConfigError(f'target container "{container.targetContainerName}" does not run')
+            pids = "container"
         if pids:
             variables = {**variables, shared.MARK: identifier}
         launch = Launch(
@@ -174,11 +180,12 @@ class Maker:
             tty=container.tty,
             cgroups=self._limiter.join(pod, container, identifier),
             pids=pids,
+            beside=target.id if target is not None and pids == "container" else "",
             host_ipc=pod.spec.hostIPC,
         )
         if image is None:
             return launch
-        return oci.prepared(launch, image, container, self.images, self._sandboxes.path(pod.metadata.uid, oci.FOLDER, identifier))
+        return oci.prepared(launch, image, container, self.images, self._sandboxes.path(pod.metadata.uid, oci.FOLDER, identifier), target=target)
 
     async def refresh(self, pod: Pod, sandbox: Sandbox, host_ips: tuple[str, ...]) -> None:
         """Bring the volumes that the API fills up to date; what cannot be is logged, and keeps what it has."""

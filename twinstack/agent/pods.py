@@ -157,9 +157,10 @@ def _matches(rule: Mapping[str, Any], exit_code: int) -> bool:
 
 
 def everything(pod: Pod) -> Iterator[Container]:
-    """All containers, init containers first."""
+    """All containers, init containers first, those last that were added to look into the pod (ephemeral ones)."""
     yield from pod.spec.initContainers or ()
     yield from pod.spec.containers
+    yield from pod.spec.ephemeralContainers or ()
 
 
 def is_initialized(pod: Pod, seen: Mapping[str, Seen]) -> bool:
@@ -258,6 +259,9 @@ def _begin(pod: Pod, seen: Mapping[str, Seen], now: float) -> Plan:
         else:
             steps.append(Start(container, one.attempt + 1))
 
+    for container in pod.spec.ephemeralContainers or ():  # once, whatever the others do
+        if (one := seen.get(container.name, NOTHING)).record is None:
+            start(container, one)
     initialized = is_initialized(pod, seen)
     for container in pod.spec.initContainers or ():
         one = seen.get(container.name, NOTHING)

@@ -87,6 +87,10 @@ def status_of(
         told["initContainerStatuses"] = [
             container_status(pod, container, seen.get(container.name, NOTHING), now=now, init=True) for container in pod.spec.initContainers
         ]
+    if pod.spec.ephemeralContainers:
+        told["ephemeralContainerStatuses"] = [
+            container_status(pod, container, seen.get(container.name, NOTHING), now=now, once=True) for container in pod.spec.ephemeralContainers
+        ]
     earlier = (before or {}).get("conditions", ())
     told["conditions"] = _conditions(pod, seen, phase, addresses, earlier, sandbox=sandbox, now=now)
     if failure is not None and failure.reason == EVICTED:
@@ -94,10 +98,11 @@ def status_of(
     return told
 
 
-def container_status(pod: Pod, container: Container, one: Seen, *, now: float, init: bool = False) -> Document:
-    """One entry of containerStatuses."""
+def container_status(pod: Pod, container: Container, one: Seen, *, now: float, init: bool = False, once: bool = False) -> Document:
+    """One entry of containerStatuses; *init* of an init container, *once* of one that is never started again."""
     record = one.record
-    restarted = record is not None and not record.running and (restarts(container, record, pod.spec.restartPolicy) if not init else record.exit_code != 0)
+    ended = not once and record is not None and not record.running
+    restarted = ended and record is not None and (restarts(container, record, pod.spec.restartPolicy) if not init else record.exit_code != 0)
     ending = pod.metadata.deletionTimestamp is not None
     state: Document
     last = one.last

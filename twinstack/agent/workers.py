@@ -228,7 +228,7 @@ class Worker:
             self.sandbox = sandbox
         self._probing = Probing(self, node)
         answering = self._probing.adopt()
-        told = {one.name: one for one in [*(status.initContainerStatuses or ()), *(status.containerStatuses or ())]}
+        told = {one.name: one for one in [*(status.initContainerStatuses or ()), *(status.containerStatuses or ()), *(status.ephemeralContainerStatuses or ())]}
         found: dict[str, list[Record]] = {}
         for record in node.runtime.records():
             if record.pod == self.pod.metadata.uid:
@@ -297,7 +297,8 @@ class Worker:
             brought = node.maker.puller.wants(container)
             if brought and not await self._unless_leaving(node.maker.puller.bring(pod, container)):
                 return True
-            launch = await node.maker.launch(pod, container, attempt, sandbox, node.host_ips())
+            target = self.seen.get(container.targetContainerName, NOTHING).record
+            launch = await node.maker.launch(pod, container, attempt, sandbox, node.host_ips(), target=target)
             if launch.rootfs and not brought:
                 node.event(pod, "Normal", "Pulled", f'Container image "{container.image}" is here already', container)
         except (ConfigError, errors.APIError, KernelError, OSError, msgspec.MsgspecError) as error:

@@ -101,6 +101,7 @@ class Container(View, frozen=True):
     stdin: bool = False
     stdinOnce: bool = False
     tty: bool = False
+    targetContainerName: str = ""  # of an ephemeral container: in whose PID namespace it runs
 
 
 class Toleration(View, frozen=True):
@@ -144,6 +145,7 @@ class HostAlias(View, frozen=True):
 class PodSpec(View, frozen=True):
     containers: list[Container] = []
     initContainers: list[Container] | None = None
+    ephemeralContainers: list[Container] | None = None
     nodeName: str = ""
     nodeSelector: dict[str, str] | None = None
     hostNetwork: bool = False
@@ -230,6 +232,7 @@ class PodStatus(View, frozen=True):
     conditions: list[Condition] | None = None
     containerStatuses: list[ContainerStatus] | None = None
     initContainerStatuses: list[ContainerStatus] | None = None
+    ephemeralContainerStatuses: list[ContainerStatus] | None = None
     qosClass: str = ""
     nominatedNodeName: str = ""
 

@@ -92,6 +92,7 @@ RESOURCES: tuple[Resource, ...] = (
     Resource("", "v1", "nodes", "node", "Node", False, kinds.Node, ("no",), subresources=(_status,)),
     Resource("", "v1", "pods", "pod", "Pod", True, kinds.Pod, ("po",), ("all",),
              subresources=(_stream("attach", "PodAttachOptions"), Subresource("binding", ("create",), "Binding"),
+                           Subresource("ephemeralcontainers", _STATUS),
                            Subresource("eviction", ("create",), "Eviction", "policy", "v1"), _stream("exec", "PodExecOptions"),
                            Subresource("log", ("get",)), _stream("portforward", "PodPortForwardOptions"), _status)),
     Resource("", "v1", "services", "service", "Service", True, kinds.Service, ("svc",), ("all",), subresources=(_status,)),

@@ -78,6 +78,9 @@ class Doors:
         if subresource == "status":
             closed += [(name,) for name in own.fields if name not in ("apiVersion", "kind", "metadata", "status")]
             closed += _CLOSED_METADATA.get(resource.kind, ())
+        elif subresource == "ephemeralcontainers":
+            closed += [(name,) for name in own.fields if name not in ("apiVersion", "kind", "metadata", "spec")]
+            closed += [("spec", name) for name in own.at("spec").fields if name != "ephemeralContainers"]
         elif not subresource and resource.subresource("status") is not None:
             closed.append(("status",))
         always = _EMPTY.get(f"{resource.kind}.{resource.group}") or _EMPTY.get(resource.kind, {})

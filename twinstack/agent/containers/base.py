@@ -46,7 +46,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     stdin: bool = False
     tty: bool = False
     cgroups: Sequence[str] = ()  # the files by which it joins its control groups
-    pids: str = ""  # in whose PID namespace it is: empty for its own, pod, host
+    pids: str = ""  # in whose PID namespace it is: empty for its own, pod, host, container for that of *beside*
+    beside: str = ""  # the id of another container
     host_ipc: bool = False
     # of a container from an image: its bundle and the image's root; what it may do, also in commands that are run in it later
     bundle: str = ""

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from twinstack.agent.containers.base import Launch
+from twinstack.agent.containers.base import Launch, Record
 from twinstack.agent.containers.images import Image, Images
 from twinstack.agent.containers.layers import read_inside
 from twinstack.agent.environment import DEFAULT_PATH, ConfigError, expand
@@ -180,8 +180,11 @@ def config_of(launch: Launch, user: User, security: Mapping[str, Any], capabilit
     }
 
 
-def prepared(launch: Launch, image: Image, container: Container, images: Images, place: Path) -> Launch:
-    """What a container of an image is launched with; its bundle is written at *place*. ConfigError when it cannot be."""
+def prepared(launch: Launch, image: Image, container: Container, images: Images, place: Path, *, target: Record | None = None) -> Launch:
+    """What a container of an image is launched with; its bundle is written at *place*. ConfigError when it cannot be.
+
+    *target*: the container in whose PID namespace it runs, where ``launch.beside`` names one.
+    """
     if launch.pids == "pod":
         raise ConfigError("shareProcessNamespace is not supported for containers from images: each has a PID namespace of its own")
     security: Mapping[str, Any] = container.securityContext or {}
@@ -205,7 +208,10 @@ def prepared(launch: Launch, image: Image, container: Container, images: Images,
         capabilities=[CAPABILITY_NUMBERS[name] for name in given],
         no_new_privileges=security.get("allowPrivilegeEscalation") is False,
     )
-    write_bundle(place, config_of(launch, user, security, given, shared=("pid",) if launch.pids == "host" else ()))
+    config = config_of(launch, user, security, given, shared=("pid",) if launch.pids else ())
+    if launch.beside and target is not None:
+        config["linux"]["namespaces"].append({"type": "pid", "path": f"/proc/{target.pid}/ns/pid"})
+    write_bundle(place, config)
     images.use(image, launch.id, place)
     return launch
 

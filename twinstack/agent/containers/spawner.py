@@ -38,7 +38,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -320,7 +320,7 @@ class Spawner:
         report, report_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             become = launch.become_image if spec.get("bundle") else launch.become_container
-            with nullcontext() if spec.get("bundle") else self._shared.children_of(spec["pod"], spec.get("pids") or ""):
+            with self._born_in(spec):
                 pid = os.fork()
                 if pid == 0:
                     stdin, stdout, stderr = streams.theirs
@@ -343,6 +343,17 @@ class Spawner:
             container.pipes[fd] = stream
             self._watch(fd, partial(self._output, container))
         self._watch(report, lambda fd: self._started(container, fd))
+
+    def _born_in(self, spec: Message) -> AbstractContextManager[None]:
+        """Where a container's first process is born; crun finds the PID namespace of a bundle by itself."""
+        if spec.get("bundle"):
+            return nullcontext()
+        if spec.get("beside"):
+            beside = self._find(spec["beside"])
+            if not beside.running:
+                raise Refused(f"container {spec['beside']} is not running")
+            return self._shared.children_in(beside.pidfd)
+        return self._shared.children_of(spec["pod"], spec.get("pids") or "")
 
     def _started(self, container: _Container, report: int) -> None:
         """The report pipe has ended: without a word when the container has executed its command."""

@@ -10,6 +10,7 @@ from twinstack.apiserver.strategies.base import Transaction
 from twinstack.apiserver.strategies.typed import Typed
 from twinstack.rules import pod_validation, pods
 from twinstack.rules.pod_types import check_pod_types
+from twinstack.rules.problems import forbidden
 
 
 class Pods(Typed):
@@ -31,11 +32,16 @@ class Pods(Typed):
             pods.complete_changed_pod(after, before)
 
     def problems_with_create(self, document: Document) -> list[FieldProblem]:
-        return pod_validation.problems_with_pod_spec(document["spec"])
+        problems = list(pod_validation.problems_with_pod_spec(document["spec"]))
+        if document["spec"].get("ephemeralContainers"):
+            problems.append(forbidden("spec.ephemeralContainers", "may only be added to a pod that is there"))
+        return problems
 
     def problems_with_update(self, after: Document, before: Document, subresource: str) -> list[FieldProblem]:
         if subresource == "status":
             return pod_validation.problems_with_pod_status(after, before)
+        if subresource == "ephemeralcontainers":
+            return pod_validation.problems_with_ephemeral_containers(after, before)
         return [] if subresource else pod_validation.problems_with_pod_update(after, before)
 
     def warnings(self, after: Document, before: Document | None) -> list[str]:
