@@ -27,7 +27,7 @@ def add(name: str, wait_seconds: float) -> None:
 @name_option
 @click.argument("node_name", metavar="NODE")
 def remove(name: str, node_name: str) -> None:
-    """Remove the node that came last, with its pods."""
+    """Remove a node, with its pods."""
     from twinstack.lab import membership
 
     seconds = membership.remove(places_of(name), node_name)

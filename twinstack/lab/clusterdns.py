@@ -49,7 +49,7 @@ def _address(network: Network) -> Address:
 
 def instances(topology: Topology) -> tuple[Node, ...]:
     """The machines with a server: the control plane, and the first two nodes."""
-    return (topology.control_plane, *topology.nodes[:_ON_NODES])
+    return (topology.control_plane, *(node for node in topology.nodes if node.number <= _ON_NODES))
 
 
 def objects(topology: Topology, silent: frozenset[Address] = frozenset()) -> list[tuple[Resource, Document]]:

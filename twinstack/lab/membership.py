@@ -2,19 +2,18 @@
 
 Rule of this file: the order of things, as in ``lab.cluster``; a node that could not join leaves nothing behind.
 
-Theory. A cluster is computed from the number of its nodes, so nodes join at the end and leave from there: the last to come
-is the first to go. The others learn of it by the API alone: their kubelets take routes to the new node's pods, or let go of them.
+Theory. A node has a number, from which its name and its addresses are computed; a node that joins takes the lowest that is
+free. The others learn of it by the API alone: their kubelets take routes to the new node's pods, or let go of them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import time
 from contextlib import ExitStack, suppress
-
-import msgspec
 
 from twinstack.kernel import cgroups, namespaces, processes
 from twinstack.kernel.errors import translated
@@ -41,9 +40,11 @@ def add(places: Places, wait_seconds: float = 30.0) -> tuple[str, float]:
     """Let one more node join; its name, and the seconds until it was ready."""
     began = time.monotonic()
     before = _record(places)
-    after = msgspec.structs.replace(before, nodes=before.nodes + 1)
+    there = {node.number for node in before.topology.nodes}
+    number = next(number for number in itertools.count(1) if number not in there)
+    after = before.with_numbers({*there, number})
     topology = after.topology
-    node = topology.nodes[-1]
+    node = next(node for node in topology.nodes if node.number == number)
     with ExitStack() as undo:
         undo.callback(_take_away, places, node.name)
         wiring.add(topology, places, node)
@@ -61,18 +62,18 @@ def add(places: Places, wait_seconds: float = 30.0) -> tuple[str, float]:
 
 
 def remove(places: Places, name: str) -> float:
-    """Let the last node leave, with its pods; the seconds that it took."""
+    """Let a node leave, with its pods; the seconds that it took."""
     began = time.monotonic()
     before = _record(places)
-    last = before.topology.nodes[-1].name
-    if name != last:
-        raise LabError(f"{name} cannot leave: nodes leave in the reverse of the order that they came in, and the last one is {last}")
-    if before.nodes == 1:
+    there = {node.name: node.number for node in before.topology.nodes}
+    if name not in there:
+        raise LabError(f"there is no node {name} in cluster {places.name}; there are: {', '.join(there)}")
+    if len(there) == 1:
         raise LabError(f"{name} is the only node; `twinstack down --name {places.name}` removes the cluster")
     _let_go(places, name)
     asyncio.run(_forget(places, before, name))
     _take_away(places, name)
-    record.write(places.record, msgspec.structs.replace(before, nodes=before.nodes - 1))
+    record.write(places.record, before.with_numbers(number for other, number in there.items() if other != name))
     return time.monotonic() - began
 
 

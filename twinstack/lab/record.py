@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     families: str
-    nodes: int
+    nodes: int  # the highest number of one
     pod_cidr: str
     service_cidr: str
     masks: dict[str, int]
@@ -35,13 +36,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     announce: str = "l2"
     dns_forward: str = ""
     dns_hide_dead_families: bool = False
+    gone: tuple[int, ...] = ()  # the numbers of nodes that have left
 
     @staticmethod
     def of(topology: Topology, *, created: float, version: str, kubeconfig: str, verbosity: int = 0) -> Record:
         return Record(
             name=topology.name,
             families=",".join(map(str, topology.families)),
-            nodes=len(topology.nodes),
+            nodes=topology.nodes[-1].number,
             pod_cidr=",".join(map(str, topology.pod_cidrs.values())),
             service_cidr=",".join(map(str, topology.service_cidrs.values())),
             masks={family.value: size for family, size in topology.masks.items()},
@@ -58,6 +60,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             dns_hide_dead_families=topology.dns_hide_dead_families,
         )
 
+    def with_numbers(self, numbers: Iterable[int]) -> Record:
+        """The record of the same cluster with the nodes of these numbers."""
+        there = set(numbers)
+        return msgspec.structs.replace(self, nodes=max(there), gone=tuple(number for number in range(1, max(there)) if number not in there))
+
     @property
     def topology(self) -> Topology:
         masks = {Family(name): size for name, size in self.masks.items()}
@@ -66,6 +73,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
                 name=self.name,
                 families=self.families,
                 nodes=self.nodes,
+                gone=self.gone,
                 pod_cidr=self.pod_cidr,
                 service_cidr=self.service_cidr,
                 masks=masks,

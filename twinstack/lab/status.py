@@ -40,7 +40,7 @@ def clusters() -> list[Document]:
         state = "running" if is_running(places) else "stopped" if one else "remains"
         document: Document = {"name": name, "state": state}
         if one is not None:
-            document |= {"families": one.families.split(","), "nodes": one.nodes, "created": one.created, "server": server_of(one)}
+            document |= {"families": one.families.split(","), "nodes": one.nodes - len(one.gone), "created": one.created, "server": server_of(one)}
         found.append(document)
     return found
 
@@ -100,7 +100,7 @@ def status(places: Places) -> Document:
         running
         and "problem" not in document
         and all(component["state"] == "running" for component in document["components"])
-        and sum(node.get("ready", False) for node in document["nodes"]) == one.nodes
+        and sum(node.get("ready", False) for node in document["nodes"]) == one.nodes - len(one.gone)
     )
     return document
 

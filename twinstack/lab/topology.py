@@ -45,13 +45,18 @@ class Request(NamedTuple):
     announce: str = LINK  # how load balancers' addresses are made known: l2 or bgp
     dns_forward: str = ""  # resolvers for names that are not the cluster's, ADDRESS or ADDRESS:PORT
     dns_hide_dead_families: bool = False
+    gone: tuple[int, ...] = ()  # the numbers of nodes that have left
 
 
 class Node(NamedTuple):
-    """A node, or another machine on the underlay, with an address of each family that the underlay has."""
+    """A node, or another machine on the underlay, with an address of each family that the underlay has.
+
+    A node keeps its number, and with it name and addresses, while others come and go; other machines have 0.
+    """
 
     name: str
     addresses: ByFamily[Address]
+    number: int = 0
 
 
 class Topology(NamedTuple):
@@ -109,7 +114,7 @@ def plan(request: Request) -> Topology | list[Problem]:
     ranges = plan_ranges(tuple(pods.values()), mask_sizes=request.masks, flag="pod-cidr")
     if isinstance(ranges, list):
         return ranges
-    problems += [*_problems_with_room(ranges, request.nodes), *_problems_with_services(services), *_problems_between(pods, services)]
+    problems += [*_problems_with_room(ranges, request.nodes - len(request.gone)), *_problems_with_services(services), *_problems_between(pods, services)]
     if problems:
         return problems
     taken = [*pods.values(), *services.values()]
@@ -122,7 +127,11 @@ def plan(request: Request) -> Topology | list[Problem]:
         pod_cidrs=pods,
         service_cidrs=services,
         masks=ByFamily((Family.of(one.cluster), one.prefix) for one in ranges),
-        nodes=tuple(_machine(f"node{number + 1}", underlay, _FIRST_NODE + number) for number in range(request.nodes)),
+        nodes=tuple(
+            _machine(f"node{number}", underlay, _FIRST_NODE + number - 1)._replace(number=number)
+            for number in range(1, request.nodes + 1)
+            if number not in request.gone
+        ),
         control_plane=_machine("control-plane", halves(underlay, 1), 2),
         outside=_machine("outside", outside_networks, 2),
         underlay=underlay,

@@ -13,6 +13,7 @@ The fabric knows no pod: a packet from a pod that is not masqueraded finds no wa
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -50,9 +51,9 @@ def make(topology: Topology, places: Places) -> None:
         ends = [_TO_OUTSIDE]
         _wire(fabric, undo, places, topology.outside, _TO_OUTSIDE, _FIRST_NUMBER, topology.outside_networks)
         _give(fabric, _TO_OUTSIDE, topology.outside_networks, router(topology.outside_networks))
-        for number, machine in enumerate(machines, _FIRST_NUMBER + 1):
+        for machine in machines:
             end = f"ts{machine.name}"
-            _wire(fabric, undo, places, machine, end, number, topology.underlay, master=_BRIDGE)
+            _wire(fabric, undo, places, machine, end, _FIRST_NUMBER + 1 + machine.number, topology.underlay, master=_BRIDGE)
             ends.append(end)
         fabric.commit()
         if not fabric.wait_until_running([_BRIDGE, *ends], 5.0):
@@ -62,7 +63,7 @@ def make(topology: Topology, places: Places) -> None:
 def add(topology: Topology, places: Places, machine: Node) -> None:
     """Make one more node's namespace and wire."""
     namespaces.create(places.netns(machine.name), [pair for family in FAMILIES for pair in family.facts.route_default_sysctls])
-    end, number = f"ts{machine.name}", _FIRST_NUMBER + 1 + [topology.control_plane, *topology.nodes].index(machine)
+    end, number = f"ts{machine.name}", _FIRST_NUMBER + 1 + machine.number
     with ExitStack() as undo:
         fabric = undo.enter_context(Netlink(places.netns("fabric")))
         _wire(fabric, undo, places, machine, end, number, topology.underlay, master=_BRIDGE)
@@ -77,13 +78,19 @@ def cut(places: Places, name: str) -> None:
         fabric.commit()
 
 
+def mac_of(cluster: str, machine: str) -> str:
+    """A machine's hardware address. One that leaves and comes back has the same, as a real one has, because others remember it for minutes."""
+    # second-lowest bit of the first octet: locally administered (RFC 7042)
+    return "02:4c:" + hashlib.sha256(f"{cluster}\n{machine}".encode()).digest()[:4].hex(":")
+
+
 def _wire(
     fabric: Netlink, undo: ExitStack, places: Places, machine: Node, end: str, number: int, networks: ByFamily[Network], *, master: str | None = None
 ) -> None:
     """Make a machine's link to the fabric, its addresses and its default routes."""
     descriptor = namespaces.opened(places.netns(machine.name))
     undo.callback(os.close, descriptor)
-    fabric.add_veth(end, LINK, number=number, peer_number=2, peer_netns=descriptor)
+    fabric.add_veth(end, LINK, number=number, peer_number=2, peer_mac=mac_of(places.name, machine.name), peer_netns=descriptor)
     fabric.change_link(end, up=True, master=master)
     fabric.commit()
     with Netlink(descriptor) as own:
