@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import ssl
+import sys
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from twinstack.api.objects import Key
@@ -122,3 +133,101 @@ def test_history_is_forgotten_by_the_steady_clock_only() -> None:
     assert [one.revision for one in history.since(1)] == [2]
     with pytest.raises(Compacted):
         history.since(0)
+
+
+# ---- the real program, under a clock that somebody sets
+
+CONFIGMAPS_PATH = "/api/v1/namespaces/default/configmaps"
+
+
+class Program:
+    """A server whose wall clock alone is shifted, by libfaketime, while it runs."""
+
+    def __init__(self, place: Path) -> None:
+        [library] = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")  # Debian's libfaketime
+        self.shift = place / "shift"
+        self.set(0)
+        (place / "tokens.csv").write_text("token,admin,1,system:masters\n")
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        self.url = f"https://127.0.0.1:{port}"
+        self.argv = [sys.executable, "-m", "twinstack.cli.main", "kube-apiserver", f"--data-dir={place / 'data'}", "--bind-address=127.0.0.1"]
+        self.argv += [f"--secure-port={port}", f"--token-auth-file={place / 'tokens.csv'}", "--endpoint-reconciler-type=none"]
+        self.environment = os.environ | {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(self.shift),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set(self, days: int) -> None:
+        """From now on the clock is wrong by so many days."""
+        new = self.shift.with_suffix(".new")
+        new.write_text(f"{days:+d}d\n")
+        new.replace(self.shift)
+
+    @contextlib.asynccontextmanager
+    async def life(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """Run until the end, which is sudden."""
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        process = await asyncio.create_subprocess_exec(*self.argv, env=self.environment, stderr=asyncio.subprocess.DEVNULL)
+        try:
+            async with (
+                asyncio.timeout(60),
+                aiohttp.ClientSession(self.url, connector=aiohttp.TCPConnector(ssl=tls), headers={"Authorization": "Bearer token"}) as session,
+            ):
+                ready = False
+                while not ready:
+                    assert process.returncode is None, "the server does not start"
+                    with contextlib.suppress(aiohttp.ClientError):
+                        async with session.get("/readyz") as got:
+                            ready = got.status == 200
+                    await asyncio.sleep(0.02)
+                yield session
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGKILL)
+            await process.wait()
+
+
+@pytest.mark.slow
+async def test_a_running_server_lives_through_ten_years_back_and_ahead(tmp_path: Path) -> None:
+    program = Program(tmp_path)
+    revisions: list[int] = []
+    seen: list[str] = []
+    waits: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def make(session: aiohttp.ClientSession, path: str, name: str, **fields: Any) -> Any:
+        start = loop.time()
+        async with session.post(path, json={"metadata": {"name": name}, **fields}) as got:
+            assert got.status == 201, await got.text()
+            document = await got.json()
+        waits.append(loop.time() - start)
+        revisions.append(int(document["metadata"]["resourceVersion"]))
+        return document
+
+    async with program.life() as session:
+        event = {"involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}, "reason": "Test", "type": "Normal"}
+        await make(session, "/api/v1/namespaces/default/events", "e", **event)
+        await make(session, CONFIGMAPS_PATH, "first")
+        async with session.get(CONFIGMAPS_PATH, params={"watch": "1", "resourceVersion": str(revisions[-1]), "timeoutSeconds": "50"}) as watch:
+            for number, days in enumerate((0, -3650, 3650, -1, 0)):
+                program.set(days)
+                for turn in range(20):
+                    made = await make(session, CONFIGMAPS_PATH, f"c{number}-{turn}")
+                    seen.append(made["metadata"]["name"])
+                said = datetime.fromisoformat(made["metadata"]["creationTimestamp"])
+                assert abs(said - datetime.now(UTC) - timedelta(days=days)) < timedelta(minutes=1), "it tells what the clock says"
+                async with session.get("/api/v1/namespaces/default/events/e") as got:
+                    assert got.status == 200, "it lives for an hour, whatever the clock says"
+            told = [json.loads(await watch.content.readline())["object"]["metadata"]["name"] for _ in seen]
+            assert told == seen, "the watch went on, and missed nothing"
+        program.set(-3650)
+    async with program.life() as session:  # begun anew, ten years before
+        await make(session, CONFIGMAPS_PATH, "after")
+        async with session.get(CONFIGMAPS_PATH) as got:
+            assert {one["metadata"]["name"] for one in (await got.json())["items"]} >= {"first", "after", *seen}
+    assert revisions == sorted(set(revisions))
+    assert max(waits) < 5, "nobody waits for the clock"
