@@ -117,7 +117,8 @@ class SQLiteStore:
         self._ledger = Ledger(self._durable)
         self._subscribers: list[Subscriber] = []
         self._inflight: deque[_Commit] = deque()
-        self._queue: queue.SimpleQueue[_Commit | _Compaction | _End] = queue.SimpleQueue()
+        self._pending: list[_Commit] = []  # accepted in this turn of the event loop
+        self._queue: queue.SimpleQueue[list[_Commit] | _Compaction | _End] = queue.SimpleQueue()
         self._epoch = 0  # counts refusals: what was accepted before one is refused with it
         self._checkpoint = threading.Event()
         self._closing = False
@@ -160,9 +161,17 @@ class SQLiteStore:
         revisions, undo = self._ledger.accept(writes)
         commit = _Commit(self._epoch, writes, revisions, undo, loop.create_future())
         self._inflight.append(commit)
-        self._queue.put(commit)
+        if not self._pending:
+            loop.call_soon(self._hand_over)
+        self._pending.append(commit)
         # Whoever asked may go away; what was accepted happens all the same.
         return await asyncio.shield(commit.answer)
+
+    def _hand_over(self) -> None:
+        """Give the writer what the turn has brought: one by one it would take the interpreter's lock from whoever brings the next."""
+        if self._pending:
+            pending, self._pending = self._pending, []
+            self._queue.put(pending)
 
     async def settled(self) -> None:
         waiting = [commit.answer for commit in self._inflight]
@@ -183,6 +192,7 @@ class SQLiteStore:
             return
         self._closed = self._closing = True
         if self._threads:
+            self._hand_over()
             self._queue.put(_END)
             self._checkpoint.set()
             for thread in self._threads:
@@ -257,9 +267,9 @@ class SQLiteStore:
                         break
                     if isinstance(one, _Compaction):
                         compactions.append((one, 0))
-                    elif isinstance(one, _Commit) and one.epoch > failed_epoch:
-                        batch.append(one)
-                        count += len(one.writes)
+                    else:
+                        batch += [commit for commit in one if commit.epoch > failed_epoch]
+                        count = sum(len(commit.writes) for commit in batch)
                         if count >= BATCH_WRITES:
                             break
                     one = self._next(wait=False)
@@ -296,7 +306,7 @@ class SQLiteStore:
         finally:
             connection.close()
 
-    def _next(self, *, wait: bool) -> _Commit | _Compaction | _End | None:
+    def _next(self, *, wait: bool) -> list[_Commit] | _Compaction | _End | None:
         try:
             return self._queue.get(block=wait)
         except queue.Empty:
