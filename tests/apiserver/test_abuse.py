@@ -78,7 +78,8 @@ async def answer(reader: asyncio.StreamReader) -> tuple[int, Any]:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         [length] = [int(line.partition(":")[2]) for line in head.split("\r\n") if line.lower().startswith("content-length:")]
         body = await reader.readexactly(length)
-    return int(head.split(" ")[1]), json.loads(body)
+    # What leads to nothing at all is answered in plain words.
+    return int(head.split(" ")[1]), json.loads(body) if "application/json" in head else {}
 
 
 def is_status(code: int, document: Any, reason: str) -> bool:
