@@ -163,6 +163,14 @@ SPECS: dict[str, dict[str, Any]] = {
     "replicasets": {"spec": {"replicas": 1, "selector": {"matchLabels": {"app": "x"}}, "template": TEMPLATE}},
     "statefulsets": {"spec": {**WORKLOAD, "serviceName": "a", "updateStrategy": {"rollingUpdate": {"partition": 1}}, "ordinals": {"start": 1}}},
     "jobs": {"spec": {"completions": 2, "backoffLimit": 1, "template": {"spec": {"containers": [CONTAINER], "restartPolicy": "Never"}}}},
+    "cronjobs": {
+        "spec": {
+            "schedule": "@daily",
+            "timeZone": "Etc/UTC",
+            "jobTemplate": {"spec": {"template": {"spec": {"containers": [CONTAINER], "restartPolicy": "Never"}}}},
+        }
+    },
+    "priorityclasses": {"value": 1000, "description": "x"},
     "poddisruptionbudgets": {"spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "x"}}}},
     "controllerrevisions": {"data": {"spec": {}}, "revision": 1},
     "replicationcontrollers": {"spec": {"replicas": 1, "selector": {"app": "x"}, "template": TEMPLATE}},

@@ -23,6 +23,7 @@ from twinstack.api.times import text_of_time
 from twinstack.api.world import After, Delete, Tell
 from twinstack.client.kube_controller_manager import CONTROLLERS
 from twinstack.controllers.clusterroles import ClusterRoles
+from twinstack.controllers.cronjobs import CronJobs
 from twinstack.controllers.daemonsets import DaemonSets
 from twinstack.controllers.deployments import Deployments
 from twinstack.controllers.disruptions import Disruptions
@@ -115,6 +116,19 @@ def kubelet(world) -> bool:
 def populated(world, make):
     world.put(make.node("node1"))
     pods(world, make)
+
+
+def cron_job():
+    return thing("batch/v1", "CronJob", "tick", spec={"schedule": "5 3 2 1 *", "concurrencyPolicy": "Replace", "jobTemplate": {"spec": {}}})
+
+
+def former_jobs(world):
+    """One that runs still, and more than are kept that have ended."""
+    uid = world.get(kinds.CronJob, Key("default", "tick")).metadata.uid
+    owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "tick", "uid": uid, "controller": True}
+    for number in range(6):
+        document = thing("batch/v1", "Job", f"tick-{number}", metadata={"ownerReferences": [owner]}, spec={})
+        world.put(document | (ENDED if number else {}))
 
 
 def deleting(view, name, *, namespace="default", policy=""):
@@ -224,6 +238,10 @@ SCENES = {
         Scene(lambda: [Jobs()], nothing, put(workload("Job", **BATCH, completions=4, parallelism=2, completionMode="Indexed", backoffLimitPerIndex=1))),
     ],
     "ttl-after-finished-controller": [Scene(lambda: [FinishedJobs(), Garbage()], nothing, put(workload("Job", ttlSecondsAfterFinished=5, **BATCH) | ENDED))],
+    "cronjob-controller": [
+        Scene(lambda: [CronJobs()], nothing, lambda world, make: [world.put(cron_job()), world.pass_seconds(300)]),
+        Scene(lambda: [CronJobs()], nothing, lambda world, make: [world.put(cron_job()), former_jobs(world), world.pass_seconds(300)]),
+    ],
     "disruption-controller": [
         Scene(lambda: [Disruptions()], put(thing("policy/v1", "PodDisruptionBudget", "web", spec={"selector": {"matchLabels": APP}, "minAvailable": 2})), pods)
     ],
@@ -308,8 +326,8 @@ class Stage:
             self.running.run()
 
     def _wait(self) -> bool:
-        """Let the time pass that a controller asked for; False when none did, or nothing came of it."""
-        before, due = len(self.world.writes), dict(self.running.after)
+        """Let the time pass that a controller asked for, when that is no more than an hour; False when none did, or nothing came of it."""
+        before, due = len(self.world.writes), {what: seconds for what, seconds in self.running.after.items() if seconds <= 3600}
         self.running.after.clear()
         self.world.pass_seconds(max(due.values(), default=0.0))
         for controller in self.running.controllers:

@@ -607,3 +607,41 @@ async def test_what_a_disruption_budget_may_not_say(new_server):
         ({"unhealthyPodEvictionPolicy": "Never"}, [("spec.unhealthyPodEvictionPolicy", "FieldValueNotSupported")]),
     ):
         assert await server.causes(server.post("poddisruptionbudgets", {"metadata": {"name": "b"}, "spec": spec})) == causes
+
+
+async def test_what_a_cron_job_may_not_say(new_server):
+    server = await new_server()
+    made = await server.post("cronjobs", SAMPLES["cronjobs"])
+    spec = made["spec"]
+    limits = [spec[field] for field in ("concurrencyPolicy", "suspend", "successfulJobsHistoryLimit", "failedJobsHistoryLimit")]
+    assert limits == ["Allow", False, 3, 1] and spec["jobTemplate"]["spec"]["backoffLimit"] == 6
+    for change, causes in (
+        ({"schedule": "TZ=UTC 0 0 * * *"}, [("spec.schedule", "FieldValueInvalid")]),
+        ({"schedule": "61 * * * *"}, [("spec.schedule", "FieldValueInvalid")]),
+        ({"timeZone": "Local"}, [("spec.timeZone", "FieldValueInvalid")]),
+        ({"concurrencyPolicy": "Maybe"}, [("spec.concurrencyPolicy", "FieldValueNotSupported")]),
+        ({"jobTemplate": {"spec": {**spec["jobTemplate"]["spec"], "parallelism": -1}}}, [("spec.jobTemplate.spec.parallelism", "FieldValueInvalid")]),
+    ):
+        assert await server.causes(server.post("cronjobs", {"metadata": {"name": "b"}, "spec": {**spec, **change}})) == causes
+    long_name = {"metadata": {"name": "x" * 53}, "spec": spec}
+    assert await server.causes(server.post("cronjobs", long_name)) == [("metadata.name", "FieldValueInvalid")]
+
+
+async def test_a_new_pod_has_the_priority_of_its_class_or_of_the_default_one(new_server):
+    server = await new_server()
+
+    async def priority(name, **spec):
+        made = await server.post("pods", {"metadata": {"name": name}, "spec": {"containers": [CONTAINER], **spec}})
+        return made["spec"]["priority"], made["spec"].get("priorityClassName"), made["spec"]["preemptionPolicy"]
+
+    assert await priority("none") == (0, None, "PreemptLowerPriority")
+    assert await priority("system", priorityClassName="system-node-critical") == (2_000_001_000, "system-node-critical", "PreemptLowerPriority")
+    await server.post("priorityclasses", {"metadata": {"name": "high"}, "value": 100, "preemptionPolicy": "Never"})
+    assert await priority("high", priorityClassName="high") == (100, "high", "Never")
+    await server.post("priorityclasses", {"metadata": {"name": "usual"}, "value": 5, "globalDefault": True})
+    assert await priority("usual") == (5, "usual", "PreemptLowerPriority")
+    for spec, words in (({"priorityClassName": "missing"}, "no PriorityClass with name missing"), ({"priority": 7}, "must not be provided")):
+        refused = await server.refusal(server.post("pods", {"metadata": {"name": "x"}, "spec": {"containers": [CONTAINER], **spec}}))
+        assert refused.http_code == 403 and words in refused.message
+    assert await server.causes(server.post("priorityclasses", {"metadata": {"name": "system-x"}, "value": 1})) == [("metadata.name", "FieldValueForbidden")]
+    assert await server.causes(server.patch("priorityclasses", "high", {"value": 1})) == [("value", "FieldValueInvalid")]

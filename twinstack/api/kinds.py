@@ -203,6 +203,9 @@ from twinstack.api.policies import (
 from twinstack.api.policies import (
     NetworkPolicyPort as NetworkPolicyPort,
 )
+from twinstack.api.policies import (
+    PriorityClass as PriorityClass,
+)
 from twinstack.api.services import (
     ClientIPConfig as ClientIPConfig,
 )

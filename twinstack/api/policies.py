@@ -17,6 +17,15 @@ class IPBlock(View, frozen=True):
     except_: list[str] = msgspec.field(name="except", default_factory=list)
 
 
+class PriorityClass(Object, frozen=True):
+    """How important pods of this class are."""
+
+    value: int = 0
+    globalDefault: bool = False
+    preemptionPolicy: str = ""
+    description: str = ""
+
+
 class NetworkPolicyPort(View, frozen=True):
     """A port, a range of them, or a port by its name; every port when it says nothing."""
 

@@ -27,6 +27,8 @@ _EMPTY: Final[Mapping[str, Document]] = {
     "StatefulSet": {"spec": {"selector": None, "template": _POD, "serviceName": "", "updateStrategy": {}}, "status": {"replicas": 0, "availableReplicas": 0}},
     "PodDisruptionBudget": {"status": {"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0}},
     "Job": {"spec": {"template": _POD}},
+    "CronJob": {"spec": {"schedule": "", "jobTemplate": {"metadata": {}, "spec": {"template": _POD}}}},
+    "PriorityClass": {"value": 0},
     "ControllerRevision": {"revision": 0},
     "Service": {"status": {"loadBalancer": {}}},
     "Node": {"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": 0}}}},

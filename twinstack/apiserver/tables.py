@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple
 from twinstack.api import errors
 from twinstack.api.objects import Document
 from twinstack.api.resources import Resource
-from twinstack.apiserver import cells, podcells
+from twinstack.apiserver import batchcells, cells, podcells
 from twinstack.apiserver.replies import JSON, accepted
 from twinstack.rules.events import EVENTS_GROUP, with_core_names
 
@@ -274,6 +274,25 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         _AGE,
         *_WORKLOAD,
         _column("Selector", cells.replicaset_selector, "The labels of the Job's pods.", wide=True),
+    ),
+    "CronJob": (
+        _name(),
+        _column("Schedule", batchcells.cronjob_schedule, "When Jobs are made."),
+        _column("Timezone", batchcells.cronjob_zone, "Where that time is told."),
+        _column("Suspend", batchcells.cronjob_suspended, "Whether none are made now.", type_="boolean"),
+        _column("Active", batchcells.cronjob_active, "How many Jobs run.", type_="integer"),
+        _column("Last Schedule", batchcells.cronjob_last, "How long ago it last was time."),
+        _AGE,
+        _column("Containers", batchcells.cronjob_containers, "The containers' names.", wide=True),
+        _column("Images", batchcells.cronjob_images, "The containers' images.", wide=True),
+        _column("Selector", batchcells.cronjob_selector, "The labels of the Jobs' pods.", wide=True),
+    ),
+    "PriorityClass": (
+        _name(),
+        _column("Value", batchcells.priority_value, "How important the class is.", type_="integer"),
+        _column("Global-Default", batchcells.priority_default, "Whether pods that name no class are of this one.", type_="boolean"),
+        _AGE,
+        _column("PreemptionPolicy", batchcells.priority_policy, "Whether pods of the class drive others away."),
     ),
     "PodDisruptionBudget": (
         _name(),

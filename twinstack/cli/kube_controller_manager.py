@@ -50,6 +50,7 @@ from twinstack.net.family import FAMILIES
 @click.option("--concurrent-rc-syncs", type=int, default=5, show_default=True)
 @click.option("--concurrent-statefulset-syncs", type=int, default=5, show_default=True)
 @click.option("--concurrent-job-syncs", type=int, default=5, show_default=True)
+@click.option("--concurrent-cron-job-syncs", type=int, default=5, show_default=True)
 @click.option("--concurrent-namespace-syncs", type=int, default=10, show_default=True)
 @click.option("--concurrent-gc-syncs", type=int, default=20, show_default=True)
 @click.option("--concurrent-serviceaccount-syncs", type=int, default=5, show_default=True)

@@ -44,6 +44,7 @@ class Settings(Common, frozen=True, kw_only=True):
     concurrent_rc_syncs: int = 5
     concurrent_statefulset_syncs: int = 5
     concurrent_job_syncs: int = 5
+    concurrent_cron_job_syncs: int = 5
     concurrent_namespace_syncs: int = 10
     concurrent_gc_syncs: int = 20
     concurrent_serviceaccount_syncs: int = 5
@@ -110,6 +111,7 @@ CONTROLLERS: Mapping[str, Row] = {
     "daemonset-controller": Row("daemonsets", "DaemonSets", alias="daemonset", account="daemon-set-controller"),
     "statefulset-controller": Row("statefulsets", "StatefulSets", workers="concurrent_statefulset_syncs", alias="statefulset"),
     "job-controller": Row("jobs", "Jobs", workers="concurrent_job_syncs", alias="job"),
+    "cronjob-controller": Row("cronjobs", "CronJobs", workers="concurrent_cron_job_syncs", alias="cronjob"),
     "ttl-after-finished-controller": Row("jobs", "FinishedJobs", alias="ttl-after-finished"),
     "disruption-controller": Row("disruptions", "Disruptions", alias="disruption"),
     "namespace-controller": Row("namespaces", "Namespaces", workers="concurrent_namespace_syncs", alias="namespace"),

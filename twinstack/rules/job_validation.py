@@ -10,7 +10,7 @@ from twinstack.api.objects import Document
 from twinstack.rules.indexes import parse_indexes, text_of_indexes
 from twinstack.rules.problems import required, unsupported, wrong
 from twinstack.rules.shape import default, default_conditions, drop_zeros, part
-from twinstack.rules.workload_validation import default_template, problems_with_workload
+from twinstack.rules.workload_validation import default_template, problems_with_template, problems_with_workload
 
 _COUNTS = ("active", "succeeded", "failed")
 _FIXED = ("completions", "selector", "template", "completionMode", "manualSelector")
@@ -24,7 +24,15 @@ RESTARTS = ("OnFailure", "Never")
 
 def default_job(document: Document) -> None:
     """The version's static defaults of a Job; its labels are its template's when left out."""
-    spec = part(document, "spec")
+    default_job_spec(part(document, "spec"))
+    _give_labels(document)
+    status = part(document, "status")
+    drop_zeros(status, (*_COUNTS, "conditions", "completedIndexes"))
+    default_conditions(status, ("lastProbeTime", "lastTransitionTime"))
+
+
+def default_job_spec(spec: dict[str, Any]) -> None:
+    """The same of what a Job is made of."""
     if spec.get("parallelism") is None:
         spec["parallelism"] = 1
         spec.setdefault("completions", 1)
@@ -36,10 +44,6 @@ def default_job(document: Document) -> None:
         for pattern in rule.get("onPodConditions") or ():
             pattern.setdefault("status", "True")
     default_template(spec)
-    _give_labels(document)
-    status = part(document, "status")
-    drop_zeros(status, (*_COUNTS, "conditions", "completedIndexes"))
-    default_conditions(status, ("lastProbeTime", "lastTransitionTime"))
 
 
 def _give_labels(document: Document) -> None:
@@ -74,6 +78,12 @@ def problems_with_job(after: Document, before: Document | None = None) -> list[F
                 wrong("spec.completions", spec.get("completions"), "of an Indexed Job may change only together with parallelism, to the same number")
             )
     return problems
+
+
+def problems_with_job_spec(spec: dict[str, Any], path: str) -> list[FieldProblem]:
+    """What is wrong with a Job that is to be made, but for its selector, which it gets then."""
+    problems = [*_problems_with_numbers(spec), *problems_with_template(spec.get("template") or {}, RESTARTS)]
+    return [FieldProblem(path + one.path.removeprefix("spec"), one.type, one.value, one.detail) for one in problems]
 
 
 def _problems_with_numbers(spec: dict[str, Any]) -> Iterator[FieldProblem]:

@@ -151,7 +151,7 @@ def problems_with_replication_controller(after: Document) -> list[FieldProblem]:
     labels = (template.get("metadata") or {}).get("labels") or {}
     if not selector.items() <= labels.items():
         problems.append(wrong("spec.template.metadata.labels", labels, "must be selected by spec.selector"))
-    return [*problems, *_problems_with_template(template)]
+    return [*problems, *problems_with_template(template)]
 
 
 def problems_with_daemon_set(after: Document, before: Document | None = None) -> list[FieldProblem]:
@@ -291,10 +291,11 @@ def problems_with_workload(spec: Mapping[str, Any], before: Document | None, *, 
         selects = found is not None and found.matches(labels)
     if not selects:
         problems.append(wrong("spec.template.metadata.labels", labels, "must be selected by spec.selector"))
-    return [*problems, *_problems_with_template(template, restarts)]
+    return [*problems, *problems_with_template(template, restarts)]
 
 
-def _problems_with_template(template: Mapping[str, Any], restarts: tuple[str, ...] = ("Always",)) -> Iterator[FieldProblem]:
+def problems_with_template(template: Mapping[str, Any], restarts: tuple[str, ...] = ("Always",)) -> Iterator[FieldProblem]:
+    """What is wrong with the pods that are to be made."""
     path, metadata, spec = "spec.template", template.get("metadata") or {}, template.get("spec") or {}
     yield from problems_with_labels(metadata.get("labels"), f"{path}.metadata.labels")
     yield from problems_with_annotations(metadata.get("annotations"), f"{path}.metadata.annotations")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from twinstack.api.errors import FieldProblem
+from twinstack.api import kinds
+from twinstack.api.errors import FieldProblem, Forbidden
 from twinstack.api.objects import Document
+from twinstack.api.resources import resource_of
 from twinstack.apiserver.strategies.base import Transaction
 from twinstack.apiserver.strategies.typed import Typed
 from twinstack.rules import pod_validation, pods
 from twinstack.rules.pod_types import check_pod_types
+from twinstack.rules.priorities import give_priority
 from twinstack.rules.problems import forbidden
+
+_CLASSES = resource_of(kinds.PriorityClass)
 
 
 class Pods(Typed):
@@ -25,6 +30,12 @@ class Pods(Typed):
         pods.default_pod(document)
 
     def begin_create(self, document: Document, transaction: Transaction) -> None:
+        classes = {key.name: one for key, one in transaction.reader.views(_CLASSES, kinds.PriorityClass)}
+        default = min((one for one in classes.values() if one.globalDefault), key=lambda one: one.value, default=None)
+        why = give_priority(document["spec"], classes.get, default)
+        if why is not None:
+            name = document["metadata"].get("name", "")
+            raise Forbidden(f'pods "{name}" is forbidden: {why}', kind="pods", name=name)
         pods.complete_new_pod(document)
 
     def begin_update(self, after: Document, before: Document, subresource: str, transaction: Transaction) -> None:

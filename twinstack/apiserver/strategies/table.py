@@ -5,7 +5,7 @@ from __future__ import annotations
 from twinstack.api import kinds
 from twinstack.api.resources import Resource, resource_of
 from twinstack.apiserver.allocators import Context
-from twinstack.apiserver.strategies import access, configuration, endpoints, nodes, pods, policies, ranges, services, workloads
+from twinstack.apiserver.strategies import access, configuration, cronjobs, endpoints, nodes, pods, policies, priorities, ranges, services, workloads
 from twinstack.apiserver.strategies.base import Strategy
 
 _PLAIN: dict[type[kinds.Object], type[Strategy]] = {
@@ -23,6 +23,8 @@ _PLAIN: dict[type[kinds.Object], type[Strategy]] = {
     kinds.ReplicationController: workloads.ReplicationControllers,
     kinds.DaemonSet: workloads.DaemonSets,
     kinds.Job: workloads.Jobs,
+    kinds.CronJob: cronjobs.CronJobs,
+    kinds.PriorityClass: priorities.PriorityClasses,
     kinds.StatefulSet: workloads.StatefulSets,
     kinds.ControllerRevision: workloads.ControllerRevisions,
     kinds.Lease: configuration.Leases,
