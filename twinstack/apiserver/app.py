@@ -103,7 +103,7 @@ class Application:
         if resource.plural == "services" and not _may_hold_otherwise(before, after):
             return
         if resource.plural == "ipaddresses" and after is not None:  # of a record that is there, they look at the name alone
-            self.context.observe(resource, None, {"metadata": {"name": after.key.name}})
+            self.context.addresses.observe_address(after.key.name, exists=True)
             return
         if resource.plural in _CONTEXT_RESOURCES or (resource.plural == "nodes" and any(one and WINDOWS in one.raw for one in (before, after))):
             self.context.observe(resource, before.raw_document() if before else None, after.raw_document() if after else None)

@@ -30,6 +30,7 @@ PATCH_TYPES: Final = {
     "application/strategic-merge-patch+json": "strategic",
 }
 APPLY: Final = "application/apply-patch+yaml"
+_KNOWN_TYPES: Final = frozenset((*_JSON_TYPES, *_YAML_TYPES, *PATCH_TYPES, APPLY, PROTOBUF))
 
 
 class _Loader(yaml.CSafeLoader):
@@ -43,7 +44,8 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def media_type(call: Call) -> str:
-    return call.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    text = call.headers.get("Content-Type", "")
+    return text if text in _KNOWN_TYPES else text.partition(";")[0].strip().lower()
 
 
 def value_of(call: Call, api_version: str = "", kind: str = "", *, keep_nulls: bool = False) -> Any:

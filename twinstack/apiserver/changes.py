@@ -384,7 +384,9 @@ class Changes:
 
     @staticmethod
     def _answer(collection: Collection, write: Write, revision: int) -> bytes:
-        return collection.stored(write.note, revision).data
+        """The object as it was written, which is what stands now unless somebody was faster."""
+        stands = collection.items.get(write.note.key)
+        return stands.data if stands is not None and stands.revision == revision else collection.stored(write.note, revision).data
 
 
 def _uid_conflict(resource: Resource, key: Key, wanted: str, found: str) -> errors.Conflict:
