@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import random
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from twinstack.api.resources import RESOURCES, Resource
@@ -185,3 +189,103 @@ async def test_whatever_is_sent_to_any_door_is_no_fault_of_the_server(tmp_path: 
     assert codes.get(201, 0) > REQUESTS / 200 and codes.get(200, 0) > REQUESTS / 50 and codes.get(422, 0) > REQUESTS / 20, codes
     listed = await app.respond(Call("GET", "/api/v1/services", "", CIMultiDictProxy(CIMultiDict({"Authorization": "Bearer token"})), (), b"", True, ""))
     assert isinstance(listed, Answer) and listed.status == 200
+
+
+# ---- what is opaque to clients, and what they write all the same
+
+SIMPLE = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**65), 2**65)
+    | st.floats(allow_nan=False)
+    | st.sampled_from(["", "a", "v1", "Apply", "Update", "FieldsV1", "2030-01-01T00:00:00Z"])
+)
+STEPS = st.sampled_from([".", "f:data", "f:a", "f:", "i:0", 'k:{"name":"a"}', "k:{", "k:1", 'v:"x"', "v:", "x", "f:metadata", "f:labels", "f:finalizers", ""])
+FIELDS = st.recursive(st.just({}) | SIMPLE, lambda below: st.dictionaries(STEPS, below, max_size=3), max_leaves=6)
+ENTRIES = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "manager": st.sampled_from(["m", "", "other"]) | SIMPLE,
+            "operation": st.sampled_from(["Apply", "Update"]) | SIMPLE,
+            "apiVersion": st.sampled_from(["v1", "v2", "apps/v1"]) | SIMPLE,
+            "time": st.just("2030-01-01T00:00:00Z") | SIMPLE,
+            "fieldsType": st.just("FieldsV1") | SIMPLE,
+            "fieldsV1": FIELDS,
+            "subresource": st.sampled_from(["", "status", "scale"]) | SIMPLE,
+        },
+    )
+    | SIMPLE,
+    max_size=3,
+)
+TOKENS = st.builds(
+    lambda value, cut, tail: base64.urlsafe_b64encode(json.dumps(value).encode()).decode()[: cut or None] + tail,
+    st.fixed_dictionaries(
+        {
+            "v": st.integers(0, 2) | SIMPLE,
+            "rv": st.integers(-5, 60) | SIMPLE,
+            "ns": SIMPLE | st.just("default"),
+            "name": SIMPLE | st.sampled_from(["c3", "\ud800", "z" * 300]),
+        }
+    )
+    | SIMPLE,
+    st.integers(0, 40),
+    st.sampled_from(["", "=", "é", "%", "-"]),
+) | st.text(max_size=30)
+
+
+def asked(runner: asyncio.Runner, app: Application, method: str, path: str, query: str = "", body: Any = None, kind: str = "json") -> Answer:
+    headers = CIMultiDict({"Authorization": "Bearer token", "Content-Type": f"application/{kind}"})
+    encoded = b"" if body is None else json.dumps(body).encode()
+    answer = runner.run(app.respond(Call(method, path, query, CIMultiDictProxy(headers), (), encoded, True, "127.0.0.1")))
+    assert isinstance(answer, Answer) and answer.status < 500, (method, path, query, body, answer)
+    assert answer.status < 400 or json.loads(answer.body)["kind"] == "Status"
+    return answer
+
+
+@pytest.mark.slow
+def test_any_managed_fields_are_kept_reset_or_refused(tmp_path: Path) -> None:
+    base = "/api/v1/namespaces/default/configmaps"
+    with asyncio.Runner() as runner:
+        app = runner.run(made(tmp_path))
+        codes = set()
+
+        @settings(max_examples=300)
+        @given(ENTRIES, ENTRIES, st.sampled_from(["PUT", "apply", "merge"]))
+        def ask(first: Any, then: Any, how: str) -> None:
+            document = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "managedFields": first}, "data": {"a": "b"}}
+            asked(runner, app, "DELETE", f"{base}/a")
+            codes.add(asked(runner, app, "POST", base, body=document).status)
+            document["metadata"]["managedFields"] = then
+            if how == "apply":
+                codes.add(asked(runner, app, "PATCH", f"{base}/a", "fieldManager=x&force=true", document, "apply-patch+yaml").status)
+                del document["metadata"]["managedFields"]
+                codes.add(asked(runner, app, "PATCH", f"{base}/a", "fieldManager=y&force=true", document, "apply-patch+yaml").status)
+            else:
+                method, kind = ("PUT", "json") if how == "PUT" else ("PATCH", "merge-patch+json")
+                codes.add(asked(runner, app, method, f"{base}/a", "", document, kind).status)
+
+        ask()
+    assert {200, 201, 400} <= codes, codes
+
+
+@pytest.mark.slow
+def test_any_continue_token_is_a_page_or_refused(tmp_path: Path) -> None:
+    base = "/api/v1/namespaces/default/configmaps"
+    with asyncio.Runner() as runner:
+        app = runner.run(made(tmp_path))
+        for number in range(6):
+            asked(runner, app, "POST", base, body={"metadata": {"name": f"c{number}"}})
+        codes = set()
+
+        @settings(max_examples=300)
+        @given(TOKENS, st.sampled_from(["", "&limit=2", "&limit=2&labelSelector=a", "&resourceVersion=5"]))
+        def ask(token: str, rest: str) -> None:
+            codes.add(asked(runner, app, "GET", base, f"continue={quote(token, errors='surrogatepass')}{rest}").status)
+
+        ask()
+        # A page's own token, with one letter changed.
+        page = json.loads(asked(runner, app, "GET", base, "limit=2").body)["metadata"]["continue"]
+        for place in range(len(page)):
+            codes.add(asked(runner, app, "GET", base, f"limit=2&continue={page[:place]}A{page[place + 1 :]}").status)
+    assert {200, 400} <= codes, codes
