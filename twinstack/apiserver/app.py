@@ -23,6 +23,7 @@ from twinstack.apiserver import admission, answers, audit, bootstrap, first_role
 from twinstack.apiserver.allocators import Context, context_of
 from twinstack.apiserver.auth import Authenticator, is_open, read_token_file
 from twinstack.apiserver.authorization import Authorizer, asked_by, asked_of_path, modes_of
+from twinstack.apiserver.bootstrap_tokens import BootstrapTokens
 from twinstack.apiserver.cache import Cache, Stored
 from twinstack.apiserver.calls import CALLER, Answer, Call, Reaction, Stream, Streamed, Upgraded, User, failure
 from twinstack.apiserver.changes import OURSELVES, Uids
@@ -84,7 +85,8 @@ class Application:
         tokens = read_token_file(Path(settings.token_auth_file)) if settings.token_auth_file else {}
         self.authorizer = Authorizer(modes_of(settings.authorization_mode), self.cache)
         self.tokens = tokens_of(settings, self.cache)
-        self.authenticator = Authenticator(tokens, anonymous=settings.anonymous_auth, service_accounts=self.tokens)
+        bootstrap_tokens = BootstrapTokens(self.cache) if settings.enable_bootstrap_token_auth else None
+        self.authenticator = Authenticator(tokens, anonymous=settings.anonymous_auth, service_accounts=self.tokens, bootstrap=bootstrap_tokens)
         self.reviews = Reviews(self.cache, self.authorizer, self.authenticator, self.tokens)
         completes_pods = "ServiceAccount" in admission.plugins_of(settings)
         self.handlers.changes.admission = admission.Admission(self.authorizer, ServiceAccountAdmission(self.cache) if completes_pods else None)

@@ -1,11 +1,13 @@
-"""Who calls: bearer tokens, client certificates, or nobody in particular.
+"""Who calls: client certificates, bearer tokens, or nobody in particular.
 
-Every known user is in the group ``system:authenticated``. Unknown credentials are 401, never anonymous.
-Nobody in particular gets no further than the health and the version of the server, whatever the roles say.
+A certificate says more than a token beside it, as upstream has it. Every known user is in the group
+``system:authenticated``. Unknown credentials are 401, never anonymous. Nobody in particular gets no further than the health and
+the version of the server, whatever the roles say.
 """
 
 from __future__ import annotations
 
+import base64
 import csv
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,12 +15,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from twinstack.api.errors import Unauthorized
+from twinstack.apiserver.bootstrap_tokens import BootstrapTokens
 from twinstack.apiserver.calls import Call, Subject, User
 from twinstack.apiserver.settings import SettingsError
 from twinstack.apiserver.tokens import ServiceAccountTokens
 
 AUTHENTICATED = "system:authenticated"
 ANONYMOUS = User("system:anonymous", "", ("system:unauthenticated",))
+_HIDDEN = "base64url.bearer.authorization.k8s.io."
 _OPEN_TO_ALL = ("/livez", "/readyz", "/healthz", "/version")
 
 
@@ -45,10 +49,18 @@ def read_token_file(path: Path) -> dict[str, User]:
 class Authenticator:
     """Finds a call's user."""
 
-    def __init__(self, tokens: Mapping[str, User], *, anonymous: bool, service_accounts: ServiceAccountTokens | None = None) -> None:
+    def __init__(
+        self,
+        tokens: Mapping[str, User],
+        *,
+        anonymous: bool,
+        service_accounts: ServiceAccountTokens | None = None,
+        bootstrap: BootstrapTokens | None = None,
+    ) -> None:
         self._tokens = {token: user._replace(groups=(*user.groups, AUTHENTICATED)) for token, user in tokens.items()}
         self._anonymous = anonymous
         self._service_accounts = service_accounts
+        self._bootstrap = bootstrap
 
     def review(self, token: str, audiences: Sequence[str]) -> tuple[User, list[str]]:
         """Whose token this is, and for whom of *audiences* it is meant, all of them for a static one; Unauthorized when it is nobody's."""
@@ -57,28 +69,46 @@ class Authenticator:
             return user, list(audiences)
         if self._service_accounts is not None and self._service_accounts.is_ours(token):
             return self._service_accounts.user(token, audiences)
+        if self._bootstrap is not None and (user := self._bootstrap.user(token)) is not None:
+            return user, list(audiences)
         raise Unauthorized("Unauthorized")
 
     def user_of(self, call: Call) -> User:
         """The user, or Unauthorized."""
-        header = call.headers.get("Authorization", "")
-        if header:
-            scheme, _, token = header.partition(" ")
-            if scheme.lower() == "bearer":
-                token = token.strip()
-                user = self._tokens.get(token)
-                if user is not None:
-                    return user
-                if self._service_accounts is not None and self._service_accounts.is_ours(token):
-                    with suppress(Unauthorized):  # a certificate may still say who calls
-                        return self._service_accounts.user(token)[0]
-        if call.subject:
-            user = user_of_subject(call.subject)
-            if user is not None:
-                return user
-        if not header and self._anonymous and is_open(call.path):
-            return ANONYMOUS
+        if call.subject and (user := user_of_subject(call.subject)) is not None:
+            return user
+        token = _bearer(call.headers)
+        if token is None:
+            if self._anonymous and is_open(call.path) and "Authorization" not in call.headers:
+                return ANONYMOUS
+            raise Unauthorized("Unauthorized")
+        user = self._tokens.get(token)
+        if user is not None:
+            return user
+        if self._service_accounts is not None and self._service_accounts.is_ours(token):
+            return self._service_accounts.user(token)[0]
+        if self._bootstrap is not None and (user := self._bootstrap.user(token)) is not None:
+            return user
         raise Unauthorized("Unauthorized")
+
+
+def _bearer(headers: Mapping[str, str]) -> str | None:
+    """The token of a request; one who opens a WebSocket and can set no header, as in a browser, hides it among the protocols that it offers."""
+    header = headers.get("Authorization", "")
+    if header:
+        scheme, _, token = header.partition(" ")
+        return token.strip() if scheme.lower() == "bearer" else None
+    if "Upgrade" in headers:
+        for protocol in headers.get("Sec-WebSocket-Protocol", "").split(","):
+            hidden = protocol.strip()
+            if hidden.startswith(_HIDDEN):
+                with suppress(ValueError):
+                    return _unpadded(hidden.removeprefix(_HIDDEN))
+    return None
+
+
+def _unpadded(text: str) -> str:
+    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
 
 
 def is_open(path: str) -> bool:

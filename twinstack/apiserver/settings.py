@@ -28,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cert_dir: str = ""  # <data-dir>/pki
     authorization_mode: str = "AlwaysAllow"
     anonymous_auth: bool = True
+    enable_bootstrap_token_auth: bool = False
     service_account_issuers: tuple[str, ...] = ("https://kubernetes.default.svc.cluster.local",)  # the first signs, tokens of all are accepted
     service_account_signing_key_file: str = ""  # <cert-dir>/sa.key, made when it is not there
     service_account_key_files: tuple[str, ...] = ()  # more keys whose signatures are accepted

@@ -42,6 +42,15 @@ class Duration(click.ParamType[float]):
 )
 @click.option("--anonymous-auth", type=bool, default=True, show_default=True, help="Let anybody ask /livez, /readyz, /healthz and /version.")
 @click.option(
+    "--enable-bootstrap-token-auth",
+    type=bool,
+    default=False,
+    is_flag=False,
+    flag_value=True,
+    show_default=True,
+    help="Take the bootstrap tokens that stand in kube-system.",
+)
+@click.option(
     "--service-account-issuer",
     "service_account_issuers",
     multiple=True,
