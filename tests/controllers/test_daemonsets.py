@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from twinstack.api.kinds import DaemonSet, Node, Pod
+from twinstack.api.kinds import ControllerRevision, DaemonSet, Node, Pod
 from twinstack.api.objects import Key
 from twinstack.api.resources import resource_of
 from twinstack.api.world import Delete, Patch
-from twinstack.controllers.daemonsets import HASH_LABEL, DaemonSets
+from twinstack.controllers.daemonsets import DaemonSets
+from twinstack.rules.revisions import REVISION
 
 NODES, SETS = resource_of(Node), resource_of(DaemonSet)
 KEY = Key("default", "agent")
@@ -101,10 +102,10 @@ def test_another_template_replaces_pods_one_by_one_or_when_somebody_deletes_them
     doomed = [action for action in DaemonSets().decide(KEY, world) if isinstance(action, Delete)]
     assert len(doomed) == (1 if moves else 0), "no more are away at once than one"
     after = played()
-    assert {pod.labels[HASH_LABEL] for pod in after.values()}.isdisjoint({pod.labels[HASH_LABEL] for pod in before.values()}) == moves
+    assert {pod.labels[REVISION] for pod in after.values()}.isdisjoint({pod.labels[REVISION] for pod in before.values()}) == moves
     if not moves:
         world.remove(Pod, Key("default", before["n1"].metadata.name))
-        assert played()["n1"].labels[HASH_LABEL] != before["n1"].labels[HASH_LABEL]
+        assert played()["n1"].labels[REVISION] != before["n1"].labels[REVISION]
 
 
 def test_a_finished_pod_gives_way_to_another(world, played):
@@ -114,3 +115,59 @@ def test_a_finished_pod_gives_way_to_another(world, played):
     world.perform(Patch(resource_of(Pod), Key("default", first.metadata.name), {"status": {"phase": "Failed"}}, subresource="status"))
     (second,) = played().values()
     assert second.metadata.uid != first.metadata.uid
+
+
+@pytest.mark.parametrize("surge, most", [pytest.param(1, 1, id="one at a time"), pytest.param("50%", 2, id="half of the nodes at a time")])
+def test_with_surge_the_new_pod_comes_first_and_no_node_is_ever_without(world, loop, surge, most):
+    names = [f"n{number}" for number in range(4)]
+    for name in names:
+        world.put(node(name))
+    update = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": 0}}
+    world.put(daemon_set(updateStrategy=update))
+    running = loop(world, DaemonSets())
+    running.run()
+    for pod in world.list(Pod):
+        world.change(Pod, Key("default", pod.metadata.name), {"status": READY})
+    running.run()
+    world.put(daemon_set("b", updateStrategy=update))
+    doubled = []
+    for _ in range(30):
+        running.run()
+        live = [pod for pod in world.list(Pod) if not pod.metadata.deletionTimestamp]
+        assert {pod.spec.nodeName for pod in live if pod.status.phase == "Running"} == set(names)
+        doubled.append(len(live) - len(names))
+        going = [pod for pod in world.list(Pod) if pod.metadata.deletionTimestamp]
+        waiting = [pod for pod in live if pod.status.phase != "Running"]
+        for pod in going:
+            world.remove(Pod, Key("default", pod.metadata.name))
+        for pod in waiting:
+            world.change(Pod, Key("default", pod.metadata.name), {"status": READY})
+        if not going and not waiting:
+            break
+    assert {pod.spec.containers[0].image for pod in world.list(Pod)} == {"b"} and len(world.list(Pod)) == 4
+    assert max(doubled) == most and running.writes_wanted([KEY]) == []
+
+
+def test_templates_are_kept_for_a_rollback_and_forgotten_beyond_the_limit(world, played):
+    world.put(node("n1"))
+    for image in ("a", "b", "c", "d"):
+        world.put(daemon_set(image, revisionHistoryLimit=2))
+        played()
+    kept = sorted(world.list(ControllerRevision), key=lambda one: one.revision)
+    images = [one.data["spec"]["template"]["spec"]["containers"][0]["image"] for one in kept]
+    assert images == ["b", "c", "d"] and [one.revision for one in kept] == [2, 3, 4]
+    assert all(one.data["spec"]["template"]["$patch"] == "replace" for one in kept)
+    world.put(daemon_set("b", revisionHistoryLimit=2))
+    assert {pod.spec.containers[0].image for pod in played().values()} == {"b"}
+    assert max(world.list(ControllerRevision), key=lambda one: one.revision).metadata.name == kept[0].metadata.name, "what is taken back is the newest again"
+
+
+def test_a_pod_of_nobody_is_adopted_and_one_that_is_no_longer_selected_is_let_go(world, played):
+    world.put(node("n1"))
+    orphan = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "o", "namespace": "default", "labels": {"app": "agent"}}, "spec": {"nodeName": "n1"}}
+    world.put(orphan)
+    world.put(daemon_set(updateStrategy={"type": "OnDelete"}))
+    assert played()["n1"].metadata.name == "o" and played()["n1"].metadata.controller.name == "agent"
+    world.change(Pod, Key("default", "o"), {"metadata": {"labels": {"app": "other"}}})
+    played()
+    assert world.get(Pod, Key("default", "o")).metadata.controller is None and len(world.list(Pod)) == 2

@@ -49,6 +49,7 @@ APP = {"app": "web"}
 RANGE = {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "more"}, "spec": {"cidrs": ["10.9.0.0/16", "fd00:9::/112"]}}
 ENDED = {"status": {"conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-02T03:04:05Z"}]}}
 BATCH = {"api_version": "batch/v1"}
+SURGE = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
 LONELY = {"type": "InternalIP", "address": "fd00::1"}
 PORT = {"name": "http", "port": 8080, "protocol": "TCP"}
 # Of a play, what may differ: who was made when, and what counts writes.
@@ -227,6 +228,11 @@ SCENES = {
             lambda: [DaemonSets()],
             lambda world, make: [many(world, make.node, "node"), world.put(workload("DaemonSet"))],
             put(workload("DaemonSet", image="two")),
+        ),
+        Scene(
+            lambda: [DaemonSets()],
+            lambda world, make: [many(world, make.node, "node"), world.put(workload("DaemonSet", updateStrategy=SURGE))],
+            put(workload("DaemonSet", image="two", updateStrategy=SURGE)),
         ),
     ],
     "statefulset-controller": [

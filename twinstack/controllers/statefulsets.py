@@ -23,10 +23,10 @@ from twinstack.api.resources import resource_of
 from twinstack.api.selectors import Selector
 from twinstack.api.workloads import PodTemplate
 from twinstack.api.world import Action, After, Create, Delete, Patch, Tell, Watch, World, controller_key, own_key
+from twinstack.rules.revisions import REVISION, forgotten, newest_kept, revisions_of
 from twinstack.rules.workloads import (
     active,
     claims,
-    controlled_by,
     exact_labels,
     finished,
     owner_reference,
@@ -39,10 +39,9 @@ from twinstack.rules.workloads import (
     template_metadata,
 )
 
-REVISION = "controller-revision-hash"
 POD_NAME = "statefulset.kubernetes.io/pod-name"
 POD_INDEX = "apps.kubernetes.io/pod-index"
-_RESOURCE, _PODS, _REVISIONS = resource_of(StatefulSet), resource_of(Pod), resource_of(ControllerRevision)
+_RESOURCE, _PODS = resource_of(StatefulSet), resource_of(Pod)
 
 
 class _Templates(NamedTuple):
@@ -72,13 +71,13 @@ class StatefulSets:
         selector = selector_of(one.spec.selector)
         if selector is None:
             return []
-        kept = [each for each in world.owned(ControllerRevision, one.metadata.uid) if controlled_by(each, one.metadata.uid)]
+        kept = revisions_of(one, world)
         templates = _templates(one, kept)
-        actions: list[Action] = list(_newest_kept(one, templates, kept))
+        actions: list[Action] = list(newest_kept(one, templates.update, templates.update, kept))
         pods = _pods_of(one, selector, world, actions)
         actions.extend(_to_shape(one, templates, pods, world))
         actions.extend(_status(one, templates, list(pods.values()), world))
-        actions.extend(_forgotten(one, templates, kept, pods.values()))
+        actions.extend(forgotten(one, kept, {templates.current, templates.update, *(pod.labels.get(REVISION, "") for pod in pods.values())}))
         return actions
 
 
@@ -91,33 +90,6 @@ def _templates(one: StatefulSet, kept: Sequence[ControllerRevision]) -> _Templat
     documents[update] = one.spec.template
     current = one.status.currentRevision if one.status.currentRevision in documents else update
     return _Templates(current, update, documents)
-
-
-def _newest_kept(one: StatefulSet, templates: _Templates, kept: Sequence[ControllerRevision]) -> Iterator[Action]:
-    """The newest template is kept, under the highest number: also when it was there before."""
-    highest = max((each.revision for each in kept), default=0)
-    present = next((each for each in kept if each.metadata.name == templates.update), None)
-    if present is None:
-        metadata = {
-            "name": templates.update,
-            "namespace": one.metadata.namespace,
-            "labels": {**(one.spec.template.metadata.labels or {}), REVISION: templates.update},
-            "ownerReferences": references([owner_reference(one)]),
-        }
-        template = {"metadata": template_metadata(one.spec.template), "spec": one.spec.template.spec, "$patch": "replace"}
-        document: Document = {"metadata": metadata, "data": {"spec": {"template": template}}, "revision": highest + 1}
-        yield Create(_REVISIONS, {"apiVersion": _REVISIONS.api_version, "kind": _REVISIONS.kind, **document})
-    elif present.revision < highest:
-        yield Patch(_REVISIONS, Key(one.metadata.namespace, templates.update), {"revision": highest + 1}, uid=present.metadata.uid)
-
-
-def _forgotten(one: StatefulSet, templates: _Templates, kept: Sequence[ControllerRevision], pods: Iterable[Pod]) -> Iterator[Action]:
-    """Templates that nobody has any more, but for the latest few."""
-    alive = {templates.current, templates.update, *(pod.labels.get(REVISION, "") for pod in pods)}
-    idle = sorted((each for each in kept if each.metadata.name not in alive), key=lambda each: each.revision)
-    most = 10 if one.spec.revisionHistoryLimit is None else one.spec.revisionHistoryLimit
-    for each in idle[: max(0, len(idle) - most)]:
-        yield Delete(_REVISIONS, Key(each.metadata.namespace, each.metadata.name), uid=each.metadata.uid)
 
 
 # ---- Pods
