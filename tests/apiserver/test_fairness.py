@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,61 @@ async def test_a_body_that_does_not_come_in_time_is_504(serve: Any) -> None:
     async with asyncio.timeout(10):
         assert (await reader.readline()).startswith(b"HTTP/1.1 504 ")
     writer.transport.abort()
+
+
+# Asks for the same list from 64 connections until it is told to stop, as the noisy user; prints how many answers there were, and what
+# half of them waited at most.
+FLOOD = """
+import asyncio, ssl, sys, time
+import aiohttp
+
+async def main():
+    url, over, took = sys.argv[1], asyncio.Event(), []
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls, limit=0), headers={"Authorization": "Bearer a-token-for-tests"}) as session:
+        async def ask():
+            while not over.is_set():
+                start = time.monotonic()
+                async with session.get(url) as got:
+                    await got.read()
+                    if got.status == 200:
+                        took.append(time.monotonic() - start)
+        tasks = [asyncio.ensure_future(ask()) for _ in range(64)]
+        while len(took) < 64:
+            await asyncio.sleep(0.01)
+        print("up", flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+        over.set()
+        await asyncio.gather(*tasks)
+    print(len(took), sorted(took)[len(took) // 2])
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+async def test_who_asks_little_waits_a_fraction_of_what_the_noisy_one_waits(serve: Any, tmp_path: Path) -> None:
+    tokens = tmp_path / "two.csv"
+    tokens.write_text('a-token-for-tests,noisy,1\nquiet-token,quiet,2\nmaster,admin,3,"system:masters"\n')
+    api = await serve(token_auth_file=str(tokens))
+    path = "/api/v1/namespaces/default/configmaps"
+    for number in range(100):
+        got = await api.ask("POST", path, {"metadata": {"name": f"c{number}"}, "data": {"k": "v" * 100}}, headers={"Authorization": "Bearer master"})
+        assert got.code == 201
+    flood = await asyncio.create_subprocess_exec(sys.executable, "-c", FLOOD, api.url + path, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
+    quiet, loop, waits = {"Authorization": "Bearer quiet-token"}, asyncio.get_running_loop(), []
+    async with asyncio.timeout(60):
+        assert flood.stdin is not None and flood.stdout is not None
+        await flood.stdout.readline()  # it has been answered once
+        for number in range(60):
+            start = loop.time()
+            got = await api.ask("GET", f"{path}/c{number}", headers=quiet)
+            assert got.code == 200, "it is never refused"
+            waits.append(loop.time() - start)
+        flood.stdin.write(b"\n")
+        count, half = (await flood.stdout.read()).split()
+        await flood.wait()
+    mine, theirs = sorted(waits)[30], float(half)
+    print(f"noisy: {int(count)} lists, p50 {theirs * 1e3:.1f} ms; quiet: p50 {mine * 1e3:.1f} ms, p90 {sorted(waits)[54] * 1e3:.1f} ms")
+    assert int(count) >= 128 and mine < theirs / 2
