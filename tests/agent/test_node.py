@@ -230,7 +230,7 @@ def test_init_containers_restarts_and_refusals(world):
         missing = await w.until_pod("missing", waits("CrashLoopBackOff"))
         assert missing["status"]["containerStatuses"][0]["lastState"]["terminated"]["reason"] == "StartError"
         image = await w.until_pod("image", waits("ErrImageNeverPull"))
-        assert "only twinstack.dev/host is" in image["status"]["containerStatuses"][0]["state"]["waiting"]["message"]
+        assert "its pull policy is Never" in image["status"]["containerStatuses"][0]["state"]["waiting"]["message"]
         await w.until_pod("hostport", lambda status: status.get("phase") == "Running")
         await w.until(lambda: _has(w, "crash", "BackOff"))
         await w.until(lambda: _has(w, "image", "Failed"))

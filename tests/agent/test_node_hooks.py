@@ -51,6 +51,52 @@ def test_a_container_starts_with_its_first_hook_and_ends_with_its_last(world):
     world(story)
 
 
+def test_a_container_that_is_being_ended_says_when_it_serves_no_more(world):
+    async def story(w) -> None:
+        await w.give_pod_cidrs()
+        script = "touch /tmp/serving; trap 'rm /tmp/serving; sleep 30 & wait' TERM; while :; do sleep 0.05; done"
+        probe = {"exec": {"command": ["test", "-e", "/tmp/serving"]}, "periodSeconds": 1, "failureThreshold": 1}
+        # a liveness probe that fails meanwhile ends nothing sooner
+        await w.create("draining", init="", container={"command": ["sh", "-c", script], "readinessProbe": probe, "livenessProbe": probe})
+
+        def ready(value: str):
+            return lambda status: any(one["type"] == "Ready" and one["status"] == value for one in status.get("conditions", ()))
+
+        await w.until_pod("draining", ready("True"))
+        await w.delete("draining", grace_period_seconds=8)
+        pod = await w.until_pod("draining", ready("False"))
+        assert pod["status"]["containerStatuses"][0]["state"].keys() == {"running"}
+        await w.delete("draining", grace_period_seconds=1)
+        await w.until_gone("draining")
+        await w.nothing_is_left()
+
+    world(story)
+
+
+def test_logs_are_followed_over_their_files(world):
+    async def story(w) -> None:
+        await w.stop_agent()
+        await w.start_agent(log_size=20_000, log_files=3)
+        await w.give_pod_cidrs()
+        script = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); [ $((i % 100)) -ne 0 ] || sleep 0.02; done"
+        await w.create("talks", restartPolicy="Never", container={"command": ["sh", "-c", script]})
+        pod = await w.until_pod("talks", lambda status: status.get("phase") in ("Running", "Succeeded"))
+        status, text = await w.logs("talks", "?follow=true&tailLines=1")
+        numbers = [int(line.split()[1]) for line in text.splitlines()]
+        assert status == 200 and numbers[-1] == 2999 and numbers == list(range(numbers[0], 3000))
+        await w.until_pod("talks", lambda status: status.get("phase") == "Succeeded")
+        files = sorted(path.name for path in (w.root / "pods" / pod["metadata"]["uid"] / "logs" / "c").iterdir())
+        assert files == ["0.log", "0.log.1", "0.log.2"]
+        kept = (await w.logs("talks"))[1].splitlines()
+        assert kept[-1] == "line 2999" and len(kept) < 2000
+        assert (await w.logs("talks", "?tailLines=2"))[1] == "line 2998\nline 2999\n"
+        assert (await w.logs("talks", "?tailLines=2&limitBytes=7"))[1] == "line 29"
+        assert (await w.logs("talks", "?tailLines=1&timestamps=true"))[1].endswith("Z line 2999\n")
+        assert (await w.logs("talks", "?sinceTime=2999-01-01T00:00:00Z"))[1] == ""
+
+    world(story)
+
+
 @pytest.mark.parametrize(
     ("hook", "message"), [({"exec": {"command": ["sh", "-c", "echo broken; exit 3"]}}, "broken"), ({"tcpSocket": {"port": 80}}, "not tcpSocket")]
 )

@@ -73,6 +73,30 @@ async def test_http_and_tcp_are_asked_at_the_pods_address(address):
         assert not (await ask({"httpGet": {"port": 1}})).ok
 
 
+@pytest.mark.parametrize(
+    ("location", "ok", "message"),
+    [
+        pytest.param("/fine", True, "HTTP probe failed with statuscode: 200", id="a redirect on the same host is followed"),
+        pytest.param("/broken", False, "HTTP probe failed with statuscode: 500", id="and what is there decides"),
+        pytest.param("/moved", False, "stopped after 10 redirects", id="but not for ever"),
+        pytest.param("http://elsewhere.example/", True, "HTTP probe failed with statuscode: 302", id="another host is not asked"),
+    ],
+)
+async def test_redirects(location, ok, message):
+    async def answer(reader, writer):
+        path = (await reader.readline()).split()[1]
+        status = {b"/fine": b"200 OK", b"/broken": b"500 No"}.get(path, b"302 Moved\r\nLocation: " + location.encode())
+        writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, Prober(Commands(None)) as prober:
+        probe = view_of(Probe, {"httpGet": {"path": "/moved", "port": server.sockets[0].getsockname()[1]}})
+        assert await prober.ask(probe, CONTAINER, identifier="i", address="127.0.0.1") == Result(ok, message)
+
+
 def test_a_port_may_be_named():
     assert [port_of(named, CONTAINER) for named in (80, "81", "web", "none")] == [80, 81, 8080, 0]
 

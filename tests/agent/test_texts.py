@@ -180,6 +180,21 @@ def test_a_node_finds_its_addresses(asked, found):
     assert list(map(str, node_addresses(parse_node_ips(asked)[0], "node1", PRESENT, ROUTES))) == found
 
 
+@pytest.mark.parametrize(
+    ("asked", "named", "found"),
+    [
+        pytest.param("", ["2001:db8::1"], "2001:db8::1", id="what the node's name stands for comes before the default route"),
+        pytest.param("", ["2001:db8::1", "192.0.2.1"], "192.0.2.1", id="the preferred family first"),
+        pytest.param("::", ["192.0.2.1", "2001:db8::1"], "2001:db8::1", id="which --node-ip may say"),
+        pytest.param("", ["127.0.1.1", "198.51.100.7"], "192.0.2.1", id="but no loopback, and nothing that is another host's"),
+        pytest.param("2001:db8::1", ["192.0.2.1"], "2001:db8::1", id="an explicit address wins"),
+    ],
+)
+def test_a_node_whose_name_is_known_finds_its_address_by_it(asked, named, found):
+    addresses = node_addresses(parse_node_ips(asked)[0], "node1", PRESENT, ROUTES, named=[parse_address(one) for one in named])
+    assert list(map(str, addresses)) == [found]
+
+
 @pytest.mark.parametrize("asked", ["127.0.0.1", "fe80::2", "192.0.2.77", "ff02::1"])
 def test_an_address_that_no_node_can_have_is_refused(asked):
     with pytest.raises(NodeAddressError, match="failed to validate nodeIP"):

@@ -113,6 +113,11 @@ class Agent:
         self._running = Gauge("kubelet_running_pods", "Pods that this node keeps.", registry=registry)
         self._ends = Counter("kubelet_container_exits_total", "Containers that have ended.", registry=registry)
         self._evictions = Counter("kubelet_evictions_total", "Pods that were evicted, by what the node was short of.", ["eviction_signal"], registry=registry)
+        name_metric = Gauge("kubelet_node_name", "The node's name, as a label.", ["node"], registry=registry)
+        name_metric.labels(name).set(1)
+        containers = Gauge("kubelet_running_containers", "Containers that are kept, by what they do.", ["container_state"], registry=registry)
+        for state, runs in (("running", True), ("exited", False)):
+            containers.labels(state).set_function(lambda runs=runs: sum(record.running is runs for record in self.runtime.records()))  # type: ignore[misc]
         self._start_seconds = Histogram("kubelet_pod_start_duration_seconds", "From first sight of a pod until it runs.", registry=registry)
         runtime.on_exit = self._container_ended
 
@@ -365,7 +370,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
             routes = await undo.enter_async_context(Client(kubeconfig.load(settings.routes_kubeconfig), user_agent="node-router/twinstack"))
         agent = Agent(settings, name, client, runtime, prober, registry, routes)
         try:
-            agent.registration.find_addresses()
+            await agent.registration.find_addresses()
         except NodeAddressError as error:  # as upstream has it: an address may come; until then the status is not written
             log.error("The node has no usable address yet", extra={"node": name, "error": str(error)})
         checks = {"ping": lambda: None, "syncloop": lambda: None, "node": agent.registration.health}

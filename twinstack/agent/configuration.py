@@ -118,6 +118,7 @@ OBEYED: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "containerLogMaxSize": ("log_size", parse_size),
     "containerLogMaxFiles": ("log_files", parse_files),
     "registerWithTaints": ("taints", _taints),
+    "allowedUnsafeSysctls": ("unsafe_sysctls", lambda value: tuple(map(str, value))),
     "authentication.x509.clientCAFile": ("client_ca_file", _path),
     "authentication.webhook.cacheTTL": ("token_seconds", _seconds),
     "authorization.webhook.cacheAuthorizedTTL": ("allowed_seconds", _seconds),
@@ -203,13 +204,12 @@ LEFT_OUT: Mapping[str, tuple[Any, str]] = {
     "containerLogMonitorInterval": ("10s", "a log is rotated as it is written"),
     "configMapAndSecretChangeDetectionStrategy": ("Watch", "volumes are read again with each syncFrequency"),
     "showHiddenMetricsForVersion": ("", "there are no hidden metrics"),
-    "allowedUnsafeSysctls": (None, "no sysctls of pods are set"),
     "volumePluginDir": ("/usr/libexec/kubernetes/kubelet-plugins/volume/exec/", "there are no volume plugins"),
     "logging": (None, "-v and --logging-format say how much is logged, and how"),
     "localStorageCapacityIsolation": (True, "it is always on"),
     "failCgroupV1": (True, "both versions of control groups do"),
     "reservedMemory": (None, "memory is not pinned"),
-    "seccompDefault": (False, "there is no seccomp filter"),
+    "seccompDefault": (False, "a pod names its profile itself (seccompProfile)"),
 }
 # field → the value that is as good as none, and why any other stops the kubelet
 REFUSED: Mapping[str, tuple[Any, str]] = {

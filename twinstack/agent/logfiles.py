@@ -150,23 +150,31 @@ async def read(path: Path, options: Options, *, is_over: Callable[[], bool]) -> 
 
 
 def _more(path: Path, inode: int, offset: int) -> tuple[list[bytes], int, int]:
-    """Whole entries after *offset*; when the file was rotated away, first what is left of it, then the new one from its start."""
+    """Whole entries after *offset* of the file that has this inode, or of the next newer one when it has no more; and where we are then.
+
+    When the file is gone, as more was written than is kept, the oldest that is there is begun.
+    """
     try:
-        current = os.stat(path).st_ino
-    except FileNotFoundError:
+        files = [(file, os.stat(file).st_ino) for file in files_of(path)]
+        known = [number for _, number in files]
+        at = known.index(inode) if inode in known else -1
+        lines: list[bytes] = []
+        if at >= 0:
+            lines, offset = _tail(*files[at], offset)
+        while not lines and at + 1 < len(files):
+            at += 1
+            lines, after = _tail(*files[at], 0)
+            inode, offset = files[at][1], after
+    except FileNotFoundError:  # they are being rotated: the next look finds them
         return [], inode, offset
-    if current != inode and inode:
-        rotated = path.with_name(path.name + ".1")
-        if rotated.exists() and os.stat(rotated).st_ino == inode:
-            lines, _ = _tail(rotated, offset)
-            return lines, current, 0
-        return [], current, 0
-    lines, offset = _tail(path, offset)
-    return lines, current, offset
+    return lines, inode, offset
 
 
-def _tail(path: Path, offset: int) -> tuple[list[bytes], int]:
+def _tail(path: Path, inode: int, offset: int) -> tuple[list[bytes], int]:
+    """Whole entries after *offset*, and the offset after them; FileNotFoundError when another file has this name meanwhile."""
     with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_ino != inode:
+            raise FileNotFoundError(path)
         file.seek(offset)
         data = file.read(CHUNK * 16)
     whole = data[: data.rfind(b"\n") + 1]

@@ -93,19 +93,19 @@ def _read(path: str | Path) -> str:
         return ""
 
 
-def node_addresses(node_ips: Sequence[Address], name: str, present: Iterable[host.Address], routes: Iterable[host.Route]) -> tuple[Address, ...]:
+def node_addresses(
+    node_ips: Sequence[Address], name: str, present: Iterable[host.Address], routes: Iterable[host.Route], *, named: Sequence[Address] = ()
+) -> tuple[Address, ...]:
     """The node's own addresses, the primary one first; NodeAddressError when an explicit one is unusable, or none is found.
 
-    *present* are the addresses of the host's links, *routes* those that a default route is looked for in.
+    *present* are the addresses of the host's links, *routes* those that a default route is looked for in, *named* those that the node's
+    name stands for.
     """
     explicit = [address for address in node_ips if not address.is_unspecified]
     here = list(present)
     for address in explicit:
-        for wrong, word in ((address.is_loopback, "a loopback"), (address.is_multicast, "a multicast"), (address.is_link_local, "a link-local")):
-            if wrong:
-                raise NodeAddressError(f"failed to validate nodeIP: {address} is {word} address")
-        if all(one.address != address for one in here):
-            raise NodeAddressError(f"failed to validate nodeIP: {address} is on no interface of this host")
+        if problem := _problem_with(address, here):
+            raise NodeAddressError(f"failed to validate nodeIP: {problem}")
     if explicit:
         return tuple(explicit)
     try:
@@ -113,6 +113,9 @@ def node_addresses(node_ips: Sequence[Address], name: str, present: Iterable[hos
     except AddressError:
         pass
     first = preferred_family(node_ips)
+    usable = [address for address in named if _problem_with(address, here) is None]
+    if usable:
+        return (min(usable, key=lambda address: Family.of(address) is not first),)
     defaults = [route for route in routes if route.destination.prefixlen == 0]
     for family in (first, first.other):
         for route in sorted(defaults, key=lambda one: one.metric):
@@ -122,6 +125,14 @@ def node_addresses(node_ips: Sequence[Address], name: str, present: Iterable[hos
                     if one.link == link and Family.of(one.address) is family and one.scope == "global" and not one.address.is_loopback:
                         return (one.address,)
     raise NodeAddressError("no address for this node: there is no default route in either family; give --node-ip")
+
+
+def _problem_with(address: Address, here: Iterable[host.Address]) -> str | None:
+    """Why no node can have this address."""
+    for wrong, word in ((address.is_loopback, "a loopback"), (address.is_multicast, "a multicast"), (address.is_link_local, "a link-local")):
+        if wrong:
+            return f"{address} is {word} address"
+    return None if any(one.address == address for one in here) else f"{address} is on no interface of this host"
 
 
 def node_document(settings: Settings, name: str, host_machine: Machine) -> Document:

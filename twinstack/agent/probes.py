@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import aiohttp
+from yarl import URL
 
 from twinstack.agent import grpc
 from twinstack.agent.containers.base import ContainerError, Runtime
@@ -24,6 +25,7 @@ from twinstack.client.tls import client_context
 from twinstack.net.cidr import host_port
 
 EAGER_SECONDS = 0.025
+MOST_REDIRECTS = 10
 _LONGEST_MESSAGE = 256
 
 
@@ -109,8 +111,14 @@ class Prober:
         path = action.path if action.path.startswith("/") else f"/{action.path}"
         url = f"{scheme}://{host_port(action.host or address, port_of(action.port, container))}{path}"
         headers = {header.name: header.value for header in action.httpHeaders or ()}
-        async with self._session.get(url, headers=headers, allow_redirects=False) as response:
-            return Result(200 <= response.status < 400, f"HTTP probe failed with statuscode: {response.status}")
+        target = first = URL(url)
+        for _ in range(MOST_REDIRECTS):
+            async with self._session.get(target, headers=headers, allow_redirects=False) as response:
+                where = response.headers.get("Location", "") if 300 <= response.status < 400 else ""
+                if not where or target.join(URL(where)).host != first.host:  # another host's answer says nothing of this container
+                    return Result(200 <= response.status < 400, f"HTTP probe failed with statuscode: {response.status}")
+                target = target.join(URL(where))
+        return Result(False, f"stopped after {MOST_REDIRECTS} redirects")
 
     async def _ask_health(self, action: Mapping[str, Any], address: str) -> Result:
         status = await grpc.check(address, int(action.get("port") or 0), str(action.get("service") or ""))

@@ -79,11 +79,13 @@ class Probing:
         spec = self._whose.pod.spec
         for container, init in (*((one, True) for one in spec.initContainers or ()), *((one, False) for one in spec.containers)):
             one = self._whose.seen.get(container.name, NOTHING)
-            if not one.running or one.record is None or one.ending is not None or not probed(container, init=init):
+            if not one.running or one.record is None or not probed(container, init=init):
                 continue
-            kinds: Sequence[tuple[str, Probe | None]] = (
-                [("startup", container.startupProbe)] if not one.started else [("liveness", container.livenessProbe), ("readiness", container.readinessProbe)]
-            )
+            kinds: Sequence[tuple[str, Probe | None]] = [("liveness", container.livenessProbe), ("readiness", container.readinessProbe)]
+            if one.ending is not None:  # it may serve until its end, and says so
+                kinds = [("readiness", container.readinessProbe)] if one.started else []
+            elif not one.started:
+                kinds = [("startup", container.startupProbe)]
             for kind, probe in kinds:
                 if probe is not None:
                     for family, address in self._asked_at(kind, probe).items():
@@ -117,9 +119,9 @@ class Probing:
         return lambda: tasks.create_task(probes.watch(probe, ask, tell, initially=initially, eager=kind != "liveness", until=until))
 
     def _current(self, container: Container, record: Record) -> Seen | None:
-        """What stands of the container, if it is the probed one still and is not being ended."""
+        """What stands of the container, if it is the probed one still."""
         one = self._whose.seen[container.name]
-        return one if one.record is not None and one.record.id == record.id and one.running and one.ending is None else None
+        return one if one.record is not None and one.record.id == record.id and one.running else None
 
     def _found_in_family(self, container: Container, record: Record, family: Family, count: probes.Count, result: probes.Result) -> None:
         if (one := self._current(container, record)) is None:
@@ -142,7 +144,7 @@ class Probing:
             self._whose.seen[container.name] = msgspec.structs.replace(one, ready=count.value)
         elif kind == "startup" and result.ok and count.value:
             self._whose.seen[container.name] = msgspec.structs.replace(one, started=True)
-        elif not result.ok and count.run >= max(1, probe.failureThreshold):
+        elif not result.ok and one.ending is None and count.run >= max(1, probe.failureThreshold):
             grace = grace_of(pod) if probe.terminationGracePeriodSeconds is None else float(probe.terminationGracePeriodSeconds)
             self._whose.kill(container, grace, f"it failed its {kind} probe, and is restarted if its policy says so")
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -39,10 +40,12 @@ from twinstack.client.informer import Informer
 from twinstack.kernel.errors import KernelError
 from twinstack.kernel.netlink import Netlink
 from twinstack.loops.events import Recorder
+from twinstack.net.cidr import parse_address
 from twinstack.net.family import Address
 
 log = logging.getLogger(__name__)
 NODES, LEASES = resource_of(Node), resource_of(Lease)
+LOOKUP_SECONDS = 2.0
 LEASE_NAMESPACE = "kube-node-lease"
 RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.05, 5.0
 
@@ -82,12 +85,22 @@ class Registration:
         """Why the node is not kept, for /healthz."""
         return self._problem or None
 
-    def find_addresses(self) -> None:
+    async def find_addresses(self) -> None:
         """Find the node's addresses; NodeAddressError when --node-ip names one that is not here."""
         if self._settings.cloud_provider == EXTERNAL and not self._settings.node_ips:
             return  # the cloud controller manager will tell them
+        named = () if any(not address.is_unspecified for address in self._settings.node_ips) else await self._named()
         with Netlink() as kernel:
-            self.addresses = node_addresses(self._settings.node_ips, self._name, kernel.addresses(), kernel.routes(protocol=None))
+            self.addresses = node_addresses(self._settings.node_ips, self._name, kernel.addresses(), kernel.routes(protocol=None), named=named)
+
+    async def _named(self) -> tuple[Address, ...]:
+        """What the node's name stands for; nothing where nobody says so in time."""
+        try:
+            async with asyncio.timeout(LOOKUP_SECONDS):
+                found = await asyncio.get_running_loop().getaddrinfo(self._name, None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError, TimeoutError):
+            return ()
+        return tuple(parse_address(str(one[4][0]).partition("%")[0]) for one in found)
 
     # ---- object and status
 
@@ -111,7 +124,7 @@ class Registration:
                     await self._changed.wait()
 
     async def _once(self) -> None:
-        self.find_addresses()
+        await self.find_addresses()
         known = self._nodes.get(self._key)
         if known is None:
             if not self._nodes.is_synced or self._settings.register_node:

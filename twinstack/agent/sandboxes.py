@@ -30,6 +30,7 @@ from twinstack.agent.network import Attachment, Network, parse_configuration
 from twinstack.agent.pods import everything
 from twinstack.agent.settings import Settings, preferred_family
 from twinstack.agent.status import sorted_addresses
+from twinstack.agent.sysctls import sysctls_of
 from twinstack.api import cni
 from twinstack.api.kinds import Container, Pod
 from twinstack.kernel import namespaces
@@ -106,8 +107,8 @@ class Sandboxes:
         temporary.replace(path)
 
     async def make(self, pod: Pod, *, host_name: str, host_ips: tuple[Address, ...]) -> Sandbox:
-        """Make a pod's sandbox; CNIError or KernelError when it cannot be, and then nothing but the note stays."""
-        uid = pod.metadata.uid
+        """Make a pod's sandbox; SysctlForbidden, CNIError or KernelError when it cannot be, and then nothing but the note stays."""
+        uid, sysctls = pod.metadata.uid, sysctls_of(pod, self._settings.unsafe_sysctls)
         before = self.load(uid)
         if before is not None and before.netns:
             await self._detach(before)
@@ -125,7 +126,7 @@ class Sandboxes:
                 bandwidth=bandwidth_of(pod),
             )
             self._save(wanted)
-            namespaces.create(wanted.netns, _POD_SYSCTLS)
+            namespaces.create(wanted.netns, (*_POD_SYSCTLS, *sysctls))
             try:
                 result = await self._network.add(wanted.attachment, configuration)
                 found = sorted_addresses(network.addresses_of(result), preferred_family(self._settings.node_ips))

@@ -82,6 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cgroup_root: str = ""  # the name of the control group that pods' groups are made in; empty: one by the root directory
     log_size: int = 10 << 20  # bytes of a container's log file before the next is begun
     log_files: int = 5  # how many of them are kept
+    unsafe_sysctls: tuple[str, ...] = ()  # kernel parameters that pods may set besides the safe ones; net.x.* means all below
     pod_pids: int | None = None  # how many processes a pod may have
     eviction_hard: tuple[tuple[str, str], ...] = pressure.DEFAULTS  # what must be left of memory, disk and process numbers
     eviction_look_seconds: float = 10.0  # how often what is left is looked at

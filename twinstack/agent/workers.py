@@ -42,6 +42,7 @@ from twinstack.agent.probing import Probing
 from twinstack.agent.pulls import ALSO_TOLD, ImageRefused
 from twinstack.agent.sandboxes import Sandbox, Sandboxes
 from twinstack.agent.status import EVICTED, SCHEME, newly_backing_off, status_of, told_before
+from twinstack.agent.sysctls import SysctlForbidden
 from twinstack.api import cni, errors
 from twinstack.api.kinds import Container, Pod, condition_of
 from twinstack.api.objects import Document, Key
@@ -275,6 +276,9 @@ class Worker:
             self.sandbox = await node.sandboxes.make(pod, host_name=node.node_name, host_ips=host_ips)
             for reason, message in node.sandboxes.dns_problems(pod, host_ips):
                 node.event(pod, "Warning", reason, message)
+        except SysctlForbidden as error:
+            node.event(pod, "Warning", "SysctlForbidden", str(error))
+            self._failure = Failure("SysctlForbidden", str(error))
         except (cni.CNIError, HostnameError, KernelError, OSError) as error:
             node.event(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
             await self._pause(RETRY_SECONDS)

@@ -81,6 +81,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.option("--tls-min-version", default=None, help="The oldest TLS to speak: VersionTLS12 or VersionTLS13.  [default: VersionTLS12]")
 @click.option("--container-log-max-size", "log_size", default=None, help="How large a container's log file grows.  [default: 10Mi]")
 @click.option("--container-log-max-files", "log_files", type=int, default=None, help="How many files of a container's log are kept.  [default: 5]")
+@click.option("--allowed-unsafe-sysctls", "unsafe_sysctls", default=None, help="Kernel parameters that pods may set besides the safe ones: net.…,net.….*")
 @click.option("--eviction-soft", default=None, help="What ought to be left: signal<amount,…")
 @click.option("--eviction-soft-grace-period", "eviction_soft_graces", default=None, help="How long it may not be: signal=duration,…")
 @click.option("--eviction-max-pod-grace-period", "eviction_grace_seconds", type=int, default=None, help="How long a pod may take to end then.  [default: 0]")
@@ -163,6 +164,8 @@ def _from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
                 values[name] = configuration.parse_size(value)
             case "eviction_soft_graces":
                 values[name] = tuple((signal, parse_duration(text)) for signal, _, text in (part.partition("=") for part in value.split(",") if part))
+            case "unsafe_sysctls":
+                values[name] = tuple(part.strip() for part in value.split(",") if part.strip())
             case "eviction_soft":
                 values[name] = parse_eviction(value)
             case "pod_manifest_path":
