@@ -45,9 +45,9 @@ def command(name: str, go_fd: int, report_fd: int, listen_fd: int) -> None:
     reports.write(json.dumps({"event": "begun", "components": components}) + "\n")
     reports.flush()
 
-    def make(joined: str) -> supervisor.Process | None:
+    def make(joined: str) -> list[supervisor.Process]:
         now = read_record(places)
         made = programs.processes(now.topology, places, None) if now is not None else []
-        return next((process for process in made if process.name == joined), None)
+        return [process for process in made if process.belongs_to(joined)]
 
     supervisor.Supervisor(places, processes, reports, verbosity=record.verbosity, make=make).run()

@@ -1,10 +1,10 @@
 """A cluster's DNS: where it answers, the Service in front of it, and what the servers are told.
 
-Theory. One server runs beside the control plane, in a process of its own, so that names are found while the API server is away; others
-on the first nodes, so that names are found while any one machine is. Pods know them by the well-known address of each Service range, its tenth,
-as clusters everywhere have it. The Service has no selector, and its slices, one of each family, are ours: every half second each
-server is asked by each family, and who is silent three times in a row is ready in that family no more. Whoever is left stays,
-since to be sent to somebody who is thought dead is better than to nobody.
+Theory. One server runs beside the control plane, so that names are found while the API server is away; others on the first nodes, so
+that names are found while any one machine is; each in a process of its own, so that nobody's work delays it. Pods know them by the
+well-known address of each Service range, its tenth, as clusters everywhere have it. The Service has no selector, and its slices, one
+of each family, are ours: every half second each server is asked by each family, and who is silent three times in a row is ready in
+that family no more. Whoever is left stays, since to be sent to somebody who is thought dead is better than to nobody.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from twinstack.api import errors
 from twinstack.api.kinds import EndpointSlice, Service
 from twinstack.api.objects import Document, key_of
 from twinstack.api.resources import Resource, resource_of
-from twinstack.lab.hosting import Program
+from twinstack.lab.hosting import Program, Report
 from twinstack.lab.places import Places
+from twinstack.lab.supervisor import Process
 from twinstack.lab.topology import Node, Topology
 from twinstack.net.cidr import nth
 from twinstack.net.family import Address, Family, Network
@@ -122,12 +123,23 @@ class Watchman:
             self._silences[address] = 0 if did else self._silences[address] + 1
 
 
-def programs(topology: Topology, places: Places) -> dict[str, Program]:
-    """What runs in the process of its own: the watch, and the control plane's server once the Service is there."""
-    return {
+def processes(topology: Topology, places: Places, *, after: str) -> list[Process]:
+    """A process for each server; in the control plane's is the watch, too, and the server once the Service is there."""
+    control_plane, *nodes = instances(topology)
+    first = {
         _WATCH: Program(lambda ready: keep(topology, places, ready)),
-        COMPONENT: Program(lambda ready: serve(topology, places, topology.control_plane, ready), after=_WATCH),
+        COMPONENT: Program(lambda ready: serve(topology, places, control_plane, ready), after=_WATCH),
     }
+    found = [Process(COMPONENT, places.netns(control_plane.name), lambda report: first, (COMPONENT,), after=after)]
+    for node in nodes:
+        component = f"{node.name}/{COMPONENT}"
+        program = Program(lambda ready, node=node: serve(topology, places, node, ready))  # type: ignore[misc]
+        found.append(Process(f"{COMPONENT}-{node.name}", places.netns(node.name), _only(component, program), (component,), after=after))
+    return found
+
+
+def _only(component: str, program: Program) -> Callable[[Callable[[Report], None]], Mapping[str, Program]]:
+    return lambda report: {component: program}
 
 
 async def keep(topology: Topology, places: Places, ready: Callable[[], None]) -> None:
@@ -200,8 +212,7 @@ async def serve(topology: Topology, places: Places, machine: Node, ready: Callab
     )
 
     def begun() -> None:
-        if alone:
-            leave_memory_alone()
+        leave_memory_alone()
         ready()
 
     await run(settings, ready=begun)

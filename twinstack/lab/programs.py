@@ -69,13 +69,7 @@ def processes(topology: Topology, places: Places, listener: socket.socket | None
             lambda report: _control_plane(topology, places, listener, report),
             (APISERVER, CONTROLLERS, SCHEDULER),
         ),
-        Process(
-            clusterdns.COMPONENT,
-            places.netns(control_plane),
-            lambda report: clusterdns.programs(topology, places),
-            (clusterdns.COMPONENT,),
-            after=APISERVER,
-        ),
+        *clusterdns.processes(topology, places, after=APISERVER),
         *fabric.processes(topology, places),
         *(
             Process(
@@ -238,8 +232,6 @@ def _node(topology: Topology, places: Places, node: Node) -> Mapping[str, Progra
         "load-balancer": lambda ready: _balancer(places, node, ready),
         "kubelet": lambda ready: _kubelet(topology, places, node, ready),
     }
-    if node in clusterdns.instances(topology):
-        programs[clusterdns.COMPONENT] = lambda ready: clusterdns.serve(topology, places, node, ready)
     return {f"{node.name}/{name}": Program(run) for name, run in programs.items()}
 
 

@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 import msgspec
@@ -46,6 +46,10 @@ class Process(NamedTuple):
     components: tuple[str, ...]
     after: str = ""  # the component that serves before this process is begun for the first time
 
+    def belongs_to(self, name: str) -> bool:
+        """Whether this is the process of that name, or one of a machine of that name."""
+        return self.name == name or any(component.startswith(f"{name}/") for component in self.components)
+
 
 class _Child:
     def __init__(self, process: Process) -> None:
@@ -70,9 +74,9 @@ class Supervisor:
         reports: IO[str] | None,
         *,
         verbosity: int = 0,
-        make: Callable[[str], Process | None] = lambda name: None,
+        make: Callable[[str], Sequence[Process]] = lambda name: (),
     ) -> None:
-        """*make*: the process of a node that joins later."""
+        """*make*: the processes of a node that joins later."""
         self._make = make
         self._places, self._reports, self._verbosity = places, reports, verbosity
         self._children = {process.name: _Child(process) for process in processes}
@@ -272,26 +276,29 @@ class Supervisor:
 
     def _add(self, name: str) -> str:
         """Begin a node that has joined."""
-        process = self._make(name)
-        if process is None or name in self._children:
-            return f"there is no place for {name}" if process is None else f"{name} is there already"
-        self._children[name] = _Child(process)
-        for component in process.components:
-            self._components[component] = Component(name=component, pid=0, state="waiting", since=time.time())
-        self._begin(self._children[name])
+        made = self._make(name)
+        if not made or self._of(name):
+            return f"{name} is there already" if made else f"there is no place for {name}"
+        for process in made:
+            child = self._children[process.name] = _Child(process)
+            for component in process.components:
+                self._components[component] = Component(name=component, pid=0, state="waiting", since=time.time())
+            self._begin(child)
         return ""
+
+    def _of(self, name: str) -> list[_Child]:
+        """The processes of a machine, or the one of this name."""
+        return [child for child in self._children.values() if child.process.belongs_to(name)]
 
     def _remove(self, name: str) -> str:
         """End a node for good; one that is not there is a success."""
-        child = self._children.get(name)
-        if child is None:
-            return ""
-        child.leaving, child.begin_at = True, None
-        if child.pid:
-            self._signal(child, signal.SIGTERM)
-            child.kill_at = time.monotonic() + _GRACE_SECONDS
-        else:
-            self._forget(child)
+        for child in self._of(name):
+            child.leaving, child.begin_at = True, None
+            if child.pid:
+                self._signal(child, signal.SIGTERM)
+                child.kill_at = time.monotonic() + _GRACE_SECONDS
+            else:
+                self._forget(child)
         return ""
 
     def _forget(self, child: _Child) -> None:
@@ -305,14 +312,15 @@ class Supervisor:
 
     def _restart(self, name: str) -> str:
         """Begin a process or one of its components anew; what is wrong with that, or nothing."""
-        child = self._children.get(name)
-        if child is not None:
+        whole = self._of(name)
+        for child in whole:
             child.ordered = True
             if child.pid:
                 self._signal(child, signal.SIGTERM)
                 child.kill_at = time.monotonic() + _GRACE_SECONDS
             else:
                 child.begin_at = time.monotonic()
+        if whole:
             return ""
         owner = next((child for child in self._children.values() if name in child.process.components), None)
         if owner is None:
