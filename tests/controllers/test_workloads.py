@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from twinstack.api.errors import Forbidden
 from twinstack.api.kinds import Deployment, Pod, ReplicaSet, ReplicationController, condition_of
 from twinstack.api.objects import Key
 from twinstack.api.times import text_of_time
-from twinstack.api.world import Create, Delete, Patch
+from twinstack.api.world import Create, Delete, Patch, Tell
 from twinstack.controllers.deployments import HASH, REVISION, Deployments
 from twinstack.controllers.replicasets import ReplicaSets, ReplicationControllers
 from twinstack.rules.workloads import active, ready
@@ -332,3 +333,22 @@ def test_a_replication_controller_keeps_adopts_and_releases_pods(world, loop, po
     world.change(ReplicationController, key, {"spec": {"replicas": 0}})
     running.run()
     assert [one.metadata.name for one in world.list(Pod)] == ["stray"] and running.writes_wanted([key]) == []
+
+
+def test_what_the_server_refuses_is_told_and_forgotten_once_it_does_not(cluster, world):
+    world.put(deployment(2))
+    cluster.loop.run()
+    sets = cluster.controllers[1]
+    for one in world.list(Pod):
+        world.remove(Pod, Key("default", one.metadata.name))
+    (owned,) = world.list(ReplicaSet)
+    key = Key("default", owned.metadata.name)
+    error = Forbidden('pods "x" is forbidden: no more')
+    for action in sets.refused(key, error, world):
+        world.perform(action)
+    assert [type(action) for action in sets.refused(key, error, world)] == [Tell], "the condition is written once"
+    cluster.loop.decide(cluster.controllers[0], WEB)
+    found = condition_of(cluster.deployment.status.conditions, "ReplicaFailure")
+    assert (found.status, found.reason) == ("True", "FailedCreate") and "no more" in found.message
+    cluster.settle()
+    assert condition_of(cluster.deployment.status.conditions, "ReplicaFailure") is None

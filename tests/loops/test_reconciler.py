@@ -13,7 +13,7 @@ import pytest
 from twinstack.api import errors, kinds
 from twinstack.api.objects import Key
 from twinstack.api.resources import resource_of
-from twinstack.api.world import Action, After, Create, Delete, Tell, Watch, World, own_key
+from twinstack.api.world import Action, After, Create, Delete, Patch, Tell, Watch, World, own_key
 from twinstack.loops.clock import SteppingClock
 from twinstack.loops.events import Recorder
 from twinstack.loops.reconciler import Reconciler, batches
@@ -186,3 +186,31 @@ def test_creations_of_one_kind_that_follow_each_other_are_performed_together() -
     actions = [Create(CONFIGMAPS, document()), *made, Delete(SECRETS, ONE), made[0], After(1)]
     assert [len(batch) for batch in batches(actions)] == [1, 16, 2, 1, 1, 1]
     assert [action for batch in batches(actions) for action in batch] == actions
+
+
+class Stubborn(Mirror):
+    """Says what it was refused, and would have it done together."""
+
+    independent = True
+
+    def refused(self, key: Key, error: Exception, world: World) -> list[Action]:
+        return [Tell(world.get(kinds.ConfigMap, key) or kinds.Object(), "Warning", "Refused", str(error))]
+
+
+async def test_a_controller_that_has_something_to_say_to_a_refusal_says_it(world: Any, clock: SteppingClock) -> None:
+    world.put(CONFIGMAPS, document())
+    recorder = Recorder(world.perform, component="test", clock=clock)
+
+    async def perform(action: Action) -> Any:
+        raise errors.Forbidden("never")
+
+    reconciler = Reconciler(Stubborn(), world, perform, clock=clock, recorder=recorder)
+    async with running(reconciler.run(), recorder.run()):
+        await clock.step(0)
+        assert {(one.reason, one.message) for one in world.list(kinds.Event)} == {("Refused", "never")}
+
+
+def test_patches_are_performed_together_only_where_the_controller_says_so() -> None:
+    patches: list[Action] = [Patch(SECRETS, Key("demo", str(number)), {}) for number in range(3)]
+    assert [len(batch) for batch in batches(patches)] == [1, 1, 1]
+    assert [len(batch) for batch in batches([*patches, Patch(CONFIGMAPS, ONE, {})], (Create, Patch))] == [3, 1]

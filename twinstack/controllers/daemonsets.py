@@ -87,6 +87,11 @@ class DaemonSets:
         actions += _status(one, template, wanted, at, world)
         return actions
 
+    def refused(self, key: Key, error: Exception, world: World) -> list[Action]:
+        """The server makes no pods of this template."""
+        one = world.get(DaemonSet, key)
+        return [] if one is None else [Tell(one, "Warning", "FailedCreate", f"The server refuses: {error}")]
+
 
 def _candidates(one: DaemonSet, world: World) -> Sequence[Pod]:
     namespace, exact = one.metadata.namespace, exact_labels(one.spec.selector)

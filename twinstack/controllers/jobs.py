@@ -71,6 +71,11 @@ class Jobs:
         actions.extend(_counted_let_go(one, pods))
         return actions
 
+    def refused(self, key: Key, error: Exception, world: World) -> list[Action]:
+        """The server makes no pods of this template."""
+        one = world.get(Job, key)
+        return [] if one is None else [Tell(one, "Warning", "FailedCreate", f"The server refuses: {error}")]
+
 
 class FinishedJobs:
     """Deletes Jobs so long after they have finished as they say themselves."""

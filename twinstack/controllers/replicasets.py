@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from twinstack.api.kinds import LabelSelector, Pod, ReplicaSet, ReplicationController
-from twinstack.api.objects import Document, Key
+from twinstack.api.kinds import LabelSelector, Pod, ReplicaSet, ReplicationController, condition_of
+from twinstack.api.objects import Document, Key, document_of
 from twinstack.api.resources import resource_of
 from twinstack.api.times import parse_time
 from twinstack.api.world import Action, After, Create, Delete, Patch, Tell, Watch, World, controller_key, own_key
@@ -33,8 +33,10 @@ from twinstack.rules.workloads import (
     seconds_until_available,
     selector_of,
     template_metadata,
+    with_condition,
 )
 
+FAILURE = "ReplicaFailure"
 COST = "controller.kubernetes.io/pod-deletion-cost"
 _BURST = 500  # creations or deletions in one decision
 _PODS = resource_of(Pod)
@@ -65,6 +67,17 @@ class ReplicaSets:
         if one.metadata.deletionTimestamp is None:
             actions.extend(_to_size(one, pods, world))
         actions.extend(_status(one, pods, world.now))
+        return actions
+
+    def refused(self, key: Key, error: Exception, world: World) -> list[Action]:
+        """The server makes no pods of this template: an event, and a condition until it does."""
+        one: Replicated | None = world.get(self.view, key)
+        if one is None:
+            return []
+        actions: list[Action] = [Tell(one, "Warning", "FailedCreate", f"The server refuses: {error}")]
+        if condition_of(one.status.conditions, FAILURE) is None:
+            conditions = with_condition(one.status.conditions, FAILURE, "True", "FailedCreate", str(error), world.now)
+            actions.append(_status_patch(one, {"conditions": [document_of(each) for each in conditions]}))
         return actions
 
 
@@ -192,12 +205,19 @@ def _status(one: Replicated, pods: list[Pod], now: datetime) -> Iterable[Action]
         "availableReplicas": sum(1 for wait in waits if wait == 0),
         "observedGeneration": one.metadata.generation,
     }
-    if counts != {name: getattr(before, name) for name in counts}:
-        metadata = one.metadata
-        yield Patch(resource_of(type(one)), Key(metadata.namespace, metadata.name), {"status": counts}, subresource="status", uid=metadata.uid)
+    status: Document = dict(counts) if counts != {name: getattr(before, name) for name in counts} else {}
+    if len(pods) >= _replicas(one) and condition_of(before.conditions, FAILURE) is not None:
+        status["conditions"] = [document_of(each) for each in before.conditions or () if each.type != FAILURE] or None
+    if status:
+        yield _status_patch(one, status)
     soonest = min((wait for wait in waits if wait), default=None)
     if soonest is not None:
         yield After(soonest)
+
+
+def _status_patch(one: Replicated, status: Document) -> Patch:
+    metadata = one.metadata
+    return Patch(resource_of(type(one)), Key(metadata.namespace, metadata.name), {"status": status}, subresource="status", uid=metadata.uid)
 
 
 # ---- What wakes us

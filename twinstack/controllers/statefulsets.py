@@ -80,6 +80,11 @@ class StatefulSets:
         actions.extend(forgotten(one, kept, {templates.current, templates.update, *(pod.labels.get(REVISION, "") for pod in pods.values())}))
         return actions
 
+    def refused(self, key: Key, error: Exception, world: World) -> list[Action]:
+        """The server makes no pods of this template."""
+        one = world.get(StatefulSet, key)
+        return [] if one is None else [Tell(one, "Warning", "FailedCreate", f"The server refuses: {error}")]
+
 
 # ---- Templates
 

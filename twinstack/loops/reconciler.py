@@ -17,7 +17,8 @@ Hence nothing that goes wrong needs handling of its own, except looking again:
 | TooManyRequests, ServiceUnavailable          | the server asks for patience                   | decide anew, not before asked |
 | any other failure, or a bug in the decision  | somebody must look: it is logged               | decide anew, later and later  |
 
-Actions are performed in order, and those after a failure are left out: they were decided for a world that has not come about.
+A controller may have a method ``refused(key, error, world) -> list[Action]``: what to do when the server refuses what was decided, such as to
+say so in a status. Actions are performed in order, and those after a failure are left out: they were decided for a world that has not come about.
 Creations of one kind that follow each other do not depend on each other, and are performed together; so are patches of one
 kind by a controller that says so (``independent = True``).
 
@@ -110,11 +111,11 @@ class Reconciler:
             self._again(key, error, logging.DEBUG)
         except (errors.TooManyRequests, errors.ServiceUnavailable, errors.Timeout) as error:
             self._again(key, error, logging.INFO, at_least_seconds=float(error.retry_after_seconds or 0))
-        except errors.Forbidden as error:
-            going = any(cause.get("reason") == "NamespaceTerminating" for cause in error.causes)
-            self._again(key, error, logging.DEBUG if going else logging.ERROR)
         except errors.APIError as error:
-            self._again(key, error, logging.ERROR)
+            going = any(cause.get("reason") == "NamespaceTerminating" for cause in error.causes)
+            if not going:
+                await self._tell_refusal(key, error)
+            self._again(key, error, logging.DEBUG if going else logging.ERROR)
         except Exception as error:
             log.exception("A decision failed", extra={"controller": self.controller.name, "key": key})
             self._again(key, error, logging.DEBUG)
@@ -122,6 +123,16 @@ class Reconciler:
             self.queue.forget(key)
             if later is not None:
                 self.queue.add_after(key, later)
+
+    async def _tell_refusal(self, key: Key, error: errors.APIError) -> None:
+        """Where the controller has something to say to what the server refuses, do that."""
+        refused = getattr(self.controller, "refused", None)
+        if refused is None:
+            return
+        try:
+            await self._perform_all(refused(key, error, self.source))
+        except errors.APIError as other:
+            log.debug("A refusal could not be told", extra={"controller": self.controller.name, "key": key, "because": str(other)})
 
     async def _perform_all(self, actions: Sequence[Action]) -> float | None:
         """Perform in order; in how many seconds to look again, where that is asked for."""

@@ -18,7 +18,7 @@ from twinstack.api.objects import Document, document_of
 from twinstack.api.times import parse_time
 from twinstack.rules.workloads import with_condition
 
-AVAILABLE, PROGRESSING = "Available", "Progressing"
+AVAILABLE, PROGRESSING, FAILURE = "Available", "Progressing", "ReplicaFailure"
 _NEW_AVAILABLE, _UPDATED, _EXCEEDED = "NewReplicaSetAvailable", "ReplicaSetUpdated", "ProgressDeadlineExceeded"
 _NO_DEADLINE = 2**31 - 1
 _COUNTS = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas")
@@ -69,6 +69,7 @@ def status_of(
         conditions = _with(conditions, AVAILABLE, "True", "MinimumReplicasAvailable", "Enough pods are available.", now)
     else:
         conditions = _with(conditions, AVAILABLE, "False", "MinimumReplicasUnavailable", f"Fewer than {wanted} pods are available.", now)
+    conditions = _failing(conditions, [new, *(status for status, _ in parts)], now)
     conditions, left = _progress(one, conditions, counts, replicas, f'ReplicaSet "{new_name}"' if new_name else "The new ReplicaSet", now)
     status = DeploymentStatus(
         observedGeneration=counts.observedGeneration,
@@ -89,6 +90,14 @@ def document_of_status(status: DeploymentStatus) -> Document:
     for name in _COUNTS:
         document.setdefault(name, 0)
     return document
+
+
+def _failing(conditions: list[Condition], parts: Sequence[ReplicaSetStatus | None], now: datetime) -> list[Condition]:
+    """The first failure that a ReplicaSet tells of, the new one's before others'; none when there is none."""
+    found = next((one for part in parts if part for one in part.conditions or () if one.type == FAILURE and one.status == "True"), None)
+    if found is None:
+        return [one for one in conditions if one.type != FAILURE]
+    return _with(conditions, FAILURE, "True", found.reason, found.message, now)
 
 
 def _with(conditions: list[Condition], type_: str, status: str, reason: str, message: str, now: datetime, *, touch: bool = False) -> list[Condition]:
