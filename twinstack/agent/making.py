@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from twinstack.agent import amounts, environment, volumes
-from twinstack.agent.containers import oci, shared
+from twinstack.agent.containers import oci, seccomp, shared
 from twinstack.agent.containers.archives import ImageError
 from twinstack.agent.containers.base import Launch, Mount, Record
 from twinstack.agent.containers.images import Image, Images
@@ -35,6 +35,7 @@ from twinstack.api.objects import Key, view_of
 from twinstack.api.resources import resource_of
 from twinstack.client.client import Client
 from twinstack.client.informer import Informer
+from twinstack.kernel.seccomp import compiled
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +152,8 @@ class Maker:
             mounts.append(Mount(self._sandboxes.prepare_message(pod.metadata.uid, container.name, attempt), message))
         uid, gid, groups = identity_of(pod, container, image)
         identifier = secrets.token_hex(16)
+        security, own, profiles = pod.spec.securityContext or {}, container.securityContext or {}, self._sandboxes.directory.parent / "seccomp"
+        profile = seccomp.profile_of(security, own, oci.names_of(oci.bounding_set()), profiles) if image is None else None
         pids = pids_of(pod)
         if container.targetContainerName and not pids:
             if target is None or not target.running:
@@ -182,10 +185,13 @@ class Maker:
             pids=pids,
             beside=target.id if target is not None and pids == "container" else "",
             host_ipc=pod.spec.hostIPC,
+            no_new_privileges=own.get("allowPrivilegeEscalation") is False,
+            seccomp=compiled(profile) if profile is not None else b"",
         )
         if image is None:
             return launch
-        return oci.prepared(launch, image, container, self.images, self._sandboxes.path(pod.metadata.uid, oci.FOLDER, identifier), target=target)
+        place = self._sandboxes.path(pod.metadata.uid, oci.FOLDER, identifier)
+        return oci.prepared(launch, image, container, self.images, place, pod=security, profiles=profiles, target=target)
 
     async def refresh(self, pod: Pod, sandbox: Sandbox, host_ips: tuple[str, ...]) -> None:
         """Bring the volumes that the API fills up to date; what cannot be is logged, and keeps what it has."""

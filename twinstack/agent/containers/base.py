@@ -54,6 +54,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     rootfs: str = ""
     capabilities: Sequence[int] | None = None  # None: all that the node's agent has
     no_new_privileges: bool = False
+    seccomp: bytes = b""  # the program that its commands are held to (in a bundle crun has the profile)
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

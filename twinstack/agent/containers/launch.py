@@ -13,6 +13,7 @@ stood there bound back in; the root itself is shadowed by a new root (``pivot_ro
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import ctypes
 import errno
@@ -39,7 +40,14 @@ _AT_FDCWD, _AT_RECURSIVE, _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = -100, 0x8
 _TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441  # the same on every architecture that we run on
 _STAGE = "/tmp"
 
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, _INSTRUCTION = 22, 2, 8  # the last: bytes of a struct sock_filter
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Program(ctypes.Structure):
+    """struct sock_fprog: how many instructions, and where."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
 class Step(Exception):
@@ -265,6 +273,7 @@ def become_container(
             spec = _take_terminal(spec)
         _Mounts().arrange(spec.get("mounts") or ())
         argv = [spec["init"], "--", *spec["argv"]] if spec.get("init") else spec["argv"]
+        limit(spec)
         _execute(argv, spec, files_limit=files_limit)
     except BaseException as error:
         _tell(report, error)
@@ -314,7 +323,7 @@ def _hide_unified() -> None:
 
 
 def limit(spec: Mapping[str, Any]) -> None:
-    """Give up, for good, the capabilities that the container has not."""
+    """Give up, for good, the capabilities and system calls that the container has not."""
     if spec.get("capabilities") is not None:
         kept = set(spec["capabilities"])
         for number in range(64):
@@ -324,6 +333,10 @@ def limit(spec: Mapping[str, Any]) -> None:
                 raise Step("give up capabilities", ctypes.get_errno())
     if spec.get("no_new_privileges"):
         _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
+    if program := binascii.a2b_base64(spec.get("seccomp") or ""):
+        code = ctypes.create_string_buffer(program, len(program))
+        filters = _Program(len(program) // _INSTRUCTION, ctypes.cast(code, ctypes.c_void_p))
+        _checked(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(filters), 0, 0), "seccomp")
 
 
 def adopt_orphans() -> None:

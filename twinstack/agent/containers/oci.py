@@ -24,14 +24,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from twinstack.agent.containers import seccomp
 from twinstack.agent.containers.base import Launch, Record
 from twinstack.agent.containers.images import Image, Images
 from twinstack.agent.containers.layers import read_inside
 from twinstack.agent.environment import DEFAULT_PATH, ConfigError, expand
 from twinstack.api.kinds import Container
+from twinstack.kernel.seccomp import compiled
 
 CRUN, TINI, TINI_INSIDE = "crun", "/usr/bin/tini-static", "/dev/init"
 FOLDER = "oci"  # below a pod's directory
+PID_NAMESPACE = "pidns"  # in a bundle: a link to the pod's PID namespace, which the spawner makes
 BUNDLE = "bundle"  # the label that tells a container's
 _CAPABILITIES = (
     "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "NET_RAW", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
@@ -130,6 +133,11 @@ def bounding_set() -> int:
     return 0
 
 
+def names_of(mask: int) -> list[str]:
+    """The capabilities of a mask."""
+    return [name for name, number in CAPABILITY_NUMBERS.items() if mask >> number & 1]
+
+
 def runtime_problem() -> str | None:
     """Why no image can be run on this machine."""
     return None if shutil.which(CRUN) else f"{CRUN} is not installed: apt-get install {CRUN}"
@@ -180,13 +188,14 @@ def config_of(launch: Launch, user: User, security: Mapping[str, Any], capabilit
     }
 
 
-def prepared(launch: Launch, image: Image, container: Container, images: Images, place: Path, *, target: Record | None = None) -> Launch:
+def prepared(
+    launch: Launch, image: Image, container: Container, images: Images, place: Path, *, pod: Mapping[str, Any], profiles: Path, target: Record | None = None
+) -> Launch:
     """What a container of an image is launched with; its bundle is written at *place*. ConfigError when it cannot be.
 
-    *target*: the container in whose PID namespace it runs, where ``launch.beside`` names one.
+    *pod* is the ``securityContext`` of all, *profiles* the directory of seccomp profiles, *target* the container in whose PID namespace it
+    runs, where ``launch.beside`` names one.
     """
-    if launch.pids == "pod":
-        raise ConfigError("shareProcessNamespace is not supported for containers from images: each has a PID namespace of its own")
     security: Mapping[str, Any] = container.securityContext or {}
     user = user_of(image, launch.uid, launch.gid, launch.groups)
     named = [variable.name for variable in container.env or ()]
@@ -194,6 +203,7 @@ def prepared(launch: Launch, image: Image, container: Container, images: Images,
     if launch.tty:
         variables = {"TERM": "xterm", **variables}
     given = capabilities_of(security, bounding_set())
+    profile = seccomp.profile_of(pod, security, given, profiles)
     launch = msgspec.structs.replace(
         launch,
         argv=command_of(image, container.command, container.args, variables),
@@ -206,9 +216,13 @@ def prepared(launch: Launch, image: Image, container: Container, images: Images,
         rootfs=image.rootfs,
         labels={**launch.labels, BUNDLE: str(place), "image": image.id},
         capabilities=[CAPABILITY_NUMBERS[name] for name in given],
-        no_new_privileges=security.get("allowPrivilegeEscalation") is False,
+        seccomp=compiled(profile) if profile is not None else b"",
     )
     config = config_of(launch, user, security, given, shared=("pid",) if launch.pids else ())
+    if launch.pids == "pod":
+        config["linux"]["namespaces"].append({"type": "pid", "path": str(place / PID_NAMESPACE)})
+    if profile is not None:
+        config["linux"]["seccomp"] = profile
     if launch.beside and target is not None:
         config["linux"]["namespaces"].append({"type": "pid", "path": f"/proc/{target.pid}/ns/pid"})
     write_bundle(place, config)

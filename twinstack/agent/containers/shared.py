@@ -71,6 +71,11 @@ class Shared:
         with self.children_in(self._pause(pod) if pids == "pod" else None):
             yield
 
+    def first_process(self, pod: str) -> int:
+        """Process 1 of the PID namespace that a pod's containers share, by its number in our own."""
+        self._pause(pod)
+        return self._pauses[pod][0]
+
     def _pause(self, pod: str) -> int:
         if pod in self._pauses and self._has_ended(pod):
             os.close(self._pauses.pop(pod)[1])

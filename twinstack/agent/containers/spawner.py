@@ -320,6 +320,8 @@ class Spawner:
         report, report_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             become = launch.become_image if spec.get("bundle") else launch.become_container
+            if spec.get("bundle") and spec.get("pids") == "pod":
+                os.symlink(f"/proc/{self._shared.first_process(spec['pod'])}/ns/pid", f"{spec['bundle']}/pidns")  # as oci.PID_NAMESPACE says
             with self._born_in(spec):
                 pid = os.fork()
                 if pid == 0:
