@@ -89,6 +89,28 @@ async def test_a_connection_holds_many_queries_however_they_are_cut(demo, servin
         writer.close()
 
 
+@pytest.mark.slow
+async def test_a_connection_on_which_nothing_whole_comes_is_ended_and_one_that_asks_is_not(demo):
+    metrics = Metrics(CollectorRegistry(), "")
+    async with asyncio.TaskGroup() as tasks:
+        server = Server(demo.responder, Forwarder(demo.responder, (), metrics), metrics, tasks, idle_seconds=0.3)
+        ((_, port),) = await server.start(["::1"], 0)
+        query = dns.message.make_query(f"db.demo.svc.{D}", "AAAA").to_wire()
+        asking, silent = await asyncio.open_connection("::1", port), await asyncio.open_connection("::1", port)
+        silent[1].write(b"\0\xff half a query")
+        ended = asyncio.create_task(silent[0].read())
+        async with asyncio.timeout(10):
+            while not ended.done():
+                asking[1].write(len(query).to_bytes(2, "big") + query)
+                size = int.from_bytes(await asking[0].readexactly(2), "big")
+                assert dns.message.from_wire(await asking[0].readexactly(size)).answer
+            assert ended.result() == b"" and not asking[0].at_eof()
+            assert await asking[0].read() == b"", "and then it, too, is ended"
+        for _, writer in (asking, silent):
+            writer.close()
+        server.close()
+
+
 async def test_an_address_that_is_taken_is_told_in_one_line(demo):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))

@@ -148,3 +148,36 @@ async def test_without_the_program_the_package_is_named(tmp_path: Path, monkeypa
 async def test_a_configuration_that_is_none_is_told_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(KernelError, match=r"bird.conf.*syntax error"):
         await Bird(str(tmp_path)).start("nonsense;")
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"multihop": True}, {"bfd": True}, {"multihop": True, "bfd": True}, {"port": 1179, "hold_seconds": 3}, {"own_asn": 64512}], ids=str
+)
+async def test_bird_takes_whatever_a_peer_may_be(tmp_path: Path, more: dict) -> None:
+    sessions = [Session(own(family, 11), 64513, own(family, 1), 64512)._replace(**more) for family in FAMILIES]
+    (tmp_path / "bird.conf").write_text(speaker("a", sessions, [network[7] for network in TOLD.values()]))
+    done = await processes.run([bird.find() or "bird", "-p", "-c", str(tmp_path / "bird.conf")])
+    assert done.returncode == 0, done.stderr
+
+
+async def test_a_router_that_is_farther_away_hears_a_node_over_several_hops(wires: dict[str, str], tmp_path: Path) -> None:
+    """The router stands on the second node, which is reached by way of the bridge's namespace alone."""
+    far = dict(zip(FAMILIES, map(parse_address, ("172.30.8.1", "fd00:8::1")), strict=True))
+    with Netlink(wires["b"]) as kernel:
+        for family, address in far.items():
+            kernel.add_address("lo", address, family.bits)
+        kernel.commit()
+    for family, address in far.items():
+        for name, gateway in (("router", own(family, 12)), ("a", own(family, 1))):
+            command = ["ip", f"-{family.facts.version}", "route", "add", str(address), "via", str(gateway)]
+            assert (await processes.run(command, netns=wires[name])).returncode == 0
+    routes = [TOLD[family][9] for family in FAMILIES]
+    ends = [Listening(far[family], 64512, UNDERLAY[family], 64513, TOLD[family]) for family in FAMILIES]
+    text = router("far", ends).replace("  passive yes;", "  multihop; passive yes;").replace("bfd yes;", "bfd no;")
+    sessions = [Session(own(family, 11), 64513, far[family], 64512, multihop=True) for family in FAMILIES]
+    async with running(tmp_path / "r", wires["b"], text), running(tmp_path / "a", wires["a"], speaker("a", sessions, routes)) as node:
+
+        async def heard() -> bool:
+            return [one.info for one in await node.protocols() if one.kind == "BGP"] == ["Established"] * 2
+
+        await until(heard, "both sessions")

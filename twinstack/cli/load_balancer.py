@@ -32,7 +32,7 @@ def _port(context: click.Context, parameter: click.Parameter, value: int) -> int
     "--run-dir",
     default="/run/twinstack-load-balancer",
     show_default=True,
-    help="Where our own BIRD has its configuration and control socket, while a pool is announced by BGP.",
+    help="Where our own BIRD has its configuration and control socket, while a pool is announced by BGP; for each instance another.",
 )
 @click.option("--bind-address", "health_address", default=FAMILIES[0].facts.loopback, show_default=True, help="Where health and metrics are served.")
 @click.option(

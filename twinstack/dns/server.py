@@ -44,7 +44,8 @@ class DNSError(Error):
 class Server:
     """Answers on some addresses, each by UDP and TCP, until closed."""
 
-    def __init__(self, responder: Responder, forwarder: Forwarder, metrics: Metrics, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, responder: Responder, forwarder: Forwarder, metrics: Metrics, tasks: asyncio.TaskGroup, *, idle_seconds: float = IDLE_SECONDS) -> None:
+        self.idle_seconds = idle_seconds
         self.responder, self.forwarder, self.metrics, self.tasks = responder, forwarder, metrics, tasks
         self._stack = contextlib.ExitStack()
         self._servers: list[asyncio.Server] = []
@@ -204,7 +205,7 @@ class _Connection(asyncio.Protocol):
     def _wait(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.end)
+        self._timer = asyncio.get_running_loop().call_later(self._server.idle_seconds, self.end)
 
     def data_received(self, data: bytes) -> None:
         rest = self._rest

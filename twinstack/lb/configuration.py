@@ -47,6 +47,7 @@ class InForce:
                 self._current, self.wrong = parse_configuration(text), ""
             except PoolsError as error:
                 self.wrong = f"ConfigMap {CONFIG} is refused: {error}"
+                log.error("The ConfigMap of pools is refused, and what was in force before holds", extra={"error": str(error)})
         self._read = config
         return self._current
 

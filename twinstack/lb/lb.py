@@ -26,8 +26,9 @@ from twinstack.lb.lean import SERVICE_NAME, lean_node, lean_service, lean_slice
 from twinstack.lb.settings import Settings, SettingsError, checked
 from twinstack.lb.speaker import Speaker
 from twinstack.loops import leader
+from twinstack.loops.checks import Check
 from twinstack.loops.events import Recorder
-from twinstack.loops.health import Check, HealthServer
+from twinstack.loops.health import HealthServer
 from twinstack.loops.metrics import LeaderMetrics, QueueMetrics, new_registry
 from twinstack.loops.reconciler import Reconciler
 from twinstack.loops.supervisor import GivenUp
