@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import socket
@@ -92,6 +93,7 @@ class Lab:
             for name, address in (("a", ends.a), ("b", ends.b), ("c", ends.c)):
                 self._listen(name, family, address, 8080, socket.SOCK_STREAM)
                 self._listen(name, family, address, 5353, socket.SOCK_DGRAM)
+            self._listen("c", family, ends.c, 8081, socket.SOCK_STREAM)
         self._selector.register(self._woken, selectors.EVENT_READ, "")
         self._thread.start()
 
@@ -131,7 +133,7 @@ class Lab:
                     continue
 
     def ask(self, where: str, protocol: str, address: str, port: int, *, source: str = "", timeout: float = 0.25) -> tuple[str, str]:
-        """Who answers and whom it saw; ('refused', '') or ('dropped', '') when nobody does."""
+        """Who answers and whom it saw; 'refused', 'dropped' or 'unreachable' when nobody does, and then ''."""
         family = Family.IPV6 if ":" in address else Family.IPV4
         kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
         with namespaces.socket_in(self.paths[where], family.facts.socket_family, kind) as one:
@@ -147,6 +149,10 @@ class Lab:
                 return "refused", ""
             except TimeoutError:
                 return "dropped", ""
+            except OSError as error:
+                if error.errno not in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+                    raise
+                return "unreachable", ""
             return name, seen
 
     def stray_reset_arrives(self, where: str, to: str, family: Family) -> bool:

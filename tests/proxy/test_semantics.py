@@ -182,6 +182,28 @@ def test_the_tracer_says_what_is_wanted_of_each_way(lab, family):
     assert wrong == []
 
 
+def test_sctp_goes_every_way_on_paper(lab, family):
+    """The kernel here has no SCTP sockets, so the tracer judges alone, and ``nft -c`` whether the kernel takes the table."""
+    ends = lab.ends[family]
+    ports = [
+        port._replace(protocol="sctp")
+        for number in range(len(SERVICES))
+        for port in service_ports(service(number), [endpoint_slice(number, family, ends)], family, Place("node1"))
+        if port.protocol == "tcp"
+    ]
+    table = Shape(family, Options(pods=("saddr", ends.pods))).table(ports, node_addresses=[ends.node])
+    local, names = frozenset((ends.node, ends.node_outside)), {ends.b: "b", ends.c: "c"}
+    verdicts = {"reject": "refused", "drop": "dropped"}
+    ways = [way for way in WAYS if way.protocol == "tcp"]
+    assert len(ways) == 144
+    for way in ways:
+        source, iif = getattr(ends, SOURCES[way.source]), {"pod": "va", "node": "", "stranger": "vo"}[way.source]
+        outcomes = trace([table], Packet(source, "sctp", way.address(family, ends.node), way.port, iif), local=local)
+        answers, masqueraded = wanted(way)
+        found = {(verdicts.get(one.verdict) or names.get(one.destination, one.destination), one.masqueraded) for one in outcomes}
+        assert found == {(name, masqueraded) for name in answers}, way
+
+
 @pytest.mark.slow
 def test_the_kernel_does_what_is_wanted_of_each_way_beside_others_tables(lab, family, beside_others):
     ends = lab.ends[family]
