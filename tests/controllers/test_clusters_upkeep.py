@@ -111,6 +111,7 @@ def status_of(world):
 @pytest.fixture
 def lifecycle(world, loop, node, pod):
     world.put(node("node1"))
+    world.put(node("node2"))  # which is never decided about, so that the zone is not all silent
     world.put(lease("node1", world.now))
     world.put(pod("a", node="node1", ips=["10.244.0.1", "fd00::1"], ready=True))
     controller = NodeLifecycle(grace_seconds=40, eviction_seconds=300)
@@ -240,7 +241,8 @@ def test_a_pod_without_a_node_that_is_being_deleted_goes(world, loop, pod):
     document["metadata"] |= {"deletionTimestamp": "2026-01-02T03:04:05Z", "finalizers": ["example.com/stay"]}
     world.put(document)
     actions = PodGarbage().decide(Key("default", "a"), world)
-    assert [(type(action), action.grace_period_seconds) for action in actions] == [(Delete, 0)]
+    said, removal = actions
+    assert said.patch["status"]["phase"] == "Failed" and isinstance(removal, Delete) and removal.grace_period_seconds == 0
 
 
 # ---- ServiceCIDRs
@@ -336,3 +338,67 @@ def test_a_windows_node_that_cannot_serve_its_families_says_so_until_it_can(worl
     assert (condition.status, condition.reason) == ("False", "Served")
     assert len(world.told) == 1
     assert WindowsNodes().decide(Key("", "w"), world) == []
+
+
+# ---- Zones in trouble
+
+
+@pytest.fixture
+def zones(world, node):
+    """Nodes of zones, of which some are silent; how long a silent one of a zone has to wait for its pods to be driven away."""
+
+    def made(**counts):
+        for zone, (ready_ones, silent_ones) in counts.items():
+            for number in range(ready_ones + silent_ones):
+                labels = {"topology.kubernetes.io/zone": zone}
+                world.put(node(f"{zone}{number}", ready="Unknown" if number < silent_ones else "True", labels=labels))
+
+    return made
+
+
+@pytest.mark.parametrize(
+    "counts, driven, waits",
+    [
+        pytest.param({"a": (3, 1)}, True, [], id="one node of four is silent"),
+        pytest.param({"a": (2, 3)}, False, [5.0], id="most of a small zone is: nobody is driven away, and it is looked at again"),
+        pytest.param({"a": (20, 35)}, True, [], id="most of a large zone is: slowly, but the first at once"),
+        pytest.param({"a": (0, 3), "b": (3, 0)}, True, [], id="all of a zone is, and another is well"),
+        pytest.param({"a": (0, 3), "b": (0, 3)}, False, [5.0], id="all are: it is we who are cut off"),
+    ],
+)
+def test_so_much_of_a_zone_may_be_given_up(world, zones, counts, driven, waits):
+    zones(**counts)
+    actions = NodeLifecycle(grace_seconds=40).decide(Key("", "a0"), world)
+    (patch,) = [action for action in actions if isinstance(action, Patch) and "spec" in action.patch]
+    assert ("NoExecute" in {taint["effect"] for taint in patch.patch["spec"]["taints"]}) is driven
+    assert [action.seconds for action in actions if isinstance(action, After) and action.seconds != 40] == waits
+
+
+def test_nodes_of_a_zone_are_given_up_one_after_another(world, zones):
+    zones(a=(5, 2), b=(5, 1))
+    controller = NodeLifecycle(grace_seconds=40)
+
+    def evicting(name):
+        actions = controller.decide(Key("", name), world)
+        for action in actions:
+            if isinstance(action, Patch):
+                world.perform(action)
+        taints = world.get(Node, Key("", name)).spec.taints or ()
+        return any(taint.effect == "NoExecute" for taint in taints), [action.seconds for action in actions if isinstance(action, After)]
+
+    assert evicting("a0") == (True, [40.0])
+    assert evicting("a1") == (False, [10.0, 40.0]), "a tenth of a node a second"
+    assert evicting("b0") == (True, [40.0]), "each zone has its own rate"
+    world.pass_seconds(10)
+    assert evicting("a1")[0] and evicting("a0")[0]
+    for name in ("a2", "a3", "a4", "a5", "a6", "b1", "b2", "b3", "b4", "b5"):
+        world.change(Node, Key("", name), {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
+    assert not evicting("a0")[0], "when all is silent, what was given up is taken back"
+
+
+def test_pods_that_have_ended_are_kept_up_to_a_number(world, loop, pod):
+    for number in range(5):
+        world.put(pod(f"p{number}") | {"status": {"phase": "Succeeded"}})
+    world.put(pod("running"))
+    loop(world, PodGarbage(most_ended=3)).run()
+    assert len(world.list(Pod)) == 4 and world.get(Pod, Key("default", "running"))

@@ -170,6 +170,8 @@ def full_namespace(world, make):
 
 def silent_node(world, make):
     world.put(make.node("node1"))
+    heard = [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-02T09:00:00Z"}]
+    world.put(make.node("node2") | {"status": {"conditions": heard}})
     for number in range(2):
         world.put(make.pod(f"p{number}", ips=["10.0.0.1"], ready=True, node="node1"))
 

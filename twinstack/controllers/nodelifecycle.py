@@ -8,6 +8,9 @@ The invariant:
 * pods of an unreachable node are not Ready, so that no Service sends anybody there;
 * a pod that does not tolerate a NoExecute taint is deleted, or when the time that it tolerates it is over.
 
+The NoExecute taints of nodes that are silent or not ready come at a rate, which is lower, or none, while much of a zone is in trouble
+(``rules.zones``).
+
 A heartbeat counts from when it was renewed, but never from before this controller began to look: after the whole control
 plane was away nobody could renew anything, and all nodes would seem dead at once.
 """
@@ -25,6 +28,7 @@ from twinstack.api.world import Action, After, Delete, Patch, Tell, Watch, World
 from twinstack.rules.endpoints import by_node
 from twinstack.rules.taints import NOT_READY, UNREACHABLE, UNSCHEDULABLE, covers
 from twinstack.rules.workloads import finished, ready
+from twinstack.rules.zones import Rates, rate_for, seconds_to_wait
 
 LEASES = "kube-node-lease"
 _NODES, _PODS = resource_of(Node), resource_of(Pod)
@@ -35,6 +39,7 @@ _PRESSURES = {
     "PIDPressure": "node.kubernetes.io/pid-pressure",
     "NetworkUnavailable": "node.kubernetes.io/network-unavailable",
 }
+_RATES = Rates()
 _OURS = {NOT_READY, UNREACHABLE, UNSCHEDULABLE, *_PRESSURES.values()}
 
 
@@ -43,8 +48,11 @@ class NodeLifecycle:
 
     name = "node-lifecycle-controller"
 
-    def __init__(self, *, grace_seconds: float = 40.0, eviction_seconds: float = 300.0) -> None:
-        self._grace, self._eviction = grace_seconds, eviction_seconds
+    def __init__(
+        self, *, grace_seconds: float = 40.0, startup_seconds: float = 60.0, period_seconds: float = 5.0, eviction_seconds: float = 300.0, rates: Rates = _RATES
+    ) -> None:
+        """*startup_seconds* is the grace of a node that has not said yet how it is; *period_seconds* how often is looked again at what waits."""
+        self._grace, self._startup, self._period, self._eviction, self._rates = grace_seconds, startup_seconds, period_seconds, eviction_seconds, rates
         self._since: datetime | None = None  # when we began to look: nothing in the world tells that
         self.watches: Sequence[Watch] = (Watch(Node, _keys_of_node), Watch(Lease, _keys_of_lease), Watch(Pod, _keys_of_pod))
 
@@ -57,11 +65,15 @@ class NodeLifecycle:
         current = condition_of(node.status.conditions, "Ready")
         status = current.status if current is not None else "Unknown"
         actions: list[Action] = []
-        left = (self._last_heard(node, world, self._since) + timedelta(seconds=self._grace) - world.now).total_seconds()
+        grace = self._grace if current is not None else self._startup
+        left = (self._last_heard(node, world, self._since) + timedelta(seconds=grace) - world.now).total_seconds()
         unknown = _unknown_conditions(node, world.now) if left <= 0 else None
         if unknown is not None:
             status = "Unknown"
-        taints = _taints(node, status, world.now)
+        wait = 0.0 if status == "True" else self._seconds_to_wait(node, world)
+        if wait:
+            actions.append(After(self._period if wait < 0 else wait))
+        taints = _taints(node, status, world.now, evicts=not wait, takes_back=wait < 0)
         if taints is not None:  # before the status, which would make this revision an old one
             patch: Document = {"spec": {"taints": [document_of(taint) for taint in taints] or None}}
             actions.append(Patch(_NODES, key, patch, uid=node.metadata.uid, resource_version=node.metadata.resourceVersion))
@@ -80,6 +92,17 @@ class NodeLifecycle:
                     if pod.metadata.deletionTimestamp is None:
                         actions.extend(self._eviction_of(pod, forbidding, world.now))
         return actions
+
+    def _seconds_to_wait(self, node: Node, world: World) -> float:
+        """How long the node's pods may stay yet; less than nothing when that is for as long as things are as they are."""
+        nodes = world.list(Node)
+        rate = rate_for(node, nodes, self._rates)
+        if rate is None:
+            return -1.0
+        if any(taint.effect == "NoExecute" and taint.key in (NOT_READY, UNREACHABLE) for taint in node.spec.taints or ()):
+            return 0.0  # it was given up already
+        wait = seconds_to_wait(node, nodes, rate, world.now)
+        return self._period if wait is None else wait
 
     def _last_heard(self, node: Node, world: World, since: datetime) -> datetime:
         lease = world.get(Lease, Key(LEASES, node.metadata.name))
@@ -137,12 +160,12 @@ def _unknown_conditions(node: Node, now: datetime) -> Patch | None:
     return Patch(_NODES, Key("", node.metadata.name), {"status": {"conditions": changed}}, subresource="status", strategic=True, uid=node.metadata.uid)
 
 
-def _taints(node: Node, status: str, now: datetime) -> list[Taint] | None:
-    """The taints that the node should have; None when it has them."""
+def _taints(node: Node, status: str, now: datetime, *, evicts: bool, takes_back: bool) -> list[Taint] | None:
+    """The taints that the node should have; None when it has them. Pods are driven away only where that is the node's turn (*evicts*)."""
     wanted: set[tuple[str, str]] = set()
     if status != "True" and condition_of(node.status.conditions, "Ready") is not None:
         key = UNREACHABLE if status == "Unknown" else NOT_READY
-        wanted |= {(key, "NoSchedule"), (key, "NoExecute")}
+        wanted |= {(key, "NoSchedule"), (key, "NoExecute")} if evicts and not takes_back else {(key, "NoSchedule")}
     elif status != "True":
         wanted.add((NOT_READY, "NoSchedule"))
     if node.spec.unschedulable:
