@@ -154,6 +154,15 @@ def test_a_service_says_in_which_families_its_names_are_answered(paper, text, hi
     assert len([one for one in found if one[1] == "PTR"]) == 2
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_family_is_answered_where_that_is_asked_for_and_a_service_may_say_otherwise(paper, family):
+    slices = [paper.slice("db", one, paper.endpoint(one, 1)) for one in FAMILIES]
+    for service in (paper.service("web", FAMILIES), paper.headless("db", FAMILIES)):
+        for text, shown in (("", [family]), ("nonsense", [family]), ("all", FAMILIES), (family.other.value, [family.other])):
+            found = rows(annotated(service, text), *slices, answered=(family,))
+            assert {type_ for _, type_, _ in found} & {"A", "AAAA"} == {one.facts.dns_type for one in shown}, text
+
+
 def test_a_headless_service_says_so_too_and_its_port_records_lead_only_there(paper):
     slices = [paper.slice("db", family, paper.endpoint(family, 1)) for family in FAMILIES]
     found = rows(annotated(paper.headless("db", FAMILIES), "IPv6"), *slices)

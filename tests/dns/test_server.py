@@ -243,6 +243,18 @@ async def test_a_resolver_that_sends_nonsense_or_answers_something_else_is_not_b
         loop.remove_reader(liar)
 
 
+async def test_where_one_family_is_answered_nobody_is_asked_for_the_other(world, asking, serving):
+    async with serving(world, ("::1",)) as (far, _, _):
+        upstreams = [(parse_address("::1"), far)]
+        async with serving(asking, ("::1",), upstreams=upstreams, answered=FAMILIES[:1]) as (port, metrics, _):
+            assert (await ask("::1", port, "www.cluster.local.", FAMILIES[0].facts.dns_type)).answer
+            asked = sum(metrics.forwarded.values())
+            for name, count in (("www.cluster.local.", 0), ("alias.other.test.", 1)):
+                message = await ask("::1", port, name, FAMILIES[1].facts.dns_type)
+                assert (message.rcode(), len(message.answer)) == (dns.rcode.NOERROR, count)
+            assert sum(metrics.forwarded.values()) == asked
+
+
 @pytest.mark.parametrize("code", [dns.rcode.REFUSED, dns.rcode.SERVFAIL, dns.rcode.NXDOMAIN])
 async def test_without_a_resolver_other_names_are_answered_at_once_as_told(demo, serving, code):
     async with serving(demo, ("::1",), without_upstream=int(code)) as (port, _, _):
@@ -287,6 +299,7 @@ async def test_queries_are_counted_under_corednss_names(demo, serving):
         ({"reverse_cidrs": "10.0.0.1/8"}, "--reverse-cidrs: '10.0.0.1/8' has bits set beyond its prefix"),
         ({"service": "dns"}, "--service 'dns' is not a namespace and a name"),
         ({"without_upstream": "drop"}, "--without-upstream 'drop' is none of"),
+        ({"answer_families": "IPv4,IPv5"}, "--answer-families 'IPv4,IPv5' is not one or both of IPv4, IPv6"),
     ],
     ids=str,
 )

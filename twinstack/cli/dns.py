@@ -43,6 +43,7 @@ def _port(context: click.Context, parameter: click.Parameter, value: int) -> int
 )
 @click.option("--reverse-cidrs", default="", help="The cluster's CIDRs: of an address in them that nobody has, we say so, instead of asking a resolver.")
 @click.option("--hide-dead-families", is_flag=True, help="Leave out a Service's address of a family in which nobody is ready while somebody is in the other.")
+@click.option("--answer-families", default="", help="IPv4 or IPv6: names, also those of others, have no addresses of the other family here.  [default: both]")
 @click.option("--udp-size", "udp_bytes", type=int, default=1232, show_default=True, help="The most bytes that are sent by UDP, whatever is offered.")
 @click.option("--service", default="kube-system/kube-dns", show_default=True, help="The Service that this server is behind: ns.dns in the zone.")
 @click.option("--health-port", type=int, default=8080, show_default=True, callback=_port, help="Serve /health here; -1 for nowhere.")

@@ -41,7 +41,12 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None, b
     """
     settings = checked(settings)
     connection = kubeconfig.load(settings.kubeconfig or None)
-    options = Options(domain=settings.cluster_domain.lower(), hide_dead_families=settings.hide_dead_families, own_service=settings.own_service)
+    options = Options(
+        domain=settings.cluster_domain.lower(),
+        hide_dead_families=settings.hide_dead_families,
+        answered=settings.answered,
+        own_service=settings.own_service,
+    )
     zone = Zone(
         options.domain, reverse_zones(settings.networks), ttl=settings.ttl_seconds, serial=int(time.time()) & 0xFFFFFFFF, guess_pods=settings.pods == "insecure"
     )
@@ -68,6 +73,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None, b
             seconds=settings.forward_seconds,
             keep_seconds=settings.cache_seconds,
             without_upstream=WITHOUT_UPSTREAM[settings.without_upstream],
+            answered=settings.answered,
         )
         async with asyncio.TaskGroup() as tasks:
             server = Server(responder, forwarder, metrics, tasks)

@@ -34,7 +34,7 @@ from twinstack.dns import wire
 from twinstack.dns.metrics import Metrics
 from twinstack.dns.responder import Abroad, Responder
 from twinstack.net.cidr import host_port
-from twinstack.net.family import Address
+from twinstack.net.family import FAMILIES, Address, Family
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +86,12 @@ class Forwarder:
         keep_seconds: int = 30,
         without_upstream: int = wire.REFUSED,
         circle_seconds: float = LOOP_FOUND_SECONDS,
+        answered: Sequence[Family] = FAMILIES,
     ) -> None:
         self._responder, self._upstreams, self._metrics = responder, list(upstreams), metrics
         self._seconds, self._keep, self._without = seconds, keep_seconds, without_upstream
         self._circle_seconds = circle_seconds
+        self._withheld = {wire.type_of(family.facts.dns_type) for family in FAMILIES if family not in answered}
         self._kept: OrderedDict[tuple[bytes, int, bool], _Reply] = OrderedDict()
         self._under_way = 0
         self._probes: dict[bytes, tuple[Address, int]] = {}  # names that only the resolver knows that we have just asked
@@ -125,6 +127,8 @@ class Forwarder:
         if query.type == _PROBE_TYPE and (circle := self._probes.get(abroad.target.lower())) is not None:
             self.circles.add(circle)
             return self._responder.reply(query, wire.Answer(wire.SERVFAIL), abroad.limit, authoritative=False)
+        if query.type in self._withheld:  # nobody is asked for what is not to be found
+            return self._responder.reply(query, wire.Answer(wire.NOERROR, abroad.answers), abroad.limit, authoritative=bool(abroad.answers))
         if not self._upstreams:
             code = wire.NOERROR if abroad.answers else self._without
             return self._responder.reply(query, wire.Answer(code, abroad.answers), abroad.limit, authoritative=bool(abroad.answers))

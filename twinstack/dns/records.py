@@ -46,6 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     domain: str = "cluster.local"
     hide_dead_families: bool = False
+    answered: tuple[Family, ...] = FAMILIES  # the families that names are answered in, unless a Service says otherwise
     own_service: tuple[str, str] = ("kube-system", "kube-dns")  # namespace and name of the Service that this server is behind
 
 
@@ -76,7 +77,7 @@ def each_service_record(service: kinds.Service, slices: Sequence[kinds.EndpointS
         yield from _external_name(base, spec.externalName)
         return
     if spec.clusterIP == "None":
-        yield from _headless(base, service, slices)
+        yield from _headless(base, service, slices, options)
         return
     addresses = [address for text in spec.clusterIPs or [spec.clusterIP] if (address := _address(text)) is not None]
     hidden = _hidden_families(addresses, service, slices, options)
@@ -145,21 +146,28 @@ def _external_name(base: str, target: str) -> Iterator[Record]:
         yield Record(base, "CNAME", f"{name}.")
 
 
-def answered_families(service: kinds.Service) -> frozenset[Family] | None:
-    """The families that a Service's author wants its names answered in; None when nothing, or nothing sensible, is said."""
+def answered_families(service: kinds.Service, options: Options) -> frozenset[Family]:
+    """The families that a Service's names are answered in: those that its author names, else those of the options."""
+    return _named_families(service) or frozenset(FAMILIES if _word(service) == ALL else options.answered)
+
+
+def _word(service: kinds.Service) -> str:
+    return service.annotations.get(FAMILIES_ANNOTATION, "").strip().lower()
+
+
+def _named_families(service: kinds.Service) -> frozenset[Family]:
+    """The families that an annotation lists; none when it lists none, or makes no sense."""
     known = {family.value.lower(): family for family in FAMILIES}
-    words = [word.strip().lower() for word in service.annotations.get(FAMILIES_ANNOTATION, "").split(",")]
-    return frozenset(known[word] for word in words) if all(word in known for word in words) else None
+    words = [word.strip() for word in _word(service).split(",")]
+    return frozenset(known[word] for word in words) if all(word in known for word in words) else frozenset()
 
 
 def _hidden_families(addresses: Sequence[Address], service: kinds.Service, slices: Sequence[kinds.EndpointSlice], options: Options) -> frozenset[Family]:
     """The families that are left out of the answers, although the Service has an address of them."""
-    word = service.annotations.get(FAMILIES_ANNOTATION, "").strip().lower()
-    answered = answered_families(service)
-    if answered is not None:
-        return frozenset(FAMILIES) - answered
-    dead = word == READY or (options.hide_dead_families and word != ALL)
-    return _dead_families(addresses, service, slices) if dead else _DEAD_BOTH
+    hidden = frozenset(FAMILIES) - answered_families(service, options)
+    if _word(service) == READY or (options.hide_dead_families and _word(service) != ALL and not _named_families(service)):
+        hidden |= _dead_families(addresses, service, slices)
+    return hidden
 
 
 def _dead_families(addresses: Sequence[Address], service: kinds.Service, slices: Sequence[kinds.EndpointSlice]) -> frozenset[Family]:
@@ -172,12 +180,12 @@ def _dead_families(addresses: Sequence[Address], service: kinds.Service, slices:
 # ---- a headless Service
 
 
-def _headless(base: str, service: kinds.Service, slices: Sequence[kinds.EndpointSlice]) -> Iterator[Record]:
-    asked, answered = service.spec.ipFamilies, answered_families(service)
+def _headless(base: str, service: kinds.Service, slices: Sequence[kinds.EndpointSlice], options: Options) -> Iterator[Record]:
+    asked, answered = service.spec.ipFamilies, answered_families(service, options)
     targets: dict[tuple[str, str | None, int], dict[str, None]] = {}  # a port's name, protocol and number → endpoints' names
     for address, endpoint, ports in _endpoints(service, slices):
         family = Family.of(address)
-        if (asked and family.value not in asked) or (answered is not None and family not in answered):
+        if (asked and family.value not in asked) or family not in answered:
             continue
         text, type_ = str(address), family.facts.dns_type
         hostname = (endpoint.hostname or "").lower()

@@ -13,7 +13,7 @@ import msgspec
 from twinstack.dns.records import reverse_zones
 from twinstack.net.cidr import host_port, parse_address, parse_cidrs
 from twinstack.net.errors import AddressError, Error
-from twinstack.net.family import FAMILIES, Address, Network
+from twinstack.net.family import FAMILIES, Address, Family, Network
 
 PORT, HEALTH_PORT, READY_PORT, METRICS_PORT = 53, 8080, 8181, 9153
 PODS = ("disabled", "insecure", "verified")
@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pods: str = "insecure"
     reverse_cidrs: str = ""
     hide_dead_families: bool = False
+    answer_families: str = ""  # one of Kubernetes' names of them, or both; empty: both
     udp_bytes: int = 1232  # the most that is sent by UDP, and what is offered
     service: str = "kube-system/kube-dns"
     health_port: int | None = HEALTH_PORT  # None: none
@@ -53,6 +54,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The namespace and name of the Service that the server is behind."""
         namespace, _, name = self.service.partition("/")
         return namespace, name
+
+    @property
+    def answered(self) -> tuple[Family, ...]:
+        """The families that names are answered in."""
+        words = {word.strip().lower() for word in self.answer_families.split(",") if word.strip()}
+        return tuple(family for family in FAMILIES if family.value.lower() in words) or FAMILIES
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -95,6 +102,9 @@ def problems_with(settings: Settings) -> Iterator[str]:
                 yield str(error)
     if settings.without_upstream not in WITHOUT_UPSTREAM:
         yield f"--without-upstream {settings.without_upstream!r} is none of {', '.join(WITHOUT_UPSTREAM)}"
+    known = [family.value.lower() for family in FAMILIES]
+    if settings.answer_families and any(word.strip().lower() not in known for word in settings.answer_families.split(",")):
+        yield f"--answer-families {settings.answer_families!r} is not one or both of {', '.join(map(str, FAMILIES))}"
     if settings.pods not in PODS:
         yield f"--pods {settings.pods!r} is none of {', '.join(PODS)}"
     if not 0 <= settings.ttl_seconds <= 3600:
