@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ import pytest
 from twinstack.api import cni
 from twinstack.cni.daemon import Daemon
 from twinstack.cni.hostports import TABLE
+from twinstack.cni.plugin import ends_of
 from twinstack.kernel import namespaces, processes
 from twinstack.kernel.netlink import Netlink
 from twinstack.kernel.nftables import Nftables
@@ -319,3 +322,49 @@ def test_garbage_is_found_by_the_mark_on_its_link_when_another_plugin_gives_addr
     # Debian's host-local does not speak 1.1.0, and says so after our part is done
     assert (status, told["msg"].startswith("host-local: ")) == (1, True)
     assert len(node.links()) == 2
+
+
+def test_a_daemon_that_is_killed_at_random_moments_under_many_adds_leaks_nothing_after_gc(node: Any, tmp_path: Path) -> None:
+    """The daemon and clients of both kinds end by kill -9 while eight pods come and go; the runtime then says what it has."""
+    chance = random.Random(6)
+    serve_script = "import sys; from twinstack.cni.daemon import Daemon; d = Daemon(); print('.', flush=True); sys.stdin.read()"
+    config = json.dumps(node.config(runtimeConfig={"bandwidth": {"ingressRate": 8_000_000}})).encode()
+    pods = [node.make(f"pod{number}") for number in range(8)]
+    kept = 0
+    for _ in range(6):
+        with namespaces.entered(node.path):
+            daemon = subprocess.Popen([sys.executable, "-c", serve_script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert daemon.stdout and daemon.stdin and daemon.stdout.readline() == b".\n"
+        clients = []
+        for number, pod in enumerate(pods):
+            environment = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": f"c{number}", "CNI_NETNS": pod, "CNI_IFNAME": "eth0"}
+            with namespaces.entered(node.path):
+                client = subprocess.Popen([node.executable], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            assert client.stdin
+            client.stdin.write(config)
+            client.stdin.close()
+            clients.append(client)
+        time.sleep(chance.uniform(0.0, 0.03))
+        chance.choice(clients).kill()
+        daemon.kill()
+        daemon.wait()
+        daemon.stdin.close()
+        daemon.stdout.close()
+        attached = []
+        for number, client in enumerate(clients):
+            with client:
+                assert client.stdout
+                answer = client.stdout.read()
+            if client.returncode == 0:
+                attached.append(f"c{number}")
+                continue
+            assert client.returncode == -9 or json.loads(answer)["code"] in (cni.TRY_AGAIN, cni.DUPLICATE, cni.KERNEL_REFUSED), answer
+        kept += len(attached)
+        valid = [{"containerID": container, "ifname": "eth0"} for container in attached]
+        assert node.plugin("GC", **{"cni.dev/valid-attachments": valid}) == (0, None)
+        assert len(node.kept()) == 2 * len(attached)
+        assert node.links() == {"lo", *(ends_of(cni.Attachment(container, "eth0")).host_link for container in attached)}
+        for container in attached:
+            assert node.plugin("DEL", container=container) == (0, None)
+        assert (node.kept(), node.links()) == (set(), {"lo"})
+    assert kept, "none came through, so nothing was tried"

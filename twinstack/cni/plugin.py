@@ -232,8 +232,10 @@ def _wire(netns: int, ends: Ends, interface: str, config: Config, given: Sequenc
             pod.add_address(interface, one.address, family.bits)
             pod.add_neighbour(interface, Neighbour(ip_address(family.facts.pod_gateway), ends.host_mac))
             if family not in have:
-                default = Route(ip_network(family.facts.everything), interface, ip_address(family.facts.pod_gateway), onlink=True)
-                pod.add_route(default, protocol=POD_ROUTE_PROTOCOL)
+                gateway = ip_address(family.facts.pod_gateway)
+                # the way to the gateway is told too, for plugins behind us (sbr) that name it without saying that it is on the link
+                pod.add_route(Route(family.network(int(gateway), family.bits), interface), protocol=POD_ROUTE_PROTOCOL, scope="link")
+                pod.add_route(Route(ip_network(family.facts.everything), interface, gateway, onlink=True), protocol=POD_ROUTE_PROTOCOL)
         node.commit()
         pod.commit()
         forwarding.switch_on({Family.of(one.address) for one in given})
@@ -344,7 +346,8 @@ def check(request: Request, netns: int | None) -> None:
 
             bandwidth.check(config.bandwidth, netns, request.who.interface, ends.host_link)
         there = {one.address for one in pod.addresses() if one.link == request.who.interface}
-        defaults = {route.family for route in pod.routes(protocol=None) if route.destination.prefixlen == 0}
+        # a plugin behind us may have moved them into another table (sbr)
+        defaults = {route.family for route in pod.routes(protocol=None, every_table=True) if route.destination.prefixlen == 0}
         routed = {route.destination for route in node.routes(protocol=POD_ROUTE_PROTOCOL) if route.link == ends.host_link}
         for address in addresses:
             family = Family.of(address)

@@ -252,8 +252,8 @@ class Netlink:
                     found.append(rt.address_of(family, attributes[rt.IFA_ADDRESS]))
         return found
 
-    def routes(self, families: Iterable[Family] = FAMILIES, *, protocol: int | None = host.ROUTE_PROTOCOL) -> list[host.Route]:
-        """The unicast routes of the main table with this protocol number, ours unless told otherwise; None: all."""
+    def routes(self, families: Iterable[Family] = FAMILIES, *, protocol: int | None = host.ROUTE_PROTOCOL, every_table: bool = False) -> list[host.Route]:
+        """The unicast routes of the main table, or of every one, with this protocol number, ours unless told otherwise; None: all."""
         names = {link.number: link.name for link in self.links()}
         found = []
         for family in families:
@@ -262,7 +262,7 @@ class Netlink:
                 attributes = dict(rt.attributes(body, 12))
                 if rt.RTA_TABLE in attributes:
                     (table,) = struct.unpack("=I", attributes[rt.RTA_TABLE])
-                if table == rt.TABLE_MAIN and kind == rt.UNICAST and (protocol is None or origin == protocol):
+                if (every_table or table == rt.TABLE_MAIN) and kind == rt.UNICAST and (protocol is None or origin == protocol):
                     found.append(rt.route_of(family, length, flags, attributes, names))
         return found
 
