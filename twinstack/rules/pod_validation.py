@@ -15,9 +15,16 @@ from twinstack.net.cidr import parse_address
 from twinstack.net.errors import AddressError
 from twinstack.net.family import Family
 from twinstack.rules.addresses import address_problem, problems_with_pair
+from twinstack.rules.container_validation import (
+    fractions_of_bytes,
+    problems_with_container_security,
+    problems_with_identity,
+    problems_with_resources,
+    problems_with_variable_sources,
+    problems_with_variables,
+)
 from twinstack.rules.metadata import problems_with_labels
 from twinstack.rules.names import (
-    environment_name_problem,
     label_problem,
     label_value_problem,
     port_name_problem,
@@ -26,46 +33,39 @@ from twinstack.rules.names import (
     subdomain_problem,
 )
 from twinstack.rules.nodes import EFFECTS
+from twinstack.rules.placement_validation import problems_with_affinity, problems_with_gates, problems_with_spreading
 from twinstack.rules.pods import quality_of
 from twinstack.rules.problems import duplicate, forbidden, required, unsupported, wrong
 from twinstack.rules.service_validation import PROTOCOLS
 from twinstack.rules.services import spelling_warnings
+from twinstack.rules.volume_validation import problems_with_place_below, problems_with_volumes
 
 RESTARTS = ("Always", "OnFailure", "Never")
 DNS_POLICIES = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+MESSAGE_POLICIES = ("File", "FallbackToLogsOnError")
 HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc", "sleep")
 _LONGEST_SECONDS = 2**31 - 1
+_LONGEST_SEARCHES = 2048
 
 
 def problems_with_pod_spec(spec: Mapping[str, Any], path: str = "spec") -> list[FieldProblem]:
     """What is wrong with a pod's spec."""
     return [
-        *_problems_with_volumes(spec.get("volumes") or (), f"{path}.volumes"),
+        *problems_with_volumes(spec.get("volumes") or (), f"{path}.volumes"),
         *_problems_with_containers(spec, path),
         *_problems_with_policies(spec, path),
         *_problems_with_names(spec, path),
         *_problems_with_placement(spec, path),
+        *_problems_with_security(spec, f"{path}.securityContext"),
     ]
 
 
-def _problems_with_volumes(volumes: Sequence[Mapping[str, Any]], path: str) -> Iterator[FieldProblem]:
-    seen: set[str] = set()
-    for i, volume in enumerate(volumes):
-        name = volume.get("name", "")
-        if not name:
-            yield required(f"{path}[{i}].name")
-        elif problem := label_problem(name):
-            yield wrong(f"{path}[{i}].name", name, problem)
-        if name in seen:
-            yield duplicate(f"{path}[{i}].name", name)
-        seen.add(name)
-        sources = [source for source in volume if source != "name"]
-        for extra in sources[1:]:
-            yield forbidden(f"{path}[{i}].{extra}", f"the volume is a {sources[0]} already")
-        for source, field in (("hostPath", "path"), ("configMap", "name"), ("secret", "secretName")):
-            if isinstance(volume.get(source), Mapping) and not volume[source].get(field):
-                yield required(f"{path}[{i}].{source}.{field}")
+def _problems_with_security(spec: Mapping[str, Any], path: str) -> Iterator[FieldProblem]:
+    context = spec.get("securityContext") or {}
+    yield from problems_with_identity(context, path)
+    if spec.get("shareProcessNamespace") and spec.get("hostPID"):
+        yield wrong(f"{path}.shareProcessNamespace", True, "cannot be together with hostPID")
 
 
 def _problems_with_containers(spec: Mapping[str, Any], path: str) -> Iterator[FieldProblem]:
@@ -100,14 +100,13 @@ def _problems_with_container(container: Mapping[str, Any], path: str, volumes: s
     restart = container.get("restartPolicy")
     if restart is not None and restart not in (("Always",) if first else RESTARTS):
         yield unsupported(f"{path}.restartPolicy", restart, ("Always",) if first else RESTARTS)
-    for i, variable in enumerate(container.get("env") or ()):
-        name = variable.get("name", "")
-        if not name:
-            yield required(f"{path}.env[{i}].name")
-        elif problem := environment_name_problem(name):
-            yield wrong(f"{path}.env[{i}].name", name, problem)
-        if variable.get("value") and variable.get("valueFrom"):
-            yield wrong(f"{path}.env[{i}].valueFrom", "", "must be left out where value is given")
+    if container.get("terminationMessagePolicy") not in MESSAGE_POLICIES:
+        yield unsupported(f"{path}.terminationMessagePolicy", container.get("terminationMessagePolicy", ""), MESSAGE_POLICIES)
+    yield from problems_with_variables(container.get("env") or (), f"{path}.env")
+    yield from problems_with_variable_sources(container.get("envFrom") or (), f"{path}.envFrom")
+    yield from problems_with_resources(container.get("resources") or {}, f"{path}.resources")
+    if container.get("securityContext"):
+        yield from problems_with_container_security(container["securityContext"], f"{path}.securityContext")
     mounts: set[str] = set()
     for i, mount in enumerate(container.get("volumeMounts") or ()):
         here = f"{path}.volumeMounts[{i}]"
@@ -120,6 +119,11 @@ def _problems_with_container(container: Mapping[str, Any], path: str, volumes: s
         elif mount["mountPath"] in mounts:
             yield wrong(f"{here}.mountPath", mount["mountPath"], "must be unique")
         mounts.add(mount.get("mountPath", ""))
+        for field in ("subPath", "subPathExpr"):
+            if mount.get(field):  # where Kubernetes does not say which mount it is
+                yield from problems_with_place_below(mount[field], f"{path}.volumeMounts.{field}")
+        if mount.get("subPath") and mount.get("subPathExpr"):
+            yield wrong(f"{path}.volumeMounts.subPathExpr", mount["subPathExpr"], "only one of it and subPath may be given")
     for name in ("livenessProbe", "readinessProbe", "startupProbe"):
         if container.get(name) is None:
             continue
@@ -164,6 +168,11 @@ def _problems_with_probe(probe: Mapping[str, Any], path: str, *, once: bool) -> 
     for field in ("initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"):
         if probe.get(field, 0) < 0:
             yield wrong(f"{path}.{field}", probe[field], "must not be negative")
+    grace = probe.get("terminationGracePeriodSeconds")
+    if grace is not None and not once:
+        yield wrong(f"{path}.terminationGracePeriodSeconds", grace, "must be left out of a readinessProbe")
+    elif grace is not None and grace <= 0:
+        yield wrong(f"{path}.terminationGracePeriodSeconds", grace, "must be greater than 0")
     if once and probe.get("successThreshold", 1) != 1:
         yield wrong(f"{path}.successThreshold", probe["successThreshold"], "must be 1")
 
@@ -181,6 +190,10 @@ def _problems_with_handler(handler: Mapping[str, Any], path: str) -> Iterator[Fi
             port = handler[name].get("port", 0)
             if problem := port_name_problem(port) if isinstance(port, str) else port_number_problem(port):
                 yield wrong(f"{path}.{name}.port", port, problem)
+    if "grpc" in given and (problem := port_number_problem(handler["grpc"].get("port", 0))):
+        yield wrong(f"{path}.grpc.port", handler["grpc"].get("port", 0), problem)
+    if "sleep" in given and handler["sleep"].get("seconds", 0) < 0:
+        yield wrong(f"{path}.sleep", handler["sleep"]["seconds"], "must not be negative")
     if "httpGet" in given and handler["httpGet"].get("scheme", "HTTP") not in ("HTTP", "HTTPS"):
         yield unsupported(f"{path}.httpGet.scheme", handler["httpGet"]["scheme"], ("HTTP", "HTTPS"))
 
@@ -192,10 +205,22 @@ def _problems_with_policies(spec: Mapping[str, Any], path: str) -> Iterator[Fiel
         elif spec[field] not in allowed:
             yield unsupported(f"{path}.{field}", spec[field], allowed)
     config = spec.get("dnsConfig") or {}
-    if spec.get("dnsPolicy") == "None" and not spec.get("dnsConfig"):
+    if spec.get("dnsPolicy") == "None" and spec.get("dnsConfig") is None:
         yield required(f"{path}.dnsConfig", "where dnsPolicy is None, at least one nameserver is needed")
     elif spec.get("dnsPolicy") == "None" and not config.get("nameservers"):
         yield required(f"{path}.dnsConfig.nameservers", "where dnsPolicy is None, at least one is needed")
+    for field, most in (("nameservers", 3), ("searches", 32)):
+        if len(config.get(field) or ()) > most:
+            yield wrong(f"{path}.dnsConfig.{field}", config[field], f"must not be more than {most}")
+    searches = config.get("searches") or ()
+    if len(" ".join(searches)) > _LONGEST_SEARCHES:
+        yield wrong(f"{path}.dnsConfig.searches", list(searches), f"must not have more than {_LONGEST_SEARCHES} characters in all")
+    for i, domain in enumerate(searches):
+        if domain != "." and (problem := subdomain_problem(domain.removesuffix(".").replace("_", "-"))):
+            yield wrong(f"{path}.dnsConfig.searches[{i}]", domain, problem)
+    for i, option in enumerate(config.get("options") or ()):
+        if not option.get("name"):
+            yield required(f"{path}.dnsConfig.options[{i}]", "needs a name")
     for i, server in enumerate(config.get("nameservers") or ()):
         if problem := address_problem(server):
             yield wrong(f"{path}.dnsConfig.nameservers[{i}]", server, problem)
@@ -242,12 +267,12 @@ def _problems_with_placement(spec: Mapping[str, Any], path: str) -> Iterator[Fie
             yield unsupported(f"{here}.effect", toleration["effect"], EFFECTS)
         if toleration.get("tolerationSeconds") is not None and toleration.get("effect") != "NoExecute":
             yield wrong(f"{here}.effect", toleration.get("effect", ""), "must be NoExecute where tolerationSeconds is given")
-    affinity = spec.get("affinity") or {}
-    for kind in ("podAffinity", "podAntiAffinity"):
-        field = "requiredDuringSchedulingIgnoredDuringExecution"
-        for i, term in enumerate((affinity.get(kind) or {}).get(field) or ()):
-            if not term.get("topologyKey"):
-                yield required(f"{path}.affinity.{kind}.{field}[{i}].topologyKey")
+    yield from problems_with_affinity(spec.get("affinity") or {}, f"{path}.affinity")
+    yield from problems_with_spreading(spec.get("topologySpreadConstraints") or (), f"{path}.topologySpreadConstraints")
+    yield from problems_with_gates(spec.get("schedulingGates") or (), f"{path}.schedulingGates")
+    for i, gate in enumerate(spec.get("readinessGates") or ()):
+        if problem := qualified_problem(gate.get("conditionType", "")):
+            yield wrong(f"{path}.readinessGates[{i}].conditionType", gate.get("conditionType", ""), problem)
 
 
 def problems_with_pod_update(after: Document, before: Document) -> list[FieldProblem]:
@@ -370,11 +395,38 @@ def _problems_with_addresses(after: Sequence[Mapping[str, Any]], before: Sequenc
 
 
 def warnings_about_pod(document: Document) -> list[str]:
-    """Odd spellings of reported addresses."""
-    status = document.get("status") or {}
+    """Odd spellings of reported addresses, and what a spec says without effect."""
+    status, spec = document.get("status") or {}, document.get("spec") or {}
     return [
-        warning
-        for field in ("podIPs", "hostIPs")
-        for i, one in enumerate(status.get(field) or ())
-        for warning in spelling_warnings(f"status.{field}[{i}].ip", one.get("ip", ""))
+        *_warnings_about_spec(spec),
+        *(
+            warning
+            for field in ("podIPs", "hostIPs")
+            for i, one in enumerate(status.get(field) or ())
+            for warning in spelling_warnings(f"status.{field}[{i}].ip", one.get("ip", ""))
+        ),
     ]
+
+
+def _warnings_about_spec(spec: Mapping[str, Any]) -> Iterator[str]:
+    if spec.get("terminationGracePeriodSeconds", 0) < 0:
+        yield "spec.terminationGracePeriodSeconds: should not be negative; it counts as 1"
+    for i, secret in enumerate(spec.get("imagePullSecrets") or ()):
+        if not secret.get("name"):
+            yield f'spec.imagePullSecrets[{i}].name: invalid empty name ""'
+    for field in ("initContainers", "containers"):
+        for i, container in enumerate(spec.get(field) or ()):
+            path = f"spec.{field}[{i}]"
+            yield from fractions_of_bytes(container.get("resources") or {}, f"{path}.resources")
+            seen: dict[str, int] = {}
+            for j, variable in enumerate(container.get("env") or ()):
+                name = variable.get("name", "")
+                if name in seen and f"$({name})" not in variable.get("value", ""):
+                    yield f'{path}.env[{j}]: hides "{name}" of {path}.env[{seen[name]}], which an apply may drop'
+                seen.setdefault(name, j)
+            ports: dict[tuple[Any, ...], int] = {}
+            for j, port in enumerate(container.get("ports") or ()):
+                front = (port.get("containerPort"), port.get("protocol"), port.get("hostIP"), port.get("hostPort"))
+                if front in ports:
+                    yield f"{path}.ports[{j}]: says again what {path}.ports[{ports[front]}] says"
+                ports.setdefault(front, j)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from twinstack.api.objects import Document
-from twinstack.rules.quantities import canonicalize
+from twinstack.rules.quantities import canonical, canonicalize
 from twinstack.rules.shape import default, default_conditions, drop_zeros, part
 
 GRACE_SECONDS = 30
@@ -112,6 +112,8 @@ def _default_http(handler: dict[str, Any]) -> None:
 def _default_volume(volume: dict[str, Any]) -> None:
     if not [source for source in volume if source != "name"]:
         volume["emptyDir"] = {}
+    if (volume.get("emptyDir") or {}).get("sizeLimit") is not None:
+        volume["emptyDir"]["sizeLimit"] = canonical(volume["emptyDir"]["sizeLimit"])
     for source in ("configMap", "secret", "projected", "downwardAPI"):
         if volume.get(source) is not None:
             volume[source].setdefault("defaultMode", FILE_MODE)
