@@ -26,9 +26,8 @@ Execute = Callable[..., tuple[int, Any]]
 def execute(node: Any) -> Execute:
     def run(kind: str, command: str, netns: str, config: dict[str, Any]) -> tuple[int, Any]:
         place = os.path.dirname(node.executable)
-        environment = {
-            "CNI_COMMAND": command, "CNI_CONTAINERID": "c1", "CNI_NETNS": netns, "CNI_IFNAME": "eth0", "CNI_PATH": f"{place}:{DEBIAN}", "PATH": os.environ["PATH"],
-        }  # fmt: skip
+        environment = {"CNI_COMMAND": command, "CNI_CONTAINERID": "c1", "CNI_NETNS": netns, "CNI_IFNAME": "eth0", "CNI_PATH": f"{place}:{DEBIAN}"}
+        environment["PATH"] = os.environ["PATH"]
         executable = os.path.join(place if kind in (cni.PLUGIN, cni.IPAM) else DEBIAN, kind)
         with namespaces.entered(node.path):
             done = subprocess.run([executable], input=json.dumps({**config, "type": kind}).encode(), env=environment, capture_output=True, check=False)
