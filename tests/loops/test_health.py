@@ -5,7 +5,8 @@ from __future__ import annotations
 import aiohttp
 from prometheus_client import CollectorRegistry, Counter
 
-from twinstack.loops.health import HealthServer, answer
+from twinstack.loops.checks import answer
+from twinstack.loops.health import HealthServer
 
 
 def broken() -> str | None:

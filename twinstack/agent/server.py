@@ -22,12 +22,12 @@ from twinstack.agent.access import Access
 from twinstack.agent.containers.base import Command, ContainerError, Runtime, Streams
 from twinstack.agent.settings import Settings, SettingsError
 from twinstack.api import errors
-from twinstack.api.channels import COMMAND_PROTOCOLS, FORWARD_PROTOCOLS, SPDY_REFUSAL, STDERR, STDOUT, TUNNEL, Socket, chosen
+from twinstack.api.channels import COMMAND_PROTOCOLS, FORWARD_PROTOCOLS, LONGEST_MESSAGE, SPDY_REFUSAL, STDERR, STDOUT, TUNNEL, Socket, chosen, offered
 from twinstack.api.objects import encode
 from twinstack.client import tls
 from twinstack.client.tls import Pair
-from twinstack.client.websockets import LONGEST_MESSAGE, WebSocket, offered
-from twinstack.loops.health import Check, answer
+from twinstack.client.websockets import WebSocket
+from twinstack.loops.checks import Check, answer
 from twinstack.net.errors import Error
 from twinstack.net.family import FAMILIES, Address
 

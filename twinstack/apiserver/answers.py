@@ -24,6 +24,6 @@ def finished(reaction: Reaction, request: Request | None, accept: str, audit_id:
     if not isinstance(reaction, Answer):
         return reaction._replace(headers=headers)
     if reaction.content_type == JSON and reaction.body and wants_yaml(accept):
-        text = yaml.dump(objects.decode(reaction.body), Dumper=yaml.CSafeDumper, default_flow_style=False, allow_unicode=True)
+        text = yaml.dump(objects.decode(reaction.whole()), Dumper=yaml.CSafeDumper, default_flow_style=False, allow_unicode=True)
         return Answer(reaction.status, text.encode(), YAML, headers)
-    return Answer(reaction.status, reaction.body, reaction.content_type, headers, reaction.version)
+    return Answer(reaction.status, reaction.body, reaction.content_type, headers, reaction.version, reaction.rest)

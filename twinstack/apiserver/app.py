@@ -43,7 +43,7 @@ from twinstack.apiserver.strategies.table import strategies
 from twinstack.apiserver.streams import Kubelet
 from twinstack.apiserver.tokens import tokens_of
 from twinstack.apiserver.visits import INTERACTIVE, LONG_RUNNING, Visit
-from twinstack.loops.health import Check, answer
+from twinstack.loops.checks import Check, answer
 from twinstack.net.cidr import host_port
 from twinstack.rules.cidrs import parse_port_range, parse_service_ranges
 from twinstack.rules.rbac import MASTERS, Attributes

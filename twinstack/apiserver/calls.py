@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
@@ -52,6 +52,13 @@ class Call(NamedTuple):
     peer: str = ""  # the address that the client connects from
 
 
+class Rest(NamedTuple):
+    """What follows of a long body: its size in bytes, and what makes it piece by piece while it is sent."""
+
+    size: int
+    pieces: Callable[[], Iterator[bytes]]
+
+
 class Answer(NamedTuple):
     """A whole answer. Answers to the same target that have the same ``version``, if they have one, have the same body."""
 
@@ -60,6 +67,16 @@ class Answer(NamedTuple):
     content_type: str = JSON
     headers: Sequence[tuple[str, str]] = ()
     version: str = ""
+    rest: Rest | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of the body."""
+        return len(self.body) + (self.rest.size if self.rest is not None else 0)
+
+    def whole(self) -> bytes:
+        """All of the body in one."""
+        return self.body + b"".join(self.rest.pieces()) if self.rest is not None else self.body
 
 
 class Stream(Protocol):

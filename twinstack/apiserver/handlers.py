@@ -29,7 +29,7 @@ from twinstack.apiserver.cache import Cache, Stored
 from twinstack.apiserver.calls import Answer, Call, Reaction, Streamed
 from twinstack.apiserver.changes import Changes, Outcome, timestamp
 from twinstack.apiserver.deletions import Deletions
-from twinstack.apiserver.lists import check_options, check_revision, filter_of, page_of, too_large
+from twinstack.apiserver.lists import check_options, check_revision, filter_of, list_answer, page_of, too_large
 from twinstack.apiserver.openapi import OpenAPI, SchemaMissing
 from twinstack.apiserver.options import Options, options_of
 from twinstack.apiserver.ownership import Doors
@@ -120,7 +120,7 @@ class Handlers:
         collection = self.cache.collections[request.resource]
         page = page_of(self.cache, collection, filter_of(request, collection), request.query)
         if form.shape == "json":
-            return Answer(200, list_bytes(request.resource, page.metadata(), page.items))
+            return list_answer(request.resource, page.metadata(), page.items, str(page.revision))
         documents = (one.document() for one in page.items)
         if form.shape == "table":
             include = request.query.text("includeObject")
@@ -325,17 +325,6 @@ class Handlers:
 
 def _form_of(call: Call) -> tables.Form:
     return tables.wants(call.headers.get("Accept", ""), call.headers.get("User-Agent", ""))
-
-
-def list_bytes(resource: Resource, metadata: Document, items: Sequence[Stored]) -> bytes:
-    """A List document: its items' bytes joined. As Kubernetes has it, the items do not say again what they are."""
-    kind, version = f"{resource.kind}List".encode(), resource.api_version.encode()
-    head = b'{"kind":"%b","apiVersion":"%b","metadata":%b,"items":[' % (kind, version, objects.encode(metadata))
-    if not items:
-        return head + b"]}"
-    # Every stored document begins with its kind and version, at the same length.
-    said = items[0].data.index(b'"metadata":')
-    return b"".join((head, b"{", b",{".join([memoryview(one.data)[said:] for one in items]), b"]}"))
 
 
 def _warnings(texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ import time
 import uuid
 import zlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
@@ -36,6 +36,7 @@ PACKED_BYTES: Final = 8 << 20  # of packed answers that are kept for who asks fo
 HEAD_SECONDS, BODY_SECONDS = 32.0, 60.0  # as upstream has it: what comes slower holds a connection for nothing
 IDLE_SECONDS: Final = 300.0
 _SWEEP_SECONDS: Final = 30.0
+_PIECE: Final = GZIP_FROM  # bytes of a large answer that are written at once
 _BODILESS: Final = (101, 204, 304)
 
 
@@ -132,7 +133,7 @@ class HTTPServer:
         except Exception as error:
             self._answer(connection, request, unexpected(error))
             return
-        if isinstance(work, Answer) and not self._is_to_be_packed(request, work):
+        if isinstance(work, Answer) and work.rest is None and len(work.body) <= _PIECE:
             self._answer(connection, request, work)
             return
         task = self._loop.create_task(self._serve(connection, request, work))
@@ -143,9 +144,12 @@ class HTTPServer:
         try:
             reaction = work if isinstance(work, tuple) else await work
             if isinstance(reaction, Answer):
-                if self._is_to_be_packed(request, reaction):
+                if reaction.size >= GZIP_FROM and _takes_gzip(request.headers.get("Accept-Encoding", "")):
                     reaction = await self._with_packed_body(request, reaction)
-                self._answer(connection, request, reaction)
+                if reaction.rest is not None or len(reaction.body) > _PIECE:
+                    await self._answer_in_pieces(connection, request, reaction)
+                else:
+                    self._answer(connection, request, reaction)
             elif isinstance(reaction, Upgraded):
                 await self._upgrade(connection, request, reaction)
             elif request.method == "HEAD":
@@ -172,10 +176,20 @@ class HTTPServer:
         if answer.status in _BODILESS:
             head, body = self._head(answer, "" if keeps else "Connection: close\r\n"), b""
         else:
-            head = self._head(answer, f"Content-Length: {len(body)}\r\n" if keeps else f"Content-Length: {len(body)}\r\nConnection: close\r\n")
-            if request.method == "HEAD":  # the length is of what GET would get
+            head = self._head(answer, _framing(len(body), keeps=keeps))
+            if request.method == "HEAD":
                 body = b""
         connection.write(head, body)
+        connection.done(keeps=keeps)
+
+    async def _answer_in_pieces(self, connection: Connection, request: Request, answer: Answer) -> None:
+        """A large answer goes out as it is taken: encrypted whole it would be there once more, and everybody else would wait for that."""
+        keeps = request.keeps and not self.stopping
+        connection.write(self._head(answer, _framing(answer.size, keeps=keeps)))
+        if request.method != "HEAD":  # the length is of what GET would get
+            for piece in _pieces_of(answer):
+                connection.write(piece)
+                await connection.drain()
         connection.done(keeps=keeps)
 
     def _head(self, reaction: Answer | Streamed, framing: str) -> bytes:
@@ -193,23 +207,19 @@ class HTTPServer:
 
     # ---- packed answers
 
-    @staticmethod
-    def _is_to_be_packed(request: Request, answer: Answer) -> bool:
-        return len(answer.body) >= GZIP_FROM and _takes_gzip(request.headers.get("Accept-Encoding", ""))
-
     async def _with_packed_body(self, request: Request, answer: Answer) -> Answer:
         """Packed in a thread, once for all who get the same: an answer of the same target and version."""
         key = (request.target, answer.content_type, answer.version)
         packing = self._packed.get(key) if answer.version else None
         if packing is None:
-            packing = asyncio.ensure_future(asyncio.to_thread(_gzip, answer.body))
+            packing = asyncio.ensure_future(asyncio.to_thread(_gzip, answer))
             if answer.version:
                 self._packed[key] = packing
                 packing.add_done_callback(self._forget_some)
         else:
             self._packed.move_to_end(key)
         body = await asyncio.shield(packing)
-        return answer._replace(body=body, headers=(*answer.headers, ("Content-Encoding", "gzip"), ("Vary", "Accept-Encoding")))
+        return answer._replace(body=body, rest=None, headers=(*answer.headers, ("Content-Encoding", "gzip"), ("Vary", "Accept-Encoding")))
 
     def _forget_some(self, _: asyncio.Future[bytes]) -> None:
         """Keep the packed answers that were asked for last, as far as there is room."""
@@ -293,9 +303,21 @@ def _takes_gzip(accept: str) -> bool:
     return False
 
 
-def _gzip(data: bytes) -> bytes:
+def _gzip(answer: Answer) -> bytes:
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)
-    return packer.compress(data) + packer.flush()
+    return b"".join([*(packer.compress(piece) for piece in _pieces_of(answer)), packer.flush()])
+
+
+def _pieces_of(answer: Answer) -> Iterator[bytes | memoryview]:
+    body = memoryview(answer.body)
+    for at in range(0, len(body), _PIECE):
+        yield body[at : at + _PIECE]
+    if answer.rest is not None:
+        yield from answer.rest.pieces()
+
+
+def _framing(size: int, *, keeps: bool) -> str:
+    return f"Content-Length: {size}\r\n" if keeps else f"Content-Length: {size}\r\nConnection: close\r\n"
 
 
 def unexpected(error: BaseException) -> Answer:

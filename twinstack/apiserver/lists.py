@@ -17,14 +17,17 @@ import msgspec
 from twinstack.api import objects
 from twinstack.api.errors import BadRequest, Expired, FieldProblem, Invalid, ProblemType, Timeout, invalid
 from twinstack.api.objects import Document, Key
+from twinstack.api.resources import Resource
 from twinstack.api.selectors import parse_fields, parse_labels
 from twinstack.apiserver.cache import Cache, Change, Collection, Filter, Stored
+from twinstack.apiserver.calls import Answer, Rest
 from twinstack.apiserver.requests import Query, Request
 from twinstack.store.base import Compacted, Revision
 
 EXACT: Final = "Exact"
 NOT_OLDER: Final = "NotOlderThan"
 _MATCH: Final = "resourceVersionMatch"
+_JOINED: Final = 128  # items of a list that are joined at once
 
 
 class Page(NamedTuple):
@@ -121,6 +124,28 @@ def page_of(cache: Cache, collection: Collection, filter_: Filter, query: Query)
     if not more:
         return Page(items, revision, "", None)
     return Page(items, revision, _write_token(revision, items[-1].key), more if filter_.trivial else None)
+
+
+def list_answer(resource: Resource, metadata: Document, items: Sequence[Stored], version: str) -> Answer:
+    """A List document: its items' bytes joined, many of them only as they are sent. As Kubernetes has it, the items do not say again what they are."""
+    kind, api_version = f"{resource.kind}List".encode(), resource.api_version.encode()
+    head = b'{"kind":"%b","apiVersion":"%b","metadata":%b,"items":[' % (kind, api_version, objects.encode(metadata))
+    if not items:
+        return Answer(200, head + b"]}", version=version)
+    # Every stored document begins with its kind and version, at the same length.
+    said = items[0].data.index(b'"metadata":')
+    if len(items) <= _JOINED:
+        return Answer(200, b"".join((head, b"{", b",{".join([one.data[said:] for one in items]), b"]}")), version=version)
+
+    def pieces() -> Iterator[bytes]:
+        opening = b"{"
+        for at in range(0, len(items), _JOINED):
+            yield opening + b",{".join([one.data[said:] for one in items[at : at + _JOINED]])
+            opening = b",{"
+        yield b"]}"
+
+    size = sum([len(one.data) for one in items]) - len(items) * (said - len(b",{")) - len(b",") + len(b"]}")
+    return Answer(200, head, version=version, rest=Rest(size, pieces))
 
 
 def too_large(asked: Revision, present: Revision) -> Timeout:

@@ -6,7 +6,8 @@ what goes wrong in the pod comes from the kubelet through the stream.
 
 from __future__ import annotations
 
-from typing import Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
 from twinstack.api import channels, errors
@@ -15,10 +16,12 @@ from twinstack.api.objects import Document, Key
 from twinstack.api.resources import BY_PATH
 from twinstack.apiserver.cache import Cache
 from twinstack.apiserver.calls import Call, Reaction
-from twinstack.apiserver.kubelets import Kubelets
 from twinstack.apiserver.requests import Request
 from twinstack.apiserver.settings import Settings
 from twinstack.net.cidr import host_port
+
+if TYPE_CHECKING:
+    from twinstack.apiserver.kubelets import Kubelets
 
 NODES: Final = BY_PATH["", "v1", "nodes"]
 _OPTIONS: Final = ("follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream")
@@ -31,7 +34,14 @@ class Kubelet:
 
     def __init__(self, cache: Cache, settings: Settings) -> None:
         self._cache = cache
-        self._kubelets = Kubelets(settings.kubelet_client_certificate, settings.kubelet_client_key, settings.kubelet_certificate_authority)
+        self._files = (settings.kubelet_client_certificate, settings.kubelet_client_key, settings.kubelet_certificate_authority)
+
+    @cached_property
+    def _kubelets(self) -> Kubelets:
+        """Made when the first log or stream is asked for: its library takes a third of a second to import, and 10 MB."""
+        from twinstack.apiserver.kubelets import Kubelets
+
+        return Kubelets(*self._files)
 
     async def logs(self, request: Request, pod: Document) -> Reaction:
         """The log of one of the pod's containers; BadRequest, Invalid, NotFound or ServiceUnavailable when there is none to be had."""

@@ -407,13 +407,15 @@ class Connection(asyncio.Protocol):
 
     # ---- out
 
-    def write(self, head: bytes, body: bytes = b"") -> None:
+    def write(self, head: bytes | memoryview, body: bytes = b"") -> None:
         """Send a head, and a body if there is one, unless the client is gone."""
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        if len(body) <= _JOINED:
-            transport.write(head + body)
+        if not body:
+            transport.write(head)
+        elif len(body) <= _JOINED:
+            transport.write(bytes(head) + body)
         else:
             transport.writelines((head, body))
 

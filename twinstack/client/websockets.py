@@ -5,9 +5,7 @@ from __future__ import annotations
 import aiohttp
 from aiohttp import web
 
-from twinstack.api.channels import LONGEST_MESSAGE as LONGEST_MESSAGE
 from twinstack.api.channels import Socket
-from twinstack.api.channels import offered as offered
 
 
 class WebSocket(Socket):

@@ -1,7 +1,6 @@
 """The small HTTP door that every program has: /healthz, /livez, /readyz and /metrics.
 
-A check is a named function that returns nothing when all is well and raises, or returns a text that
-says what is wrong, when not. ``?verbose`` lists them, ``?exclude=name`` leaves one out.
+``?verbose`` lists the checks, ``?exclude=name`` leaves one out.
 """
 
 from __future__ import annotations
@@ -12,27 +11,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
-Check = Callable[[], str | None]
+from twinstack.loops.checks import Check, answer
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def answer(checks: Mapping[str, Check], name: str, *, verbose: bool, exclude: frozenset[str]) -> tuple[int, str]:
-    """The status code and body of a health endpoint."""
-    lines, failed = [], []
-    for check, run in checks.items():
-        if check in exclude:
-            lines.append(f"[+]{check} excluded: ok")
-            continue
-        try:
-            wrong = run()
-        except Exception as error:
-            wrong = str(error) or type(error).__name__
-        lines.append(f"[-]{check} failed: {wrong}" if wrong else f"[+]{check} ok")
-        if wrong:
-            failed.append(check)
-    if failed:
-        return 500, "\n".join([*lines, f"{name} check failed"]) + "\n"
-    return 200, "\n".join([*lines, f"{name} check passed"]) + "\n" if verbose else "ok"
 
 
 class HealthServer:
