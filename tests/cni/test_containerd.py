@@ -172,16 +172,17 @@ disabled_plugins = [{disabled}]
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{bin}"
     conf_dir = "{place}/net.d"
+    ip_pref = "cni"
 """
 
 
 @pytest.fixture
-def containerd(node: Any, tmp_path: Path) -> Iterator[Runtime]:
+def containerd(node: Any, tmp_path: Path, cidrs: tuple[str, ...]) -> Iterator[Runtime]:
     """containerd in the node's namespace, with our configuration and our plugin and nothing else, and two images."""
     was_there = os.path.isdir("/run/containerd")  # where containerd 1.6 keeps its shims' sockets, whatever it is told
     (tmp_path / "net.d").mkdir()
     os.symlink("/usr/lib/cni/loopback", Path(node.executable).with_name("loopback"))  # which containerd wants besides
-    (tmp_path / "net.d" / "10-twinstack.conflist").write_text(json.dumps(network_config("tst", ["10.7.1.0/24", "fd07:1::/64"], data_dir=str(node.data_dir))))
+    (tmp_path / "net.d" / "10-twinstack.conflist").write_text(json.dumps(network_config("tst", cidrs, data_dir=str(node.data_dir))))
     kinds = ("snapshotter.v1.aufs", "snapshotter.v1.btrfs", "snapshotter.v1.devmapper", "snapshotter.v1.zfs", "tracing.processor.v1.otlp", "internal.v1.opt")
     disabled = ", ".join(f'"io.containerd.{kind}"' for kind in (*kinds, "internal.v1.tracing"))
     text = CONFIG.format(place=tmp_path, disabled=disabled, pause=PAUSE, bin=os.path.dirname(node.executable))
@@ -243,8 +244,18 @@ def fetch(netns: str, url: str) -> str:
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("by_daemon", [False, True], ids=["alone", "by the daemon"])
-def test_pods_of_containerd_have_both_families_and_their_host_ports(node: Any, containerd: Runtime, tmp_path: Path, by_daemon: bool) -> None:
+@pytest.mark.parametrize(
+    ("cidrs", "by_daemon"),
+    [
+        pytest.param(("10.7.1.0/24", "fd07:1::/64"), False, id="IPv4,IPv6, alone"),
+        pytest.param(("fd07:1::/64", "10.7.1.0/24"), True, id="IPv6,IPv4, by the daemon"),
+        pytest.param(("10.7.1.0/24",), True, id="IPv4, by the daemon"),
+        pytest.param(("fd07:1::/64",), True, id="IPv6, by the daemon"),
+    ],
+)
+def test_pods_of_containerd_have_their_families_in_order_and_their_host_ports(
+    node: Any, containerd: Runtime, tmp_path: Path, cidrs: tuple[str, ...], by_daemon: bool
+) -> None:
     assert shutil.which("containerd"), "apt-get install containerd (tools/setup dev)"
     daemon = None
     if by_daemon:
@@ -263,20 +274,20 @@ def test_pods_of_containerd_have_both_families_and_their_host_ports(node: Any, c
         with suppress(AssertionError):  # an empty answer is a success
             containerd.call("StartContainer", message((1, made)))
         network = fields(fields(containerd.call("PodSandboxStatus", message((1, sandbox)))[1][0])[5][0])
-        sandboxes[sandbox] = [network[1][0].decode(), *(fields(one)[1][0].decode() for one in network[2])]
-    assert list(sandboxes.values()) == [["10.7.1.1", "fd07:1::1"], ["10.7.1.2", "fd07:1::2"]]
-    urls = [
-        f"http://{address}:8080/" if family is Family.IPV4 else f"http://[{address}]:8080/"
-        for family, address in zip(FAMILIES, ("10.7.1.2", "fd07:1::2"), strict=True)
-    ]
-    urls += [f"http://{OWN[Family.IPV4]}:5000/", f"http://[{OWN[Family.IPV6]}]:5000/", "http://127.0.0.1:5000/"]
-    assert [fetch(node.path, url) for url in urls] == ["hello"] * 5
+        sandboxes[sandbox] = [network[1][0].decode(), *(fields(one)[1][0].decode() for one in network.get(2, ()))]
+    first, second = ([cidr.partition("/")[0].removesuffix("0") + str(number) for cidr in cidrs] for number in (1, 2))
+    assert list(sandboxes.values()) == [first, second]
+    families = [Family.of(ip_address(address)) for address in second]
+    urls = [f"http://{address}:8080/" if family is Family.IPV4 else f"http://[{address}]:8080/" for family, address in zip(families, second, strict=True)]
+    fronts = {Family.IPV4: [f"http://{OWN[Family.IPV4]}:5000/", "http://127.0.0.1:5000/"], Family.IPV6: [f"http://[{OWN[Family.IPV6]}]:5000/"]}
+    ports = [url for family in FAMILIES if family in families for url in fronts[family]]
+    assert [fetch(node.path, url) for url in urls + ports] == ["hello"] * len(urls + ports)
     for sandbox in sandboxes:
         for method in ("StopPodSandbox", "RemovePodSandbox"):
             with suppress(AssertionError):
                 containerd.call(method, message((1, sandbox)))
     assert node.kept() == set()
     assert {name for name in node.links() if name.startswith("ts")} == set()
-    assert "ConnectionRefused" in fetch(node.path, urls[2]) or "refused" in fetch(node.path, urls[2])
+    assert "refused" in fetch(node.path, ports[0])
     if daemon is not None:
         daemon.close()
