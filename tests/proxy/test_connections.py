@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from contextlib import ExitStack
+from ipaddress import ip_address
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -28,10 +29,12 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 IPS = {Family.IPV4: "10.96.1.{}", Family.IPV6: "fd00:96::1:{:x}"}
 
 
-def service(number: int) -> kinds.Service:
+def service(number: int, *, node_port: int = 0, affinity: bool = False) -> kinds.Service:
     addresses = [IPS[family].format(number) for family in FAMILIES]
     ports = [{"name": "t", "protocol": "TCP", "port": 80}, {"name": "u", "protocol": "UDP", "port": 53}, {"name": "e", "protocol": "TCP", "port": 90}]
-    spec = {"clusterIP": addresses[0], "clusterIPs": addresses, "ipFamilies": [family.value for family in FAMILIES], "ports": ports}
+    ports[0]["nodePort"] = node_port
+    spec = {"type": "NodePort" if node_port else "ClusterIP", "sessionAffinity": "ClientIP" if affinity else "None"}
+    spec |= {"clusterIP": addresses[0], "clusterIPs": addresses, "ipFamilies": [family.value for family in FAMILIES], "ports": ports}
     return view_of(kinds.Service, {"metadata": {"namespace": "ns", "name": f"s{number}"}, "spec": spec})
 
 
@@ -47,6 +50,7 @@ class Running:
 
     def __init__(self, lab, family: Family, stack: ExitStack) -> None:
         self.family, self.catalog, node = family, Catalog(), NodeState(Place("node1"))
+        node.addresses = {family: (lab.ends[family].node,)}
         ruleset = stack.enter_context(nftables.Nftables(lab.paths["node"]))
         stack.callback(lambda: nftables.apply(ruleset, gone(family, TABLE)))
         with namespaces.entered(lab.paths["node"]):
@@ -146,29 +150,44 @@ async def test_a_restart_finds_flows_that_went_stale_meanwhile(running, lab, fam
 
 
 async def test_nobody_sees_an_error_while_other_services_change(running, lab, family):
+    """Services come and go, with affinity and without, with more endpoints than the table has room for; the proxy is begun anew between."""
     await running.endpoints(1, lab.ends[family].b, lab.ends[family].c)
-    wrong: list[str] = []
+    running.catalog.service_changed(service(1), service(1, node_port=30901))
+    running.catalog.service_changed(None, service(2, affinity=True))
+    await running.endpoints(2, lab.ends[family].b, lab.ends[family].c)
+    await running.endpoints(1, lab.ends[family].b, lab.ends[family].c)
+    wrong: list[tuple[str, str]] = []
     done = threading.Event()
+    (own,) = {lab.ask("a", "tcp", IPS[family].format(2), 80, timeout=2)[0] for _ in range(5)}
+    ways = [
+        ("a pod", "a", "tcp", IPS[family].format(1), 80, "bc"), ("a pod by UDP", "a", "udp", IPS[family].format(1), 53, "bc"),
+        ("a stranger by the node port", "outside", "tcp", lab.ends[family].node, 30901, "bc"),
+        ("a pod that is remembered", "a", "tcp", IPS[family].format(2), 80, own),
+    ]  # fmt: skip
+    asked = dict.fromkeys((way[0] for way in ways), 0)
 
-    def keep_connecting() -> None:
+    def keep_connecting(who: str, where: str, protocol: str, address: str, port: int, answers: str) -> None:
         while not done.is_set():
-            name, _ = lab.ask("a", "tcp", IPS[family].format(1), 80, timeout=2)
-            if name not in ("b", "c"):
-                wrong.append(name)
+            name, _ = lab.ask(where, protocol, address, port, timeout=2)
+            asked[who] += 1
+            if name not in answers:
+                wrong.append((who, name))
 
     with ExitStack() as stack:
-        clients = [threading.Thread(target=keep_connecting) for _ in range(2)]
+        clients = [threading.Thread(target=keep_connecting, args=way) for way in ways]
         for one in clients:
             one.start()
             stack.callback(one.join)
         stack.callback(done.set)
-        for number in range(2, 120):
-            running.catalog.service_changed(None, service(number))
-            await running.endpoints(number, *(lab.ends[family].b, lab.ends[family].c, lab.ends[family].a)[: number % 4])
+        for number in range(3, 120):
+            running.catalog.service_changed(None, service(number, affinity=number % 3 == 0))
+            more = [str(family.address(int(ip_address(lab.ends[family].c)) + i)) for i in range(1, 41)] if number in (40, 41) else []
+            await running.endpoints(number, *(lab.ends[family].b, lab.ends[family].c, lab.ends[family].a)[: number % 4], *more)
             if number % 30 == 0:
                 running.sync = running.make()
                 await running.sync.sync()
-            if number > 21:
-                running.catalog.service_changed(service(number - 20), None)
+            if number > 22:
+                running.catalog.service_changed(service(number - 20, affinity=(number - 20) % 3 == 0), None)
                 running.sync.mark(Key("ns", f"s{number - 20}"))
     assert wrong == []
+    assert min(asked.values()) > 20, "they were at it all the while"

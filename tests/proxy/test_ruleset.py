@@ -175,4 +175,11 @@ def test_the_kernel_accepts_every_table_and_every_difference(lab):
             assert held == after
 
         accepted()
+
+        @settings(max_examples=300)
+        @given(families, services, options)
+        def checked(family, some, option):
+            nftables.apply(ruleset, whole(table(family, some, option)), check=True)
+
+        checked()
     assert namespaces.exists(lab.paths["b"])

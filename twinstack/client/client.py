@@ -29,6 +29,7 @@ from twinstack.api.objects import Document, Key, decode, decode_view, encode, ke
 from twinstack.api.resources import BY_KIND, BY_VIEW, Resource
 from twinstack.api.world import Absent, Action, Bind, Create, Delete, DeleteCollection, Patch, Replace
 from twinstack.client.kubeconfig import Connection, KubeconfigError
+from twinstack.client.throttle import Throttle
 from twinstack.client.tls import client_context
 from twinstack.net.errors import translate
 
@@ -37,6 +38,7 @@ V = TypeVar("V", bound=kinds.Object)
 REQUEST_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
 TOKEN_FILE_SECONDS = 60.0
+LIST_PAGE = 5000  # objects in one answer to a list
 _PATCHES = {
     "merge": "application/merge-patch+json",
     "strategic": "application/strategic-merge-patch+json",
@@ -103,9 +105,9 @@ _LISTED = msgspec.json.Decoder(Listed)
 class Client:
     """The API server, as one user. ``async with Client(connection) as client``."""
 
-    def __init__(self, config: Connection, *, user_agent: str = "", at_once: int = 0) -> None:
+    def __init__(self, config: Connection, *, user_agent: str = "", at_once: int = 0, throttle: Throttle | None = None) -> None:
         """*at_once*: how many requests are under way at most, watches and streams apart; 0 for any number. A connection costs some 100 kB."""
-        self.config = config
+        self.config, self._throttle = config, throttle
         self._permits: AbstractAsyncContextManager[None] = asyncio.Semaphore(at_once) if at_once else nullcontext()
         self._user_agent = user_agent or f"twinstack/{__version__}"
         self._base = config.server.rstrip("/")
@@ -163,13 +165,20 @@ class Client:
     async def list_raw(
         self, resource: Resource, namespace: str = "", *, label_selector: str = "", field_selector: str = "", resource_version: str = ""
     ) -> Listed:
-        """The whole list, its items still bytes."""
-        answer = await self.raw("GET", resource.path(namespace), query=_query(label_selector, field_selector, 0, "", resource_version))
-        with translate(_TABLE):
-            listed = _LISTED.decode(answer.body)
+        """The whole list, its items still bytes, read in pages. Expired when the server has forgotten the list between two of them."""
         said = b'{"kind":"%b","apiVersion":"%b",' % (resource.kind.encode(), resource.api_version.encode())
-        listed.items = [msgspec.Raw(said + raw[1:]) if (raw := bytes(one))[:8] != b'{"kind":' else one for one in listed.items or ()]
-        return listed
+        whole, continue_ = Listed(), ""
+        items: list[msgspec.Raw] = []
+        while True:
+            query = _query(label_selector, field_selector, LIST_PAGE, continue_, "" if continue_ else resource_version)
+            answer = await self.raw("GET", resource.path(namespace), query=query)
+            with translate(_TABLE):
+                page = _LISTED.decode(answer.body)
+            items += [msgspec.Raw(said + raw[1:]) if (raw := bytes(one))[:8] != b'{"kind":' else one for one in page.items or ()]
+            whole.metadata, continue_ = page.metadata, page.metadata.continue_
+            if not continue_:
+                whole.items = items
+                return whole
 
     async def create(self, resource: Resource, document: Document, *, namespace: str = "", subresource: str = "", name: str = "") -> Document:
         """Make an object; *name* is that of the parent when a subresource is posted to."""
@@ -319,6 +328,8 @@ class Client:
         accept: str = "application/json",
     ) -> Answer:
         """One request and its whole answer; the server's failure as its class."""
+        if self._throttle is not None:
+            await self._throttle.turn()
         with translate(_TABLE):
             async with self._permits, self._request(method, path, query or {}, body, content_type if body else "", None, accept) as response:
                 data = await response.read()
