@@ -12,7 +12,7 @@ from twinstack.api.objects import view_of
 from twinstack.controllers.loadbalancers import CONFIG
 from twinstack.lb import configuration
 from twinstack.lb.configuration import InForce
-from twinstack.lb.settings import Settings, SettingsError, checked
+from twinstack.lb.settings import Settings, SettingsError, bgp_password, checked
 from twinstack.net.cidr import parse_address
 from twinstack.rules.balancer_pools import BGP, LINK
 
@@ -87,6 +87,23 @@ def test_a_pool_says_how_it_is_announced_and_without_bird_that_is_refused_by_the
     monkeypatch.setattr("twinstack.kernel.bird._DIRECTORIES", "/nowhere")
     with pytest.raises(SettingsError, match="pool r is announced by BGP, but bird is not installed here; the package bird2 has it"):
         checked(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("pa$s word!\n", True), ("", False), ("\n", False), ("a\nb", False), ('a"b', False), ("a\\b", False), ("ä", False), ("x" * 80, True), ("x" * 81, False)],
+)
+def test_a_password_is_read_from_its_file_when_it_can_be_one(tmp_path: Path, text: str, right: bool) -> None:
+    path = tmp_path / "password"
+    path.write_text(text)
+    settings = Settings(bgp_password_file=str(path))
+    if right:
+        assert bgp_password(checked(settings)) == text.removesuffix("\n")
+    else:
+        with pytest.raises(SettingsError, match="a password is 1 to 80 printable ASCII characters"):
+            checked(settings)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        checked(Settings(bgp_password_file=str(tmp_path / "none")))
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def _port(context: click.Context, parameter: click.Parameter, value: int) -> int
     show_default=True,
     help="Where our own BIRD has its configuration and control socket, while a pool is announced by BGP; for each instance another.",
 )
+@click.option("--bgp-password-file", default="", help="A file with the password of the sessions with BGP peers (TCP MD5), read at the start.")
 @click.option("--bind-address", "health_address", default=FAMILIES[0].facts.loopback, show_default=True, help="Where health and metrics are served.")
 @click.option(
     "--health-port", type=int, default=10261, show_default=True, callback=_port, help="Serve /healthz, /livez, /readyz and /metrics here; -1 for nowhere."

@@ -32,6 +32,7 @@ class Session(NamedTuple):
     hold_seconds: int = 9
     multihop: bool = False
     bfd: bool = False
+    password: str = ""  # signs every segment (RFC 2385); plain_password says which may be
 
     @property
     def name(self) -> str:
@@ -48,6 +49,12 @@ class Listening(NamedTuple):
     peer_asn: int
     told: Network
     hold_seconds: int = 9
+    password: str = ""
+
+
+def plain_password(text: str) -> bool:
+    """Whether a password can be told to BIRD and to the kernel: 1 to 80 printable ASCII characters, no quotation mark or backslash."""
+    return 0 < len(text) <= 80 and text.isascii() and text.isprintable() and not set(text) & {'"', "\\"}
 
 
 def router_id(name: str) -> str:
@@ -82,6 +89,7 @@ def _session(one: Session) -> str:
         "strict bind yes;",
         f"bfd {'yes' if one.bfd else 'no'};",
         "multihop;" if one.multihop else "direct;",
+        *_password(one.password),
         f"{_channel(Family.of(one.peer))} {{ import none; export where source = RTS_STATIC; next hop self; }};",
     ]
     return _block(f"protocol bgp {one.name}", lines)
@@ -100,10 +108,15 @@ def router(name: str, ends: Iterable[Listening]) -> str:
             f'dynamic name "{channel}_";',
             f"passive yes; strict bind yes; bfd yes; hold time {one.hold_seconds};",
             f"error wait time 1, {_RETRY_SECONDS};",  # or who was away would be kept out for a minute
+            *_password(one.password),
             f"{channel} {{ import where net ~ [ {one.told}{{{family.bits},{family.bits}}} ]; export none; }};",
         ]
         parts.append(_block(f"protocol bgp nodes_{channel}", lines))
     return "".join(parts)
+
+
+def _password(text: str) -> list[str]:
+    return [f'password "{text}";'] if text else []
 
 
 def _block(head: str, lines: Iterable[str]) -> str:

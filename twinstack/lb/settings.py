@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from twinstack.dataplane.bird import plain_password
 from twinstack.kernel import bird
 from twinstack.net.cidr import parse_address
 from twinstack.net.errors import AddressError, Error
@@ -31,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lease_seconds: float = 2.0
     renew_seconds: float = 0.6
     run_dir: str = "/run/twinstack-load-balancer"  # of our own BIRD: its configuration and control socket
+    bgp_password_file: str = ""  # of the sessions with all peers
     health_address: str = FAMILIES[0].facts.loopback
     health_port: int | None = HEALTH_PORT  # None: none
     dry_run: bool = False
@@ -55,11 +57,26 @@ def checked(settings: Settings) -> Settings:
         raise SettingsError(f"--bind-address: {error}") from error
     if settings.health_port is not None and not 0 <= settings.health_port <= 65535:
         raise SettingsError(f"--health-port={settings.health_port} is not a port; -1 serves nowhere")
+    bgp_password(settings)
     configuration = configuration_of_file(settings)
     if not settings.dry_run and configuration.speaks_bgp and bird.find() is None:
         name = next(pool.name for pool in configuration.pools if pool.way == BGP)
         raise SettingsError(f"--config={settings.config}: pool {name} is announced by BGP, but bird is not installed here; the package {bird.PACKAGE} has it")
     return settings
+
+
+def bgp_password(settings: Settings) -> str:
+    """The password of ``--bgp-password-file``, without the end of its line; SettingsError when there is none. Empty without the flag."""
+    path = settings.bgp_password_file
+    if not path:
+        return ""
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace").removesuffix("\n")
+    except OSError as error:
+        raise SettingsError(f"--bgp-password-file={path} cannot be read: {error.strerror}") from error
+    if not plain_password(text):
+        raise SettingsError(f"--bgp-password-file={path}: a password is 1 to 80 printable ASCII characters, without quotation marks and backslashes")
+    return text
 
 
 def configuration_of_file(settings: Settings) -> Configuration:

@@ -22,7 +22,7 @@ from twinstack.kernel.bird import Bird
 from twinstack.kernel.errors import KernelError
 from twinstack.lb.configuration import InForce
 from twinstack.lb.lean import SERVICE_NAME, concerns_owners
-from twinstack.lb.settings import Settings
+from twinstack.lb.settings import Settings, bgp_password
 from twinstack.net.cidr import parse_address
 from twinstack.net.family import Address, ByFamily, Family
 from twinstack.rules.balancer_owners import speakers, spoken_by
@@ -43,7 +43,7 @@ class Speaker:
 
     def __init__(self, settings: Settings, cache: Cache, configuration: InForce) -> None:
         self._cache, self._configuration = cache, configuration
-        self._node = settings.node_name
+        self._node, self._password = settings.node_name, bgp_password(settings)
         self._bird = Bird(settings.run_dir)
         self._changed, self._begun = asyncio.Event(), asyncio.Event()
         self._applied = ""
@@ -136,12 +136,11 @@ class Speaker:
         texts = [one.address for one in (node.status.addresses or () if node is not None else ()) if one.type == "InternalIP"]
         if not texts:
             return None
-        own = ByFamily.of(list(map(parse_address, texts)))
-        found = []
+        own, found = ByFamily.of(list(map(parse_address, texts))), []
         for peer in self._configuration.current.peers:
             family = Family.of(peer.address)
             if family in own:
-                found.append(text.Session(own[family], peer.own_asn, peer.address, peer.asn, *peer[3:]))
+                found.append(text.Session(own[family], peer.own_asn, peer.address, peer.asn, *peer[3:], password=self._password))
         return found
 
     async def _look(self) -> None:
