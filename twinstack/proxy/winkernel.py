@@ -1,6 +1,6 @@
 """The Service proxy of a Windows node: watches, and hands what ``windows`` plans to HNS. Elsewhere it can only print.
 
-Rule of this file: a thin shell. Every decision stands in ``windows``.
+Rule of this file: a thin shell. Every decision stands in ``windows``. No Windows has run it yet, and it says so when it starts.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None, h
                 task.cancel()
             return
         assert hns is not None
+        log.warning("These policies are handed to HNS by code that no Windows has run yet")
         await _keep(hns, wanted, changed, settings.min_sync_period_seconds, ready)
 
 
