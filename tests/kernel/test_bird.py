@@ -181,3 +181,24 @@ async def test_a_router_that_is_farther_away_hears_a_node_over_several_hops(wire
             return [one.info for one in await node.protocols() if one.kind == "BGP"] == ["Established"] * 2
 
         await until(heard, "both sessions")
+
+
+async def test_a_session_needs_the_same_password_at_both_ends(wires: dict[str, str], tmp_path: Path) -> None:
+    text = router("router", [Listening(own(family, 1), 64512, UNDERLAY[family], 64513, TOLD[family], password="one key") for family in FAMILIES])
+    sessions = [Session(own(family, 11), 64513, own(family, 1), 64512, password=key) for family, key in zip(FAMILIES, ("one key", "another"), strict=True)]
+    async with running(tmp_path / "r", wires["router"], text), running(tmp_path / "a", wires["a"], speaker("a", sessions, ())) as node:
+
+        async def established() -> list[bool]:
+            known = {one.name: one.info == "Established" for one in await node.protocols()}
+            return [known[session.name] for session in sessions]
+
+        async def first() -> bool:
+            return (await established())[0]
+
+        async def both() -> bool:
+            return all(await established())
+
+        await until(first, "the session with the right password")
+        assert not await both(), "the wrong one is not heard"
+        await node.configure(speaker("a", [session._replace(password="one key") for session in sessions], ()))
+        await until(both, "the session whose password was put right")
