@@ -164,6 +164,8 @@ async def test_services_and_slices_come_into_both_families_and_go(client, start)
     metrics = (await got(settings.metrics_bind_address, "/metrics"))[1]
     assert 'kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family="IPv6"} 0.0' in metrics
     assert (await got(settings.metrics_bind_address, "/tables"))[1].count("table ") == 2
+    configuration = msgspec.json.decode((await got(settings.metrics_bind_address, "/configz"))[1])["kubeproxy.config.k8s.io"]
+    assert configuration["kind"] == "KubeProxyConfiguration" and configuration["hostnameOverride"] == "node1"
 
 
 async def test_a_restart_replaces_the_table_in_one_transaction(client, start):
@@ -312,3 +314,47 @@ async def test_a_taken_address_ends_it_only_where_asked(client, start, tmp_path)
 async def test_bad_settings_are_refused_before_anything_is_touched():
     with pytest.raises(SettingsError):
         await proxy.run(Settings(proxy_mode="ipvs"))
+
+
+UPSTREAM = {  # of nftables mode in 1.36, without what only iptables mode counts: name → labels
+    "kubeproxy_sync_proxy_rules_duration_seconds": {"ip_family"}, "kubeproxy_sync_full_proxy_rules_duration_seconds": {"ip_family"},
+    "kubeproxy_sync_partial_proxy_rules_duration_seconds": {"ip_family"}, "kubeproxy_network_programming_duration_seconds": {"ip_family"},
+    "kubeproxy_sync_proxy_rules_last_timestamp_seconds": {"ip_family"}, "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds": {"ip_family"},
+    "kubeproxy_sync_proxy_rules_endpoint_changes_total": {"ip_family"}, "kubeproxy_sync_proxy_rules_endpoint_changes_pending": {"ip_family"},
+    "kubeproxy_sync_proxy_rules_service_changes_total": {"ip_family"}, "kubeproxy_sync_proxy_rules_service_changes_pending": {"ip_family"},
+    "kubeproxy_sync_proxy_rules_nftables_sync_failures_total": {"ip_family"}, "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total": {"ip_family"},
+    "kubeproxy_sync_proxy_rules_no_local_endpoints_total": {"ip_family", "traffic_policy"},
+    "kubeproxy_conntrack_reconciler_deleted_entries_total": {"ip_family"}, "kubeproxy_conntrack_reconciler_sync_duration_seconds": {"ip_family"},
+    "kubeproxy_proxy_healthz_total": {"code"}, "kubeproxy_proxy_livez_total": {"code"},
+}  # fmt: skip
+
+
+async def test_the_metrics_are_upstreams_by_name_and_label(client, start):
+    await client.create(SERVICES, service("web", internalTrafficPolicy="Local"))
+    kernel, settings, _ = await start()
+    for family in FAMILIES:
+        await client.create(SLICES, endpoint_slice("web", family, 1))
+    await kernel.until(lambda: all(kernel.elements(family, "endpoints") for family in FAMILIES))
+    for path in ("/healthz", "/livez", "/livez"):
+        assert (await got(settings.healthz_bind_address, path))[0] == 200
+    found: dict[str, set[str]] = {}
+    values: dict[str, float] = {}
+    for line in (await got(settings.metrics_bind_address, "/metrics"))[1].splitlines():
+        if line.startswith("# TYPE "):
+            found[line.split()[2]] = set()
+        elif line.startswith("kubeproxy_"):
+            series, _, value = line.rpartition(" ")
+            name, _, labels = series.rstrip("}").partition("{")
+            base = next((one for one in (name, name.rsplit("_", 1)[0]) if one in found), name)
+            found.setdefault(base, set()).update(label.split("=")[0] for label in labels.split(",") if label and not label.startswith("le="))
+            values[series] = float(value)
+    sampled = {name for name, labels in found.items() if labels}
+    unsampled = {"kubeproxy_network_programming_duration_seconds", "kubeproxy_conntrack_reconciler_sync_duration_seconds"}  # nothing dated, no flows
+    for name, labels in UPSTREAM.items():
+        assert name in found, name
+        assert (name in sampled and found[name] == labels) or name in unsampled, (name, found[name])
+    assert values['kubeproxy_proxy_livez_total{code="200"}'] == 2 and values['kubeproxy_proxy_healthz_total{code="503"}'] == 0
+    for family in FAMILIES:
+        label = f'{{ip_family="{family.value}"}}'
+        assert values[f"kubeproxy_sync_proxy_rules_endpoint_changes_total{label}"] >= 1
+        assert values[f"kubeproxy_sync_proxy_rules_service_changes_pending{label}"] == 0

@@ -16,6 +16,7 @@ from aiohttp import web
 from twinstack.api import kinds
 from twinstack.api.objects import Document, encode
 from twinstack.net.family import Family
+from twinstack.proxy.metrics import Metrics
 
 SCALED_DOWN_TAINT = "ToBeDeletedByClusterAutoscaler"
 
@@ -72,12 +73,14 @@ def application(
     *,
     now: Callable[[], float],
     eligible: Callable[[], bool],
+    metrics: Metrics,
 ) -> web.Application:
-    """The server of ``/healthz`` and ``/livez``."""
+    """The server of ``/healthz`` and ``/livez``, which counts its answers."""
 
     def handler(asks_for_node: bool) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.Response:
             code, body = report(families, now=now(), eligible=eligible() if asks_for_node else None)
+            (metrics.healthz if asks_for_node else metrics.livez).labels(str(code)).inc()
             headers = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}
             return web.Response(status=code, body=encode(body), headers=headers)
 

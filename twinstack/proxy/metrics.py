@@ -36,11 +36,19 @@ class Metrics:
         self.last_queued = gauge("sync_proxy_rules_last_queued_timestamp_seconds", "When a change last came in.")
         self.endpoint_changes = counter("sync_proxy_rules_endpoint_changes_total", "Changes of endpoints that came in.")
         self.service_changes = counter("sync_proxy_rules_service_changes_total", "Changes of Services that came in.")
-        self.pending = gauge("sync_proxy_rules_service_changes_pending", "Services whose change is not in the kernel yet.")
+        self.service_pending = gauge("sync_proxy_rules_service_changes_pending", "Changes of Services that no sync has taken up yet.")
+        self.endpoint_pending = gauge("sync_proxy_rules_endpoint_changes_pending", "Changes of endpoints that no sync has taken up yet.")
         self.failures = counter("sync_proxy_rules_nftables_sync_failures_total", "Transactions that the kernel refused; the whole table was written then.")
         self.cleanup_failures = counter("sync_proxy_rules_nftables_cleanup_failures_total", "Removals of stale objects that the kernel refused.")
         self.no_local_endpoints = gauge(
             "sync_proxy_rules_no_local_endpoints_total", "Service ports with a Local policy and no local endpoint.", ("traffic_policy", *_FAMILY)
         )
         self.conntrack_failures = counter("conntrack_reconciler_failures_total", "Removals of stale UDP and SCTP flows that failed.")
+        self.conntrack_sync = seconds("conntrack_reconciler_sync_duration", "How long it took to find and remove stale UDP and SCTP flows.")
         self.conntrack_deleted = counter("conntrack_reconciler_deleted_entries_total", "Stale UDP and SCTP flows that were removed.")
+        self.healthz, self.livez = (
+            Counter(f"kubeproxy_proxy_{name}_total", f"Answers to /{name}, by HTTP status.", ("code",), registry=registry) for name in ("healthz", "livez")
+        )
+        for answers in (self.healthz, self.livez):
+            for code in ("200", "503"):
+                answers.labels(code)

@@ -200,7 +200,8 @@ class Proxy:
         healthz, metrics = listen_addresses(self.settings)
         async with contextlib.AsyncExitStack() as stack:
             if healthz:
-                app = healthcheck.application({family: sync.health for family, sync in self.syncs.items()}, now=time.time, eligible=self._eligible)
+                families = {family: sync.health for family, sync in self.syncs.items()}
+                app = healthcheck.application(families, now=time.time, eligible=self._eligible, metrics=self._metrics)
                 runner = web.AppRunner(app, access_log=None)
                 await runner.setup()
                 stack.push_async_callback(runner.cleanup)
@@ -265,7 +266,7 @@ class Proxy:
             self._telling.slices_changed(key)
             if family in self.syncs:
                 self._metrics.endpoint_changes.labels(family.value).inc()
-                self.syncs[family].mark(key)
+                self.syncs[family].mark(key, endpoints=True)
 
     def _on_node(self, before: kinds.Node | None, after: kinds.Node | None) -> None:
         known = (self._node.place, self._node.addresses)

@@ -109,9 +109,10 @@ class FamilySync:
         """The wanted table as it was last made."""
         return self._assembly.table()
 
-    def mark(self, key: Key) -> None:
+    def mark(self, key: Key, *, endpoints: bool = False) -> None:
         """A Service, or its endpoints, changed."""
         self._marked.add(key)
+        (self._metrics.endpoint_pending if endpoints else self._metrics.service_pending).labels(self._label).inc()
         self._queue()
 
     def mark_node(self) -> None:
@@ -169,6 +170,8 @@ class FamilySync:
             cidrs = self._node.service_cidrs.get(self.family, ())
             self._assembly.put("", self._shape.node_part(self._node.addresses.get(self.family, ()), cidrs))
         self._marked, self._everything, self._node_marked = set(), False, False
+        for gauge in (self._metrics.service_pending, self._metrics.endpoint_pending):
+            gauge.labels(self._label).set(0)
         before: dict[Key, Before] = {}
         async with self._node.making if everything else contextlib.nullcontext():
             with _without_collections() if everything else contextlib.nullcontext():
@@ -228,7 +231,6 @@ class FamilySync:
         self._metrics.sync.labels(self._label).observe(took)
         (self._metrics.sync_full if whole else self._metrics.sync_partial).labels(self._label).observe(took)
         self._metrics.last_sync.labels(self._label).set(self._now())
-        self._metrics.pending.labels(self._label).set(len(self._marked))
         for policy in ("internal", "external"):
             self._metrics.no_local_endpoints.labels(policy, self._label).set(sum(one[policy] for one in self._without_local.values()))
         self._observe_programming(pending)
@@ -289,6 +291,7 @@ class FamilySync:
         """Remove the UDP and SCTP flows that this sync made stale; after a whole write all of them are looked at."""
         if self._conntrack is None or not (self._flows if everything else any(was.flows or key in self._flows for key, was in before.items())):
             return
+        began = self._now()
         try:
             if everything:
                 fronts = {front: serving for one in self._flows.values() for front, serving in one.items()}
@@ -297,6 +300,7 @@ class FamilySync:
                 gone = [Stale(*one) for key, was in before.items() for one in gone_answers(was.flows, self._flows.get(key, {}))]
                 count = await asyncio.to_thread(self._conntrack.forget, self.family, gone) if gone else 0
             self._metrics.conntrack_deleted.labels(self._label).inc(count)
+            self._metrics.conntrack_sync.labels(self._label).observe(self._now() - began)
         except KernelError as error:
             self._metrics.conntrack_failures.labels(self._label).inc()
             log.warning("Stale flows were not removed", extra={"family": self._label, "error": str(error)})
