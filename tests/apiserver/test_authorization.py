@@ -102,7 +102,7 @@ async def test_nobody_gives_by_a_role_or_a_binding_what_he_does_not_have(guarded
     assert await jane.code("POST", BINDINGS, binding("joe", "Role", "readers", "joe")) == 201
     assert await jane.code("POST", BINDINGS, binding("joes", "ClusterRole", "edit", "joe")) == 201
     assert await jane.code("POST", BINDINGS, binding("all", "ClusterRole", "cluster-admin", "jane")) == 403
-    assert await jane.code("POST", BINDINGS, binding("none", "ClusterRole", "does-not-exist", "jane")) == 403
+    assert await jane.code("POST", BINDINGS, binding("none", "ClusterRole", "does-not-exist", "jane")) == 404
     assert await jane.code("POST", CLUSTER_BINDINGS, binding("all", "ClusterRole", "view", "jane")) == 403
 
 

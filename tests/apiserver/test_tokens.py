@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from pathlib import Path
@@ -247,3 +248,57 @@ async def test_time_ends_a_token(robot: Any) -> None:
     now[0] = 1001.0
     with pytest.raises(Unauthorized):
         ServiceAccountTokens(Keys(_KEY), cache, issuers=("another",), now=lambda: now[0]).user(token)
+
+
+# ---- tokens that stand in Secrets
+
+SECRETS = "/api/v1/namespaces/default/secrets"
+
+
+def wish(name: str = "robot") -> dict[str, Any]:
+    """A Secret that wants a token."""
+    return {"metadata": {"name": "long", "annotations": {"kubernetes.io/service-account.name": name}}, "type": "kubernetes.io/service-account-token"}
+
+
+async def filled(api: Any) -> dict[str, str]:
+    """What is in the Secret once it has a token."""
+    async with asyncio.timeout(10):
+        while not (data := (await api.get(f"{SECRETS}/long")).document.get("data")):
+            pass  # each question lets the server go on
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+
+async def gone(api: Any) -> None:
+    async with asyncio.timeout(10):
+        while (await api.get(f"{SECRETS}/long")).code != 404:
+            pass
+
+
+async def test_a_secret_that_wants_a_token_gets_one_that_lasts_as_long_as_it_does(serve: Any) -> None:
+    api = await serve()
+    await api.made("/api/v1/namespaces/default/configmaps", {"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": "the authority"}})
+    account = await api.made("/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "robot"}})
+    await api.made(SECRETS, wish())
+    data = await filled(api)
+    assert (data["namespace"], data["ca.crt"]) == ("default", "the authority")
+    metadata = (await api.get(f"{SECRETS}/long")).document["metadata"]
+    assert metadata["annotations"]["kubernetes.io/service-account.uid"] == account["metadata"]["uid"]
+    shown = {"Authorization": f"Bearer {data['token']}"}
+    who = await api.ask("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", {}, headers=shown)
+    assert who.document["status"]["userInfo"]["username"] == "system:serviceaccount:default:robot"
+    await api.stop()
+    api = await serve()  # it is not filled anew
+    assert (await filled(api))["token"] == data["token"]
+    await api.delete(f"{SECRETS}/long")
+    assert (await api.ask("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", {}, headers=shown)).code == 401
+
+
+async def test_a_secret_of_an_account_that_is_not_there_goes(serve: Any) -> None:
+    api = await serve()
+    await api.made(SECRETS, wish("nobody"))
+    await gone(api)
+    await api.made("/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "robot"}})
+    await api.made(SECRETS, wish())
+    await filled(api)
+    await api.delete("/api/v1/namespaces/default/serviceaccounts/robot")
+    await gone(api)

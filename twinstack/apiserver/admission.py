@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from twinstack.api import kinds
+from twinstack.api import errors, kinds
 from twinstack.api.errors import Forbidden
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import Resource, resource_of
@@ -104,8 +104,7 @@ class Admission:
             return
         rules = self._authorizer.policy.role(role_namespace, role_name)
         if rules is None:
-            kind = "Role" if role_namespace else "ClusterRole"
-            raise _forbidden(resource, after, f'{kind} "{role_name}" does not exist, so nobody but who may bind anything can give it')
+            raise errors.not_found(plural, role_name, group=GROUP)
         self._hold(caller, resource, after, binding.namespace, rules, "a binding may not give what its writer does not have")
 
     def _hold(self, caller: User, resource: Resource, document: Document, namespace: str, wanted: Sequence[Rule], why: str) -> None:

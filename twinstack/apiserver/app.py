@@ -41,6 +41,7 @@ from twinstack.apiserver.settings import Settings, SettingsError
 from twinstack.apiserver.strategies.base import Reader
 from twinstack.apiserver.strategies.table import strategies
 from twinstack.apiserver.streams import Kubelet
+from twinstack.apiserver.token_secrets import TokenSecrets
 from twinstack.apiserver.tokens import tokens_of
 from twinstack.apiserver.visits import INTERACTIVE, LONG_RUNNING, Visit
 from twinstack.loops.checks import Check, answer
@@ -395,5 +396,6 @@ async def _serve(app: Application, settings: Settings, ready: Callable[[], None]
         tasks.create_task(bootstrap.run(Hand(app.handlers), app.context, settings, ready=is_ready))
         tasks.create_task(upkeep.compact_now_and_then(app.store, app.cache))
         tasks.create_task(expiry.run())
+        tasks.create_task(TokenSecrets(Hand(app.handlers), app.cache, app.tokens).run())
         if app.audit is not None:
             tasks.create_task(app.audit.run())
