@@ -281,7 +281,7 @@ def _in_a_cluster(scale: float) -> list[Result]:
         try:
             _twinstack(environment, "up", "--name", name, "--nodes", "1", "-o", "json")
             components = json.loads(_twinstack(environment, "status", "--name", name, "-o", "json"))["components"]
-            node = next(one["pid"] for one in components if one["name"].startswith("node1"))
+            node = next(one["pid"] for one in components if one["name"] == "node1/kubelet")
             return asyncio.run(asyncio.wait_for(_measure(environment, node, scale), LONGEST_SECONDS))
         finally:
             _twinstack(environment, "down", "--name", name)

@@ -97,6 +97,7 @@ def command(config_file: str, verbosity: int, logging_format: str, **flags: Any)
     from twinstack.agent import configuration
     from twinstack.agent.agent import run
     from twinstack.agent.settings import Settings, checked
+    from twinstack.kernel import heap
 
     values: dict[str, Any] = {}
     if config_file:
@@ -109,6 +110,7 @@ def command(config_file: str, verbosity: int, logging_format: str, **flags: Any)
         if flags.pop(name) is not None:
             click.echo(f"warning: --{name.replace('_', '-')} is ignored: {why}", err=True)
     values |= _from_flags({name: value for name, value in flags.items() if value is not None})
+    heap.keep_one()
     run_program(run(checked(Settings(**values))), verbosity=verbosity, logging_format=logging_format)
 
 

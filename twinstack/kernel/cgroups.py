@@ -176,7 +176,8 @@ def _remove(group: Path) -> bool:
     try:
         with os.scandir(group) as entries:
             below = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-        if not all([_remove(one) for one in below]):  # every one that can be, whatever the first one says
+        removed = [_remove(one) for one in below]  # every one that can be, whatever the first one says
+        if not all(removed):
             return False
         os.rmdir(group)
     except FileNotFoundError:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from twinstack.client import certificates, kubeconfig
 from twinstack.client.certificates import Authority, Pair
 from twinstack.kernel.errors import translated
 from twinstack.lab import clusterdns
-from twinstack.lab.places import Places
+from twinstack.lab.places import API_PORT, Places
+from twinstack.lab.places import files_of as files_of
 from twinstack.lab.topology import Node, Topology
 from twinstack.net.cidr import host_port, nth
 from twinstack.net.family import FAMILIES
 
-API_PORT = 6443
 COMPONENTS = {
     "kube-controller-manager": "system:kube-controller-manager",
     "kube-scheduler": "system:kube-scheduler",
@@ -24,17 +23,6 @@ COMPONENTS = {
     "load-balancer": "twinstack:load-balancer",
     clusterdns.COMPONENT: clusterdns.USER,
 }
-
-
-class Files(NamedTuple):
-    """A certificate and its key, as files."""
-
-    certificate: str
-    key: str
-
-
-def files_of(places: Places, name: str) -> Files:
-    return Files(f"{places.pki}/{name}.crt", f"{places.pki}/{name}.key")
 
 
 def make(topology: Topology, places: Places) -> kubeconfig.Entry:

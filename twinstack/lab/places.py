@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 MARK = "TWINSTACK_CLUSTER"  # environment variable of every process of a cluster
+API_PORT = 6443
 NETNS_DIR = "/run/netns"
 RUNTIME_DIR = "/run/twinstack"
 ROLES = r"fabric|outside|control-plane|node[1-9][0-9]*"
@@ -29,6 +30,13 @@ def state_home(environment: Mapping[str, str] | None = None) -> str:
     if not os.path.isabs(base):  # the specification has relative ones ignored
         base = os.path.join(environment.get("HOME") or os.path.expanduser("~"), ".local", "state")
     return os.path.join(base, "twinstack")
+
+
+class Files(NamedTuple):
+    """A certificate and its key, as files."""
+
+    certificate: str
+    key: str
 
 
 def cluster_of_netns(name: str) -> tuple[str, str] | None:
@@ -122,3 +130,7 @@ class Places(NamedTuple):
     def cni_data(self, node: str) -> str:
         """Where the plugin keeps addresses: gone after a reboot, as the pods are."""
         return f"{self.runtime}/{node}/cni/networks"
+
+
+def files_of(places: Places, name: str) -> Files:
+    return Files(f"{places.pki}/{name}.crt", f"{places.pki}/{name}.key")

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from twinstack.kernel import heap
 from twinstack.kernel.errors import KernelError, translated
 from twinstack.lab import clusterdns, fabric
-from twinstack.lab.credentials import API_PORT, files_of
 from twinstack.lab.hosting import Program, Report
-from twinstack.lab.places import Places
+from twinstack.lab.places import API_PORT, Places, files_of
 from twinstack.lab.supervisor import Process
 from twinstack.lab.topology import Node, Topology, balancers, halves
 from twinstack.net.family import FAMILIES, Family
@@ -29,14 +29,10 @@ from twinstack.rules.balancer_pools import pools_of, text_of_pools
 log = logging.getLogger(__name__)
 APISERVER, CONTROLLERS, SCHEDULER = "kube-apiserver", "kube-controller-manager", "kube-scheduler"
 _WATCH = "node-watch"  # tells the supervisor which nodes are ready; no component of anybody's
-# what is imported before the first fork, beside what this file imports by itself
+# what is imported before the first fork, beside what this file imports by itself: what the nodes' processes need, of which there are many;
+# the control plane imports its own once, in its own process, and no node carries it
 IMPORTS = (
     "twinstack.agent.agent",
-    "twinstack.apiserver.app",
-    "twinstack.client.kube_controller_manager",
-    "twinstack.client.kube_scheduler",
-    "twinstack.controllers.nodeipam",
-    "twinstack.controllers.scheduling",
     "twinstack.client.kubeconfig",
     "twinstack.cni.daemon",
     "twinstack.dns.dns",
@@ -51,12 +47,9 @@ Ready = Callable[[], None]
 
 
 def import_everything() -> None:
-    """Import what the processes need, so that their forks share it."""
+    """Import what the nodes' processes need, so that their forks share it."""
     for module in IMPORTS:
         importlib.import_module(module)
-    from twinstack.client.kube_controller_manager import Settings, controllers_of
-
-    controllers_of(Settings(allocate_node_cidrs=False))
 
 
 def processes(topology: Topology, places: Places, listener: socket.socket | None) -> list[Process]:
@@ -225,6 +218,7 @@ def is_ready(node: Any, families: int) -> bool:
 
 
 def _node(topology: Topology, places: Places, node: Node) -> Mapping[str, Program]:
+    heap.keep_one()
     programs: dict[str, Callable[[Ready], Any]] = {
         "network-plugin": _network_plugin,
         "ip-masq-agent": lambda ready: _masq(topology, places, ready),
