@@ -126,15 +126,26 @@ async def test_both_families_are_told_over_sessions_of_their_own_all_ways_are_us
         assert await hops(wires["router"], routes[1]) == {str(own(FAMILIES[1], 11))}, "what is refused changes nothing"
 
 
-async def test_one_that_was_left_running_is_ended_and_one_that_ends_is_noticed(wires: dict[str, str], tmp_path: Path) -> None:
-    before = Bird(str(tmp_path), netns=wires["a"])
-    await before.start(nodes_text(0))
-    async with running(tmp_path, wires["a"], nodes_text(0)) as after:
-        assert not processes.alive(before.pid) and processes.marked(bird.MARK, str(tmp_path)) == [after.pid]
-        os.kill(after.pid, signal.SIGKILL)
-        async with asyncio.timeout(10):
-            await after.ended()
-    assert processes.marked(bird.MARK, str(tmp_path)) == []
+async def test_one_that_was_left_running_is_taken_over_if_it_answers_and_one_that_ends_is_noticed(wires: dict[str, str], tmp_path: Path) -> None:
+    directory, route = tmp_path / "a", TOLD[FAMILIES[1]][7]
+    async with running(tmp_path / "r", wires["router"], routers_text()):
+        before = Bird(str(directory), netns=wires["a"])
+        await before.start(nodes_text(0, route))
+
+        async def told() -> bool:
+            return await hops(wires["router"], route) == {str(own(FAMILIES[1], 11))}
+
+        await until(told, "route")
+        async with running(directory, wires["a"], nodes_text(0, route, TOLD[FAMILIES[0]][7])) as after:
+            assert after.pid == before.pid and await told(), "nothing is taken back"
+            os.kill(after.pid, signal.SIGSTOP)  # it does not answer any more
+            third = Bird(str(directory), netns=wires["a"])
+            await third.start(nodes_text(0))
+            assert not processes.alive(after.pid) and processes.marked(bird.MARK, str(directory)) == [third.pid]
+            os.kill(third.pid, signal.SIGKILL)
+            async with asyncio.timeout(10):
+                await third.ended()
+    assert processes.marked(bird.MARK, str(directory)) == []
 
 
 async def test_without_the_program_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

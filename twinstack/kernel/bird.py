@@ -4,7 +4,8 @@ Rule of this file: it moves text and looks after one process; what the text says
 
 Theory. The program is Debian's package bird2. Ours has its configuration, its control socket and its mark in a directory of its own, so it
 lives beside any other on the machine. A configuration is put in its place whole, checked, and then read; BIRD keeps the sessions
-that it does not change. One that a former self of ours left running is found by the mark and ended first.
+that it does not change. One that a former self of ours left running, because it was killed, is found by the mark and taken over, so that no
+route is taken back for that; it is ended only if it does not answer.
 
 The control socket speaks lines of a code and a text: ``0001 BIRD ready.``; a code of 8000 and above is an error, a line with a
 dash after its code has others to follow, one that begins with a space has the code of the line before.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import shutil
 import tempfile
@@ -26,8 +28,10 @@ from twinstack.kernel.errors import KernelError, translated
 PACKAGE = "bird2"
 MARK = "TWINSTACK_BIRD"  # environment variable of every BIRD of ours: its directory
 _DIRECTORIES = "/usr/sbin:/usr/local/sbin:/sbin"  # where it may be although a user's PATH does not say so
-_ANSWER_SECONDS, _START_SECONDS, _GRACE_SECONDS = 10.0, 10.0, 2.0
+_ANSWER_SECONDS, _START_SECONDS, _GRACE_SECONDS = 3.0, 10.0, 2.0
 _FIRST_ERROR = 8000
+
+log = logging.getLogger(__name__)
 
 
 class Protocol(NamedTuple):
@@ -57,13 +61,14 @@ class Bird:
         program = find()
         if program is None:
             raise KernelError(errno.ENOENT, "run bird", f"it is not installed; the package {PACKAGE} has it")
-        processes.end_all(processes.marked(MARK, self._directory), _GRACE_SECONDS)
         with translated(f"write {self._configuration}"):
             os.makedirs(self._directory, mode=0o700, exist_ok=True)
         self._write(text)
         checked = await processes.run([program, "-p", "-c", self._configuration], timeout=_ANSWER_SECONDS)
         if checked.returncode:
             raise KernelError(errno.EINVAL, f"read {self._configuration}", checked.stderr.decode(errors="replace").strip())
+        if await self._took_over():
+            return
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._socket)
         environment = {**os.environ, MARK: self._directory}
@@ -74,6 +79,19 @@ class Bird:
         except BaseException:
             self.close()
             raise
+
+    async def _took_over(self) -> bool:
+        """Whether one that runs already goes on with our configuration; none does any more when it does not."""
+        left = processes.marked(MARK, self._directory)
+        if len(left) == 1:
+            try:
+                await self._ask("configure")
+                self.pid = left[0]
+                return True
+            except KernelError as error:
+                log.warning("A bird that was left running is ended", extra={"error": str(error)})
+        processes.end_all(left, _GRACE_SECONDS)
+        return False
 
     async def _until_it_answers(self) -> None:
         deadline = asyncio.get_running_loop().time() + _START_SECONDS
