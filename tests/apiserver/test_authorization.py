@@ -217,7 +217,7 @@ async def test_reviews_answer_what_the_server_would_do(guarded: Any) -> None:
     assert got.document["status"]["allowed"] and 'RoleBinding "jane/default"' in got.document["status"]["reason"]
     local = "/apis/authorization.k8s.io/v1/namespaces/default/localsubjectaccessreviews"
     assert (await guarded.post(local, {"spec": {"user": "joe", "resourceAttributes": wanted}})).document["status"] == {"allowed": False}
-    assert (await guarded.post(local, {"spec": {"user": "joe", "resourceAttributes": {**wanted, "namespace": "x"}}})).code == 422
+    assert (await guarded.post(local, {"spec": {"user": "joe", "resourceAttributes": {**wanted, "namespace": "x"}}})).code == 400
     assert (await guarded.post(SELF, {"spec": {}})).code == 422
     paths = {"nonResourceAttributes": {"path": "/metrics", "verb": "get"}}
     assert (await jane("POST", SELF, {"spec": paths})).document["status"]["allowed"] is False

@@ -320,3 +320,73 @@ PODS: dict[str, Sequence[Line]] = {
 @scripts(PODS)
 async def test_pods(api: Any, script: Sequence[Line]) -> None:
     await play(api, script)
+
+
+EVICTION = {"kind": "Eviction", "apiVersion": "policy/v1"}
+EVICTIONS: dict[str, Sequence[Line]] = {
+    "an eviction says whom it is about": [
+        Line("POST", "pods", named("a", spec=POD), 201),
+        Line("POST", "pods/a/eviction", {**EVICTION, "metadata": {}}, 400),
+        Line("POST", "pods/a/eviction", {**EVICTION, **named("b")}, 400),
+        Line("POST", "pods/a/eviction", {**EVICTION, **named("a"), "apiVersion": "policy/v1beta1"}, 201, {"status": "Success"}),
+    ],
+}
+
+
+@scripts(EVICTIONS)
+async def test_evictions(api: Any, script: Sequence[Line]) -> None:
+    await play(api, script)
+
+
+NODES: dict[str, Sequence[Line]] = {
+    "nobody has less than nothing": [
+        Line("POST", "nodes", named("a", status={"capacity": {"cpu": "-1"}}), 422,
+             {"causes": [("status.allocatable.cpu", "FieldValueInvalid"), ("status.capacity.cpu", "FieldValueInvalid")]}),
+    ],
+}  # fmt: skip
+
+
+@scripts(NODES)
+async def test_nodes(api: Any, script: Sequence[Line]) -> None:
+    await play(api, script)
+
+
+STRATEGIC: dict[str, Sequence[Line]] = {
+    "what a patch sets it must retain": [
+        Line("POST", "deployments", named("a", spec=DEPLOYMENT), 201),
+        Line("STRATEGIC", "deployments/a", {"spec": {"strategy": {"$retainKeys": ["rollingUpdate"], "type": "Recreate"}}}, 422, {"reason": "Invalid"}),
+        Line("STRATEGIC", "deployments/a", {"spec": {"strategy": {"$retainKeys": "type", "type": "Recreate"}}}, 400, {"reason": "BadRequest"}),
+    ],
+}
+
+
+@scripts(STRATEGIC)
+async def test_strategic_merge_patches(api: Any, script: Sequence[Line]) -> None:
+    await play(api, script)
+
+
+REVIEWS = "/apis/authorization.k8s.io/v1"
+A_PATH = {"path": "/x", "verb": "get"}
+PODS_OF = {"verb": "get", "resource": "pods"}
+
+
+@pytest.mark.parametrize(
+    "path, body, code, causes",
+    [
+        pytest.param("subjectaccessreviews", {"spec": {"user": "u", "resourceAttributes": PODS_OF, "nonResourceAttributes": A_PATH}}, 422,
+                     [("spec.nonResourceAttributes", "FieldValueInvalid")], id="an object or a path, not both"),
+        pytest.param("subjectaccessreviews", {"metadata": {"name": "a"}, "spec": {"user": "u", "resourceAttributes": PODS_OF}}, 422,
+                     [("metadata", "FieldValueInvalid")], id="a question has no name"),
+        pytest.param("namespaces/default/localsubjectaccessreviews", {"spec": {"user": "u", "nonResourceAttributes": A_PATH}}, 422,
+                     [("spec.nonResourceAttributes", "FieldValueInvalid")], id="a path is in no namespace"),
+        pytest.param("namespaces/default/localsubjectaccessreviews", {"spec": {"user": "u", "resourceAttributes": {**PODS_OF, "namespace": "x"}}}, 400,
+                     [], id="another namespace than that of the request"),
+        pytest.param("namespaces/default/localsubjectaccessreviews",
+                     {"metadata": {"namespace": "default"}, "spec": {"user": "u", "resourceAttributes": {**PODS_OF, "namespace": "default"}}}, 201,
+                     [], id="the namespace may be said twice"),
+    ],
+)  # fmt: skip
+async def test_reviews(api: Any, path: str, body: Any, code: int, causes: list[tuple[str, str]]) -> None:
+    got = await api.post(f"{REVIEWS}/{path}", body)
+    assert got.code == code, got.document
+    assert [(one["field"], one["reason"]) for one in at(got.document, "details.causes") or ()] == causes

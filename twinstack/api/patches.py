@@ -243,7 +243,10 @@ def _lay_over(place: Document, patch: Mapping[str, Any]) -> None:
 
 
 def strategic_merge_patch(document: Document, patch: Any, schema: Schema, *, own: bool = False) -> Document:
-    """Lay a patch over a document as the kind's schema says. BadRequest when an order in it cannot be followed. *own* as for a merge patch."""
+    """Lay a patch over a document as the kind's schema says. *own* as for a merge patch.
+
+    BadRequest when an order in it cannot be followed; Invalid when it sets what it does not retain.
+    """
     if not isinstance(patch, dict):
         raise errors.BadRequest("a strategic merge patch is an object")
     with _depth_is_theirs():
@@ -303,7 +306,7 @@ def _retain(place: Document, patch: Mapping[str, Any], path: str) -> None:
         raise errors.BadRequest(f"{_at(path)}$retainKeys is a list of field names")
     missing = [key for key, value in patch.items() if not _is_order(key) and value is not None and key not in keys]
     if missing:
-        raise errors.BadRequest(f"{_at(path)}$retainKeys must name every field that the patch sets; it lacks {', '.join(missing)}")
+        raise errors.Invalid(f"{_REJECTED}{_at(path)}$retainKeys must name every field that the patch sets; it lacks {', '.join(missing)}")
     for key in [key for key in place if key not in keys]:
         del place[key]
 

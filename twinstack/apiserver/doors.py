@@ -10,7 +10,8 @@ from twinstack.api.errors import BadRequest, FieldProblem, ProblemType
 from twinstack.api.kinds import Object, Pod, PodDisruptionBudget
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import Resource, resource_of
-from twinstack.apiserver.bodies import delete_options_of
+from twinstack.apiserver.bodies import check_kind, delete_options_of, value_of
+from twinstack.apiserver.calls import Call
 from twinstack.apiserver.changes import Changes, Outcome, timestamp
 from twinstack.apiserver.deletions import Deletions
 from twinstack.rules import disruptions
@@ -19,6 +20,7 @@ from twinstack.rules.metadata import problems_with_finalizers
 SCALE_VERSION, SCALE_KIND = "autoscaling/v1", "Scale"
 SCALES = Resource("autoscaling", "v1", "scales", "scale", SCALE_KIND, True, Object)  # which are only ever seen through a workload's door
 EVICTION_VERSION, EVICTION_KIND = "policy/v1", "Eviction"
+_EVICTION_BEFORE = "policy/v1beta1"
 _BUDGETS = resource_of(PodDisruptionBudget)
 _REPLICAS = ("spec", "replicas")
 _MAX_REPLICAS = 2**31 - 1
@@ -92,10 +94,21 @@ def scaled(document: Document, scale: Document, writer: apply.Writer, door: appl
     return document
 
 
+def eviction_of(call: Call) -> Document:
+    """The Eviction in a request's body; its version before means the same."""
+    value = value_of(call, EVICTION_VERSION, EVICTION_KIND)
+    if isinstance(value, dict) and value.get("apiVersion") == _EVICTION_BEFORE:
+        value["apiVersion"] = EVICTION_VERSION
+    if not isinstance(value, dict):
+        raise BadRequest("the body is not an Eviction: a JSON object was expected")
+    check_kind(value, EVICTION_VERSION, EVICTION_KIND)
+    return value
+
+
 async def evict(changes: Changes, deletions: Deletions, resource: Resource, key: Key, eviction: Document, *, dry_run: bool) -> Outcome:
     """Delete a pod in good order, and say in its status why; TooManyRequests when its disruption budget needs it."""
     name = eviction["metadata"].get("name", "")
-    if name and name != key.name:
+    if name != key.name:
         raise BadRequest(f"the name of the Eviction ({name}) does not match the pod's on the URL ({key.name})")
     changes.check_namespace(resource, key.namespace, key.name)
     options = delete_options_of(eviction.get("deleteOptions") or {})

@@ -149,7 +149,7 @@ class Handlers:
             outcome = await doors.bind(self.changes, PODS, pod, binding, dry_run=options.dry_run)
             return self._answer(request, call, outcome)
         if request.sub == "eviction":
-            eviction = document_of(call, doors.EVICTION_VERSION, doors.EVICTION_KIND)
+            eviction = doors.eviction_of(call)
             outcome = await doors.evict(self.changes, self.deletions, resource, key, eviction, dry_run=options.dry_run)
             return self._answer(request, call, outcome)
         document = document_of(call, resource.api_version, resource.kind, keep_nulls=True)

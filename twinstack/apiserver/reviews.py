@@ -24,6 +24,7 @@ from twinstack.rules import node_access
 from twinstack.rules.rbac import Attributes, Rule
 
 _PODS: Final = resource_of(kinds.Pod)
+_FILLED_IN: Final = frozenset(("managedFields",))
 
 
 def _now() -> datetime:
@@ -69,19 +70,22 @@ class Reviews:
         kind = request.resource.kind
         spec = view_of(kinds.SubjectAccessReview, document).spec
         problems = []
+        said = {name for name, value in document["metadata"].items() if value} - _FILLED_IN
+        if said - ({"namespace"} if kind == "LocalSubjectAccessReview" else set()):
+            problems.append(FieldProblem("metadata", ProblemType.INVALID, None, "must be empty, for a review is not kept"))
         if (spec.resourceAttributes is None) == (spec.nonResourceAttributes is None):
             detail = "exactly one of resourceAttributes and nonResourceAttributes must be there"
-            problems.append(FieldProblem("spec.resourceAttributes", ProblemType.INVALID, None, detail))
+            field = "resourceAttributes" if spec.resourceAttributes is None else "nonResourceAttributes"
+            problems.append(FieldProblem(f"spec.{field}", ProblemType.INVALID, None, detail))
         if kind != "SelfSubjectAccessReview":
             if not spec.user and not spec.groups:
                 problems.append(FieldProblem("spec.user", ProblemType.INVALID, "", "at least one of user and groups must be there"))
             user = User(spec.user, spec.uid, tuple(spec.groups or ()), tuple((key, tuple(values)) for key, values in (spec.extra or {}).items()))
         if kind == "LocalSubjectAccessReview":
-            if spec.resourceAttributes is None:
+            if spec.nonResourceAttributes is not None:
                 problems.append(FieldProblem("spec.nonResourceAttributes", ProblemType.INVALID, None, "a path is in no namespace"))
-            elif spec.resourceAttributes.namespace != request.namespace:
-                detail = f"must be the namespace of the request, {request.namespace}"
-                problems.append(FieldProblem("spec.resourceAttributes.namespace", ProblemType.INVALID, spec.resourceAttributes.namespace, detail))
+            elif not problems and spec.resourceAttributes is not None and spec.resourceAttributes.namespace != request.namespace:
+                raise BadRequest(f"spec.resourceAttributes.namespace must be the namespace of the request, {request.namespace}")
         if problems:
             # As Kubernetes has it, the details name the group alone.
             raise errors.Invalid(f"{kind} is invalid: {', '.join(map(str, problems))}", problems=problems, group=request.resource.group)

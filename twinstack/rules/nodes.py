@@ -14,7 +14,7 @@ from twinstack.net.family import Family
 from twinstack.rules.addresses import problems_with_pair
 from twinstack.rules.names import label_value_problem, qualified_problem
 from twinstack.rules.problems import duplicate, forbidden, required, unsupported, wrong
-from twinstack.rules.quantities import canonicalize
+from twinstack.rules.quantities import canonicalize, parse_quantity
 from twinstack.rules.services import cidr_spelling_warnings
 from twinstack.rules.shape import default_conditions, drop_zeros, part
 
@@ -55,7 +55,7 @@ def taint_new_node(document: Document) -> None:
 
 def problems_with_node(after: Node, before: Node | None = None) -> list[FieldProblem]:
     """What is wrong with a Node through its main door."""
-    problems = [*_problems_with_cidrs(after.spec.podCIDRs or []), *_problems_with_taints(after.spec.taints or [])]
+    problems = [*_problems_with_cidrs(after.spec.podCIDRs or []), *_problems_with_taints(after.spec.taints or []), *_problems_with_amounts(after.status)]
     return problems if before is None else [*problems, *problems_with_node_update(after, before)]
 
 
@@ -101,6 +101,13 @@ def _problems_with_taints(taints: list[Taint]) -> Iterator[FieldProblem]:
         if (taint.key, taint.effect) in seen:
             yield duplicate(path, f"{taint.key}:{taint.effect}")
         seen.add((taint.key, taint.effect))
+
+
+def _problems_with_amounts(status: NodeStatus) -> Iterator[FieldProblem]:
+    for field, amounts in (("capacity", status.capacity), ("allocatable", status.allocatable)):
+        for name, text in (amounts or {}).items():
+            if parse_quantity(text) < 0:
+                yield wrong(f"status.{field}.{name}", text, "must be greater than or equal to 0")
 
 
 def _problems_with_addresses(status: NodeStatus) -> Iterator[FieldProblem]:
