@@ -304,3 +304,38 @@ async def test_a_thousand_idle_watchers_cost_others_nothing_and_all_are_told(ser
 def resident() -> float:
     """Kilobytes of this process that are in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
+
+
+@pytest.mark.slow
+async def test_a_watcher_that_does_not_read_is_ended_and_the_others_hear_of_everything_meanwhile(api: Any) -> None:
+    """Twenty that read nothing and one that reads, while 30 MB of events go by."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    loop, waits, deaf = asyncio.get_running_loop(), [], []
+    for _ in range(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]), ssl=tls, limit=1 << 10)
+        writer.write(b"GET %b?watch=1 HTTP/1.1\r\n%b\r\n" % (CONFIGMAPS.encode(), AUTH))
+        await reader.readuntil(b"\r\n\r\n")
+        deaf.append((reader, writer))
+    since = (await api.get(CONFIGMAPS)).document["metadata"]["resourceVersion"]
+    async with api.watch(f"{CONFIGMAPS}?resourceVersion={since}") as watch:
+        for number in range(60):
+            start = loop.time()
+            await api.made(CONFIGMAPS, {"metadata": {"name": f"c{number}"}, "data": {"k": "x" * 500_000}})
+            told = b""
+            while b"\n" not in told:
+                async with asyncio.timeout(10):
+                    told += await watch.response.content.readany()
+            assert b'"name":"c%d"' % number in told
+            waits.append(loop.time() - start)
+    async with asyncio.timeout(10):
+        while "apiserver_longrunning_requests 0.0" not in (await api.get("/metrics")).document:
+            pass  # each question lets the server go on; nobody watches any more, whether it has read or not
+    for reader, writer in deaf:
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            async with asyncio.timeout(10):
+                while await reader.read(1 << 20):
+                    pass
+        writer.transport.abort()
+    print(f"written and told: p50 {sorted(waits)[30] * 1e3:.0f} ms, the longest {max(waits) * 1e3:.0f} ms")
+    assert sorted(waits)[30] < 1
