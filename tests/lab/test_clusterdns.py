@@ -123,6 +123,12 @@ class Looking:
         return first - began
 
 
+def _apply(lab: Any, name: str, *documents: dict[str, Any]) -> None:
+    for document in documents:
+        kubectl = ["kubectl", "--context", f"twinstack-{name}", "apply", "-f", "-"]
+        subprocess.run(kubectl, env=lab.environment, input=json.dumps(document), text=True, check=True, capture_output=True)
+
+
 @pytest.mark.cluster
 @pytest.mark.kernel
 @pytest.mark.slow
@@ -134,7 +140,10 @@ def test_names_are_found_when_a_node_dies_others_are_asked_of_a_resolver_and_dea
     looking = Looking(lab, name)
     command = ["nsenter", f"--net=/run/netns/twinstack-{name}-outside", sys.executable, "-c", _WORLD]
     world = {family: subprocess.Popen([*command, str(outside.addresses[family])]) for family in FAMILIES}
+    alias = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "abroad"}, "spec": {"type": "ExternalName", "externalName": "www.example.com"}}
     try:
+        _apply(lab, name, alias)
+        looking.until(["www.example.com.", "2001:db8::80"], FAMILIES[0], "abroad.default.svc.cluster.local", "AAAA")
         for family in FAMILIES:
             looking.until(["192.0.2.80"], family, "www.example.com", "A")
             looking.until(["2001:db8::80"], family, "www.example.com", "AAAA")
@@ -161,9 +170,7 @@ def test_names_are_found_when_a_node_dies_others_are_asked_of_a_resolver_and_dea
         "ports": ports,
         "endpoints": [{"addresses": [alive.facts.documentation], "conditions": {"ready": True}}],
     }
-    for document in (service, slices):
-        kubectl = ["kubectl", "--context", f"twinstack-{name}", "apply", "-f", "-"]
-        subprocess.run(kubectl, env=lab.environment, input=json.dumps(document), text=True, check=True, capture_output=True)
+    _apply(lab, name, service, slices)
     addresses = {Family.IPV6 if ":" in text else Family.IPV4: text for text in lab.kubectl(name, "get", "service", "half")["spec"]["clusterIPs"]}
     looking.until([addresses[alive]], alive, "half.default.svc.cluster.local", alive.facts.dns_type)
     assert looking.dig(alive, "half.default.svc.cluster.local", dead.facts.dns_type) == []
