@@ -27,7 +27,7 @@ RANGES = "10.96.0.0/16,fd00:96::/112"
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The event loop that the program runs on; the HTTP door is tried on the other one too, for their transports are not alike."""
     both: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
-    return both if item.path.name == "test_http.py" else {"uvloop": uvloop.new_event_loop}
+    return both if item.path.name in ("test_http.py", "test_wire.py") else {"uvloop": uvloop.new_event_loop}
 
 
 class Got(NamedTuple):

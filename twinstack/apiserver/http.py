@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 GZIP_FROM: Final = 128 << 10  # bytes of an answer, as upstream has it; less is not worth the work
 PACKED_BYTES: Final = 8 << 20  # of packed answers that are kept for who asks for the same
 HEAD_SECONDS, BODY_SECONDS = 32.0, 60.0  # as upstream has it: what comes slower holds a connection for nothing
+TAKE_SECONDS = 30.0
 IDLE_SECONDS: Final = 300.0
 _SWEEP_SECONDS: Final = 30.0
 _PIECE: Final = GZIP_FROM  # bytes of a large answer that are written at once
@@ -57,12 +58,15 @@ Responder = Callable[[Call], Reaction | Awaitable[Reaction]]
 class HTTPServer:
     """Listens until stopped, and has every request answered by *respond*.
 
-    A request's head must come within *head_seconds* of its first byte, and its body within *body_seconds*.
+    A request's head must come within *head_seconds* of its first byte, and its body within *body_seconds*. A client that takes hardly anything of
+    an answer for *take_seconds* is cut; not so of a stream.
     """
 
-    def __init__(self, respond: Responder, *, head_seconds: float = HEAD_SECONDS, body_seconds: float = BODY_SECONDS) -> None:
+    def __init__(
+        self, respond: Responder, *, head_seconds: float = HEAD_SECONDS, body_seconds: float = BODY_SECONDS, take_seconds: float = TAKE_SECONDS
+    ) -> None:
         self._respond = respond
-        self.head_seconds, self.body_seconds = head_seconds, body_seconds
+        self.head_seconds, self.body_seconds, self.take_seconds = head_seconds, body_seconds, take_seconds
         self.connections: set[Connection] = set()
         self.stopping = False
         self._listeners: list[asyncio.Server] = []

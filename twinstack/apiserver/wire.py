@@ -37,8 +37,7 @@ MOST_HEADERS: Final = 128
 _LINE: Final = 16  # requests that may wait on one connection before nothing more is read
 _JOINED: Final = 16 << 10  # up to so many bytes are copied into one piece rather than sent in two
 _LINGER_SECONDS, _QUIET_SECONDS = 5.0, 0.2
-# Whoever takes less than this of a plain answer in this time is cut.
-TAKE_SECONDS, TAKE_BYTES = 30.0, 64 << 10
+_TAKEN: Final = 64 << 10  # whoever takes less than this of a plain answer in the time that there is for it is cut
 # Who comes by the unix socket: its file's permissions say that it is whoever runs this server.
 LOCAL: Final[Subject] = ((("organizationName", "system:masters"),), (("commonName", "system:admin"),))
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -74,6 +73,7 @@ class Owner(Protocol):
     connections: set[Connection]
     head_seconds: float
     body_seconds: float
+    take_seconds: float
     stopping: bool
 
     def serve(self, connection: Connection, request: Request) -> None:
@@ -434,13 +434,13 @@ class Connection(asyncio.Protocol):
             await taken
 
     def _expect_progress(self) -> None:
-        self._taken = self._loop.call_later(TAKE_SECONDS, self._look_at_progress, self.backlog)
+        self._taken = self._loop.call_later(self._owner.take_seconds, self._look_at_progress, self.backlog)
 
     def _look_at_progress(self, before: int) -> None:
         self._taken = None
         left = self.backlog
         if left and self.stream is None and self._receiver is None:
-            if left > before - TAKE_BYTES:
+            if left > before - _TAKEN:
                 self.abort()
             else:
                 self._expect_progress()
