@@ -64,6 +64,10 @@ def test_controllers_are_chosen_by_name(words: Sequence[str], without: list[str]
         ({"concurrent_gc_syncs": 0}, "--concurrent-gc-syncs=0 lets nobody work"),
         ({"node_monitor_grace_period_seconds": 0.0}, "--node-monitor-grace-period=0s is not positive"),
         ({"root_ca_file": "/none"}, "--root-ca-file=/none cannot be read"),
+        ({"node_monitor_period_seconds": 0.0}, "--node-monitor-period=0s is not positive"),
+        ({"node_eviction_rate": -1.0}, "--node-eviction-rate=-1 is negative"),
+        ({"unhealthy_zone_threshold": 1.5}, "--unhealthy-zone-threshold=1.5 is no share"),
+        ({"concurrent_daemonset_syncs": 0}, "--concurrent-daemonset-syncs=0 lets nobody work"),
     ],
 )
 def test_a_flag_that_will_not_do_is_told_with_one_that_would(fields: dict[str, Any], words: str) -> None:
@@ -82,6 +86,8 @@ def test_three_cluster_cidrs_are_refused_by_the_one_who_knows() -> None:
         ({"leader_elect_renew_deadline_seconds": 15.0}, "must last longer"),
         ({"leader_elect_retry_period_seconds": 0.0}, "--leader-elect-retry-period=0s is not positive"),
         ({"secure_port": 70000}, "is no port"),
+        ({"leader_elect_resource_lock": "configmaps"}, "--leader-elect-resource-lock=configmaps is no kind of lock here; leases is"),
+        ({"kube_api_burst": -1}, "--kube-api-burst=-1 is negative"),
         ({"tls_cert_file": "x"}, "go together"),
     ],
 )

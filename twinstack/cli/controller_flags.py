@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -32,6 +33,9 @@ def common_options(component: str, port: int) -> Callable[[F], F]:
         click.option("--leader-elect-retry-period", "leader_elect_retry_period_seconds", type=Duration(), default="2s", show_default=True),
         click.option("--leader-elect-resource-name", default=component, show_default=True, help="The Lease's name."),
         click.option("--leader-elect-resource-namespace", default="kube-system", show_default=True, help="The Lease's namespace."),
+        click.option("--leader-elect-resource-lock", default="leases", show_default=True, help="The kind of the lock: leases."),
+        click.option("--kube-api-qps", type=float, default=0.0, show_default=True, help="Requests a second to the API server; 0: as many as it answers."),
+        click.option("--kube-api-burst", type=int, default=0, show_default=True, help="Requests at once; 0: as many as in a second."),
         click.option("--bind-address", default=Family.IPV4.facts.loopback, show_default=True, help="Serve health and metrics here."),
         click.option("--secure-port", type=int, default=port, show_default=True, help="Serve health and metrics on this port; 0: do not."),
         click.option("--tls-cert-file", default="", help="Serve HTTPS with this certificate (PEM); plain HTTP when left out."),
@@ -44,3 +48,10 @@ def common_options(component: str, port: int) -> Callable[[F], F]:
         return function
 
     return decorate
+
+
+def settle() -> None:
+    """Once everything has been read: it stays, mostly, and the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)

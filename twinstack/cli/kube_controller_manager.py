@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from twinstack.cli.controller_flags import common_options
+from twinstack.cli.controller_flags import common_options, settle
 from twinstack.cli.kube_apiserver import Duration
 from twinstack.cli.program import logging_options, run_program
 from twinstack.net.family import FAMILIES
@@ -41,6 +41,27 @@ from twinstack.net.family import FAMILIES
 @click.option(
     "--node-monitor-grace-period", "node_monitor_grace_period_seconds", type=Duration(), default="40s", show_default=True, help="How long nodes may be silent."
 )
+@click.option(
+    "--node-startup-grace-period",
+    "node_startup_grace_period_seconds",
+    type=Duration(),
+    default="1m",
+    show_default=True,
+    help="How long nodes may be silent before they first speak.",
+)
+@click.option(
+    "--node-monitor-period",
+    "node_monitor_period_seconds",
+    type=Duration(),
+    default="5s",
+    show_default=True,
+    help="How often is looked again at nodes that wait.",
+)
+@click.option("--node-eviction-rate", type=float, default=0.1, show_default=True, help="How many silent nodes of a zone are given up a second.")
+@click.option("--secondary-node-eviction-rate", type=float, default=0.01, show_default=True, help="The same while much of a large zone is silent.")
+@click.option("--unhealthy-zone-threshold", type=float, default=0.55, show_default=True, help="The share of a zone's nodes that is much of it.")
+@click.option("--large-cluster-size-threshold", type=int, default=50, show_default=True, help="The number of nodes above which a zone is large.")
+@click.option("--terminated-pod-gc-threshold", type=int, default=12500, show_default=True, help="How many pods that have ended are kept; 0: all.")
 @click.option("--root-ca-file", default="", help="A certificate (PEM) that every namespace gets as ConfigMap kube-root-ca.crt.")
 @click.option("--concurrent-service-endpoint-syncs", type=int, default=5, show_default=True)
 @click.option("--concurrent-endpoint-syncs", type=int, default=5, show_default=True)
@@ -48,6 +69,8 @@ from twinstack.net.family import FAMILIES
 @click.option("--concurrent-deployment-syncs", type=int, default=5, show_default=True)
 @click.option("--concurrent-replicaset-syncs", type=int, default=5, show_default=True)
 @click.option("--concurrent-rc-syncs", type=int, default=5, show_default=True)
+@click.option("--concurrent-daemonset-syncs", type=int, default=2, show_default=True)
+@click.option("--concurrent-ttl-after-finished-syncs", type=int, default=5, show_default=True)
 @click.option("--concurrent-statefulset-syncs", type=int, default=5, show_default=True)
 @click.option("--concurrent-job-syncs", type=int, default=5, show_default=True)
 @click.option("--concurrent-cron-job-syncs", type=int, default=5, show_default=True)
@@ -68,4 +91,4 @@ def command(controllers: str, node_cidr_mask_size_ipv4: int, node_cidr_mask_size
     )
     check_common(settings)
     controllers_of(settings)  # what will not do is told before anything starts
-    run_program(run(settings), verbosity=verbosity, logging_format=logging_format)
+    run_program(run(settings, ready=settle), verbosity=verbosity, logging_format=logging_format)

@@ -6,20 +6,23 @@ from typing import Any
 
 import click
 
-from twinstack.cli.controller_flags import common_options
+from twinstack.cli.controller_flags import common_options, settle
 from twinstack.cli.program import logging_options, run_program
 
 
 @click.command("kube-scheduler")
 @common_options("kube-scheduler", 10259)
+@click.option("--config", default="", help="A KubeSchedulerConfiguration; the flags that it has an answer to are not looked at then.")
 @click.option("--scheduler-name", default="default-scheduler", show_default=True, help="Schedule the pods that name this scheduler.")
 @logging_options
-def command(verbosity: int, logging_format: str, **flags: Any) -> None:
-    """Give each waiting pod a node: ready, with room, matching its selector, taints and required anti-affinity."""
+def command(config: str, scheduler_name: str, verbosity: int, logging_format: str, **flags: Any) -> None:
+    """Give each waiting pod the best of the nodes that can run it, and make room for those of higher priority."""
     # Heavy: the HTTP library.
     from twinstack.client.controllers import check
     from twinstack.client.kube_scheduler import Settings, run
+    from twinstack.client.scheduler_configuration import read_configuration
 
-    settings = Settings(**flags)
+    told = read_configuration(config) if config else {"scheduler_names": (scheduler_name,)}
+    settings = Settings(**flags | told)
     check(settings)
-    run_program(run(settings), verbosity=verbosity, logging_format=logging_format)
+    run_program(run(settings, ready=settle), verbosity=verbosity, logging_format=logging_format)

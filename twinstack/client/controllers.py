@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -24,6 +25,7 @@ from twinstack.client.cache import Cache
 from twinstack.client.client import Client
 from twinstack.client.identities import Identity
 from twinstack.client.kubeconfig import Connection
+from twinstack.client.throttle import Throttle
 from twinstack.loops import leader
 from twinstack.loops.clock import SystemClock
 from twinstack.loops.events import Recorder
@@ -52,6 +54,9 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     leader_elect_retry_period_seconds: float = 2.0
     leader_elect_resource_name: str = ""  # the program's name
     leader_elect_resource_namespace: str = "kube-system"
+    leader_elect_resource_lock: str = "leases"
+    kube_api_qps: float = 0.0  # requests a second; 0: as many as the server answers
+    kube_api_burst: int = 0  # requests at once; 0: as many as in a second
     bind_address: str = Family.IPV4.facts.loopback
     secure_port: int = 0  # 0: no door for health and metrics
     tls_cert_file: str = ""  # without it the door speaks plain HTTP
@@ -70,6 +75,10 @@ def check(settings: Common) -> None:
     if not retry * 1.2 < renew < lease:
         wanted = "the lease must last longer than the renew deadline, and that longer than 1.2 retry periods"
         raise SettingsError(f"--leader-elect-lease-duration={lease:g}s, --leader-elect-renew-deadline={renew:g}s: {wanted}; 15s and 10s would do")
+    if settings.leader_elect_resource_lock != "leases":
+        raise SettingsError(f"--leader-elect-resource-lock={settings.leader_elect_resource_lock} is no kind of lock here; leases is")
+    if settings.kube_api_burst < 0:
+        raise SettingsError(f"--kube-api-burst={settings.kube_api_burst} is negative; 0 allows as many requests at once as in a second")
     if not 0 <= settings.secure_port <= 65535:
         raise SettingsError(f"--secure-port={settings.secure_port} is no port; 0 serves none")
     if bool(settings.tls_cert_file) != bool(settings.tls_private_key_file):
@@ -94,8 +103,10 @@ async def run_controllers(
     check(settings)
     connection = settings.connection or kubeconfig.load(settings.kubeconfig or None, server=settings.master)
     clock, registry = SystemClock(), new_registry()
+    qps = settings.kube_api_qps
+    throttle = Throttle(qps, settings.kube_api_burst or math.ceil(qps)) if qps > 0 else None
     async with AsyncExitStack() as undo:
-        client = await undo.enter_async_context(Client(connection, user_agent=component))
+        client = await undo.enter_async_context(Client(connection, user_agent=component, throttle=throttle))
         cache = Cache(client, now=clock.now)
         for view in dict.fromkeys(watch.view for controller in controllers for watch in controller.watches):
             cache.watch(view, lean=(lean or {}).get(view))
@@ -103,7 +114,9 @@ async def run_controllers(
         metrics = QueueMetrics(registry)
         identities: dict[str, Identity] = {}
         if accounts is not None:
-            shared = await undo.enter_async_context(Client(msgspec.structs.replace(connection, token="", token_file="", pair=None), user_agent=component))
+            shared = await undo.enter_async_context(
+                Client(msgspec.structs.replace(connection, token="", token_file="", pair=None), user_agent=component, throttle=throttle)
+            )
             identities = {name: Identity(name, client, shared, clock) for name in dict.fromkeys(accounts[one.name] for one in controllers)}
         reconcilers = [
             Reconciler(

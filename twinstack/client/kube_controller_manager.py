@@ -14,6 +14,7 @@ from twinstack.client.lean import Lean
 from twinstack.net.cidr import parse_cidrs
 from twinstack.net.errors import AddressError
 from twinstack.net.family import FAMILIES, Family, Network
+from twinstack.rules.zones import Rates
 
 COMPONENT = "kube-controller-manager"
 PORT = 10257
@@ -35,6 +36,13 @@ class Settings(Common, frozen=True, kw_only=True):
     max_endpoints_per_slice: int = 100
     mirroring_max_endpoints_per_subset: int = 1000
     node_monitor_grace_period_seconds: float = 40.0
+    node_startup_grace_period_seconds: float = 60.0
+    node_monitor_period_seconds: float = 5.0
+    node_eviction_rate: float = 0.1
+    secondary_node_eviction_rate: float = 0.01
+    unhealthy_zone_threshold: float = 0.55
+    large_cluster_size_threshold: int = 50
+    terminated_pod_gc_threshold: int = 12500
     root_ca_file: str = ""
     concurrent_service_endpoint_syncs: int = 5
     concurrent_endpoint_syncs: int = 5
@@ -43,6 +51,8 @@ class Settings(Common, frozen=True, kw_only=True):
     concurrent_replicaset_syncs: int = 5
     concurrent_rc_syncs: int = 5
     concurrent_statefulset_syncs: int = 5
+    concurrent_daemonset_syncs: int = 2
+    concurrent_ttl_after_finished_syncs: int = 5
     concurrent_job_syncs: int = 5
     concurrent_cron_job_syncs: int = 5
     concurrent_namespace_syncs: int = 10
@@ -83,7 +93,20 @@ CONTROLLERS: Mapping[str, Row] = {
     "node-lifecycle-controller": Row(
         "nodelifecycle",
         "NodeLifecycle",
-        lambda settings: ((), {"grace_seconds": settings.node_monitor_grace_period_seconds}),
+        lambda settings: (
+            (),
+            {
+                "grace_seconds": settings.node_monitor_grace_period_seconds,
+                "startup_seconds": settings.node_startup_grace_period_seconds,
+                "period_seconds": settings.node_monitor_period_seconds,
+                "rates": Rates(
+                    settings.node_eviction_rate,
+                    settings.secondary_node_eviction_rate,
+                    settings.unhealthy_zone_threshold,
+                    settings.large_cluster_size_threshold,
+                ),
+            },
+        ),
         alias="nodelifecycle",
         account="node-controller",
     ),
@@ -108,15 +131,17 @@ CONTROLLERS: Mapping[str, Row] = {
     "replicationcontroller-controller": Row(
         "replicasets", "ReplicationControllers", workers="concurrent_rc_syncs", alias="replicationcontroller", account="replication-controller"
     ),
-    "daemonset-controller": Row("daemonsets", "DaemonSets", alias="daemonset", account="daemon-set-controller"),
+    "daemonset-controller": Row("daemonsets", "DaemonSets", workers="concurrent_daemonset_syncs", alias="daemonset", account="daemon-set-controller"),
     "statefulset-controller": Row("statefulsets", "StatefulSets", workers="concurrent_statefulset_syncs", alias="statefulset"),
     "job-controller": Row("jobs", "Jobs", workers="concurrent_job_syncs", alias="job"),
     "cronjob-controller": Row("cronjobs", "CronJobs", workers="concurrent_cron_job_syncs", alias="cronjob"),
-    "ttl-after-finished-controller": Row("jobs", "FinishedJobs", alias="ttl-after-finished"),
+    "ttl-after-finished-controller": Row("jobs", "FinishedJobs", workers="concurrent_ttl_after_finished_syncs", alias="ttl-after-finished"),
     "disruption-controller": Row("disruptions", "Disruptions", alias="disruption"),
     "namespace-controller": Row("namespaces", "Namespaces", workers="concurrent_namespace_syncs", alias="namespace"),
     "garbage-collector-controller": Row("garbage", "Garbage", workers="concurrent_gc_syncs", alias="garbagecollector", account="generic-garbage-collector"),
-    "pod-garbage-collector-controller": Row("podgc", "PodGarbage", alias="podgc", account="pod-garbage-collector"),
+    "pod-garbage-collector-controller": Row(
+        "podgc", "PodGarbage", lambda settings: ((), {"most_ended": settings.terminated_pod_gc_threshold}), alias="podgc", account="pod-garbage-collector"
+    ),
     "serviceaccount-controller": Row(
         "serviceaccounts", "ServiceAccounts", _service_accounts, "concurrent_serviceaccount_syncs", "serviceaccount", "service-account-controller"
     ),
@@ -172,8 +197,18 @@ def check(settings: Settings) -> None:
     if settings.allocate_node_cidrs and not settings.cluster_cidr:
         examples = ",".join(family.facts.default_pod_cidr for family in FAMILIES)
         raise SettingsError(f"--allocate-node-cidrs needs --cluster-cidr; {examples} would do")
-    if settings.node_monitor_grace_period_seconds <= 0:
-        raise SettingsError(f"--node-monitor-grace-period={settings.node_monitor_grace_period_seconds:g}s is not positive; 40s would do")
+    for flag, seconds, usual in (
+        ("node-monitor-grace-period", settings.node_monitor_grace_period_seconds, "40s"),
+        ("node-startup-grace-period", settings.node_startup_grace_period_seconds, "1m"),
+        ("node-monitor-period", settings.node_monitor_period_seconds, "5s"),
+    ):
+        if seconds <= 0:
+            raise SettingsError(f"--{flag}={seconds:g}s is not positive; {usual} would do")
+    for flag, rate in (("node-eviction-rate", settings.node_eviction_rate), ("secondary-node-eviction-rate", settings.secondary_node_eviction_rate)):
+        if rate < 0:
+            raise SettingsError(f"--{flag}={rate:g} is negative; 0 gives no node up")
+    if not 0 < settings.unhealthy_zone_threshold <= 1:
+        raise SettingsError(f"--unhealthy-zone-threshold={settings.unhealthy_zone_threshold:g} is no share above 0 and up to 1; 0.55 would do")
     services = _cidrs("service-cluster-ip-range", settings.service_cluster_ip_range)
     if len(services) > 2 or len({Family.of(one) for one in services}) < len(services):
         raise SettingsError(f"--service-cluster-ip-range={settings.service_cluster_ip_range} is not one CIDR, or one of each family")

@@ -14,11 +14,11 @@ class Settings(Common, frozen=True, kw_only=True):
     """One field per flag."""
 
     secure_port: int = PORT
-    scheduler_name: str = "default-scheduler"
+    scheduler_names: tuple[str, ...] = ("default-scheduler",)
 
 
 async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -> None:
     """Schedule until cancelled; *ready* is called once it is at work."""
     from twinstack.controllers.scheduling import Scheduling
 
-    await run_controllers(COMPONENT, [Scheduling(scheduler_name=settings.scheduler_name)], settings, ready=ready)
+    await run_controllers(COMPONENT, [Scheduling(scheduler_names=settings.scheduler_names)], settings, ready=ready)

@@ -10,7 +10,7 @@ for the blocks of nodes, one worker must decide, which takes the answer to each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from twinstack.api.disruptions import PodDisruptionBudget
 from twinstack.api.kinds import Namespace, Node, Pod, Service, condition_of
@@ -25,17 +25,18 @@ from twinstack.rules.scene import Places, Scene
 from twinstack.rules.scores import best_place
 from twinstack.rules.workloads import finished
 
+DEFAULT = "default-scheduler"
 _PODS = resource_of(Pod)
 
 
 class Scheduling:
-    """Nodes for pods that name *scheduler_name*."""
+    """Nodes for pods that name one of *scheduler_names*; a pod that names none means the default one."""
 
     name = "default-scheduler"
     workers = 1  # two pods must not be decided from the same world
 
-    def __init__(self, *, scheduler_name: str = "default-scheduler") -> None:
-        self._scheduler = scheduler_name
+    def __init__(self, *, scheduler_names: Collection[str] = (DEFAULT,)) -> None:
+        self._schedulers = frozenset(scheduler_names)
         self._places = Places()  # spares work, never changes a decision
         self.watches: Sequence[Watch] = (
             Watch(Pod, self._keys_of_pod),
@@ -81,7 +82,7 @@ class Scheduling:
         return Scene(places, {one.metadata.name: one.labels for one in world.list(Namespace)})
 
     def _waits(self, pod: Pod) -> bool:
-        ours = pod.spec.schedulerName in ("", self._scheduler)
+        ours = (pod.spec.schedulerName or DEFAULT) in self._schedulers
         return ours and not pod.spec.nodeName and pod.metadata.deletionTimestamp is None and not finished(pod)
 
     def _waiting(self, world: World) -> Iterable[Key]:
