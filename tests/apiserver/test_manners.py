@@ -122,6 +122,25 @@ async def test_what_leads_to_nothing(api: Any, method: str, path: str, code: int
     assert (got.code, got.headers["Content-Type"].partition(";")[0]) == (code, kind)
 
 
+async def test_a_watch_may_be_asked_for_by_its_path_as_long_ago(api: Any) -> None:
+    await api.made(CONFIGMAPS, configmap())
+    await api.made(CONFIGMAPS, configmap("b"))
+    async with api.watch("/api/v1/watch/namespaces/default/configmaps/b") as watch:
+        assert await watch.take(1) == [("ADDED", "b")]
+    async with api.watch("/api/v1/watch/configmaps?fieldSelector=metadata.name=a") as watch:
+        assert await watch.take(1) == [("ADDED", "a")]
+    assert (await api.get("/api/v1/watch/namespaces/default/configmaps/b/status")).code == 404
+
+
+async def test_documents_are_asked_for_again_by_what_names_their_contents(api: Any) -> None:
+    aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+    tag = (await api.get("/apis", Accept=aggregated)).headers["ETag"]
+    assert (await api.ask("GET", "/apis", headers={"Accept": aggregated, "If-None-Match": tag})).code == 304
+    right = (await api.get("/openapi/v3")).document["paths"]["api/v1"]["serverRelativeURL"]
+    followed = await api.get("/openapi/v3/api/v1?hash=old")
+    assert followed.headers["ETag"] == (await api.get(right)).headers["ETag"]
+
+
 @pytest.mark.parametrize("version", ["v1", "v1beta1"])
 async def test_both_versions_of_tables_and_metadata_are_served(api: Any, version: str) -> None:
     await api.made(CONFIGMAPS, configmap())

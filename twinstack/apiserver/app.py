@@ -227,6 +227,8 @@ class Application:
         reply: Reply | None = self.openapi.answer(path, accept) if first == "openapi" else self.discovery.answer(path, accept)
         if reply is None:
             raise _nothing_at(path)
+        if "hash=" in call.query and path.startswith("/openapi/v3/") and requests.Query.parse(call.query).text("hash") != self.openapi.stamp:
+            return Answer(301, b"", reply.content_type, [("Location", f"{path}?hash={self.openapi.stamp}")])
         if not reply.etag:
             return Answer(reply.status, reply.body, reply.content_type)
         if reply.etag in call.headers.get("If-None-Match", ""):

@@ -5,6 +5,7 @@ Everything here follows from ``api.resources.SERVED`` and is made once.
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -120,7 +121,8 @@ class Discovery:
                 }
             )
         document = {"kind": _AGGREGATED, "apiVersion": f"{_AGGREGATED_GROUP}/{version}", "metadata": {}, "items": items}
-        return Reply(200, f"{JSON};g={_AGGREGATED_GROUP};v={version};as={_AGGREGATED}", encode(document))
+        body = encode(document)
+        return Reply(200, f"{JSON};g={_AGGREGATED_GROUP};v={version};as={_AGGREGATED}", body, f'"{hashlib.sha256(body).hexdigest().upper()}"')
 
 
 def _aggregated_version(accept: str) -> str:

@@ -175,13 +175,16 @@ class OpenAPI:
             found.setdefault(f"apis/{resource.api_version}" if resource.group else f"api/{resource.version}", []).append(resource)
         return found
 
-    def _v3_index(self) -> bytes:
-        # The hash names the contents; what the contents follow from is enough, and they need not be made yet.
+    @cached_property
+    def stamp(self) -> str:
+        """The hash that names the contents; what they follow from is enough for it, and they need not be made yet."""
         digest = hashlib.sha256(repr(self._resources).encode())
         for content in self._definitions.values():
             digest.update(content)
-        stamp = digest.hexdigest()[:32].upper()
-        return encode({"paths": {where: {"serverRelativeURL": f"/openapi/v3/{where}?hash={stamp}"} for where in sorted(self._group_versions)}})
+        return digest.hexdigest()[:32].upper()
+
+    def _v3_index(self) -> bytes:
+        return encode({"paths": {where: {"serverRelativeURL": f"/openapi/v3/{where}?hash={self.stamp}"} for where in sorted(self._group_versions)}})
 
     def _closure(self, names: Iterable[str]) -> list[str]:
         seen: set[str] = set()

@@ -41,6 +41,10 @@ class Query:
         values = self._values.get(name)
         return values[0] if values else ""
 
+    def narrowed(self, condition: str) -> Query:
+        """The same with one more condition on fields."""
+        return Query({**self._values, "fieldSelector": [",".join(filter(None, (self.text("fieldSelector"), condition)))]})
+
     def texts(self, name: str) -> Sequence[str]:
         return self._values.get(name, ())
 
@@ -134,10 +138,13 @@ def parse(method: str, path: str, query_text: str = "") -> Request:
     else:
         raise NotFound(_NO_RESOURCE)
     namespace = ""
+    watched = rest[0] == "watch" and len(rest) > 1 and method == "GET"  # how watches were asked for before there was ?watch
+    if watched:
+        rest = rest[1:]
     if rest[0] == "namespaces" and len(rest) > 2 and not (group == "" and len(rest) == 3 and rest[2] in ("status", "finalize")):
         namespace, rest = rest[1], rest[2:]
     resource = BY_PATH.get((group, version, rest[0]))
-    if resource is None or len(rest) > 3 or (namespace and not resource.namespaced):
+    if resource is None or len(rest) > (2 if watched else 3) or (namespace and not resource.namespaced):
         raise NotFound(_NO_RESOURCE)
     name = rest[1] if len(rest) > 1 else ""
     if name and resource.namespaced and not namespace:
@@ -154,7 +161,11 @@ def parse(method: str, path: str, query_text: str = "") -> Request:
             raise MethodNotAllowed(_NO_METHOD)
         return Request(verb, resource, namespace, name, subresource, query)
     verb = (_WITH_NAME if name else _WITHOUT_NAME).get(method, "")
-    if verb == "list" and query.flag("watch"):
+    if watched:
+        if name:
+            query = query.narrowed(f"metadata.name={name}")
+        verb, name = "watch", ""
+    elif verb == "list" and query.flag("watch"):
         verb = "watch"
     if verb not in resource.verbs or (verb == "create" and resource.namespaced and not namespace):
         raise MethodNotAllowed(_NO_METHOD)
