@@ -16,6 +16,7 @@ import click
 from law import filled
 from prometheus_client import CollectorRegistry
 
+from twinstack.agent import configuration
 from twinstack.api.resources import RESOURCES
 from twinstack.cli.main import COMMANDS, group
 from twinstack.proxy.metrics import Metrics as ProxyMetrics
@@ -99,11 +100,33 @@ def metrics() -> str:
     return "\n".join(lines) + "\n"
 
 
+def kubelet_configuration() -> str:
+    """What becomes of each field of a KubeletConfiguration."""
+    lines = [
+        "# KubeletConfiguration",
+        "",
+        f"Written from the code by `make docs`. `twinstack kubelet --config` reads `{configuration.API_VERSION}` strictly: an unknown field, or a key that",
+        "stands twice, stops it. A duration or number that is zero means the default. Flags win over the file.",
+        "",
+        "| field | what becomes of it |",
+        "|---|---|",
+    ]
+    told = dict.fromkeys((*configuration.OBEYED, *configuration.WORDS), "obeyed")
+    told |= {field: f"left out with a warning: {why}" for field, (_, why) in configuration.LEFT_OUT.items()}
+    told |= {field: f"refused{_but(usual)}: {why}" for field, (usual, why) in configuration.REFUSED.items()}
+    lines += [f"| `{field}` | {text} |" for field, text in sorted(told.items(), key=lambda one: one[0].lower())]
+    return "\n".join(lines) + "\n"
+
+
+def _but(usual: object) -> str:
+    return f" but for `{str(usual).lower() if isinstance(usual, bool) else usual}`" if usual not in (None, "") else ""
+
+
 def _text(node: ast.expr) -> str:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
-PAGES = {"commands.md": commands, "resources.md": resources, "metrics.md": metrics, LAW: law}
+PAGES = {"commands.md": commands, "resources.md": resources, "metrics.md": metrics, "kubelet-configuration.md": kubelet_configuration, LAW: law}
 
 
 def main() -> int:

@@ -132,7 +132,7 @@ def test_a_soft_threshold_says_how_long_it_may_be():
 
 
 def test_every_field_is_in_one_table_only():
-    tables = (configuration.OBEYED, configuration._WORDS, configuration.LEFT_OUT, configuration.REFUSED)
+    tables = (configuration.OBEYED, configuration.WORDS, configuration.LEFT_OUT, configuration.REFUSED)
     fields = [field for table in tables for field in table]
     assert len(fields) == len(set(fields)) and len(fields) > 115
     usual = Settings()

@@ -126,7 +126,7 @@ OBEYED: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "crashLoopBackOff.maxContainerRestartPeriod": ("longest_backoff_seconds", _seconds),
 }
 # those whose nothing (false, zero, an empty text or map) is a word of its own
-_WORDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
+WORDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "healthzPort": ("healthz_port", int),
     "resolvConf": ("resolv_conf", _path),
     "registerNode": ("register_node", _boolean),
@@ -256,9 +256,9 @@ def _read(document: Mapping[str, Any]) -> Read:
     warnings = []
     for field, value in _flat(document):
         nothing = value in (None, "", 0, 0.0, [], {}, "0s") and value is not False
-        if field in _WORDS or field in OBEYED:
-            name, make = _WORDS.get(field) or OBEYED[field]
-            if value is not None and (field in _WORDS or not nothing):
+        if field in WORDS or field in OBEYED:
+            name, make = WORDS.get(field) or OBEYED[field]
+            if value is not None and (field in WORDS or not nothing):
                 try:
                     values[name] = make(value)
                 except (TypeError, ValueError, KeyError, AttributeError, Error) as error:
@@ -279,7 +279,7 @@ def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     """The fields, those of nested parts by their paths."""
     for name, value in document.items():
         path = f"{prefix}{name}"
-        nested = path in _NESTED or any(known.startswith(f"{path}.") for known in (*OBEYED, *_WORDS))
+        nested = path in _NESTED or any(known.startswith(f"{path}.") for known in (*OBEYED, *WORDS))
         if nested and (value is None or isinstance(value, Mapping)):
             yield from _flat(value or {}, f"{path}.")
         elif prefix or path not in ("apiVersion", "kind"):
@@ -299,7 +299,7 @@ class _Strict(yaml.SafeLoader):
 def document_of(settings: Settings) -> dict[str, Any]:
     """The settings as such a file would tell them, for ``/configz``."""
     document: dict[str, Any] = {"kind": KIND, "apiVersion": API_VERSION}
-    for field, (name, make) in {**OBEYED, **_WORDS}.items():
+    for field, (name, make) in {**OBEYED, **WORDS}.items():
         *parents, last = field.split(".")
         part = document
         for parent in parents:
