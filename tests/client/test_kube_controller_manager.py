@@ -42,6 +42,7 @@ def test_every_controller_of_the_table_is_there_under_the_name_it_has() -> None:
     "words, without, only",
     [
         pytest.param(["*"], [], [], id="all"),
+        pytest.param(["*", "-persistentvolume-binder-controller", "-pv-protection"], [], [], id="all, without what is not here anyway"),
         pytest.param(["*", "-nodeipam"], ["node-ipam-controller"], [], id="all but one, by its old name"),
         pytest.param(["-deployment-controller", "*"], ["deployment-controller"], [], id="the order does not matter"),
         pytest.param(["endpointslice-controller"], [], ["endpointslice-controller"], id="one alone"),
@@ -56,6 +57,7 @@ def test_controllers_are_chosen_by_name(words: Sequence[str], without: list[str]
     "fields, words",
     [
         ({"controllers": ("nonsense",)}, "'nonsense' is not a controller here"),
+        ({"controllers": ("*", "horizontal-pod-autoscaler-controller")}, "horizontal-pod-autoscaler-controller is upstream's and not served here"),
         ({"allocate_node_cidrs": True}, "--allocate-node-cidrs needs --cluster-cidr"),
         ({"allocate_node_cidrs": True, "cluster_cidr": "10.244.0.1/16"}, "10.244.0.0/16 would do"),
         ({"service_cluster_ip_range": "10.0.0.0/24,10.1.0.0/24"}, "is not one CIDR, or one of each family"),

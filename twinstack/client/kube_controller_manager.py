@@ -151,6 +151,36 @@ CONTROLLERS: Mapping[str, Row] = {
 }
 
 
+# Upstream's that there is nothing here to do for: they may be left out by name, not asked for. Some have two names.
+NOT_SERVED = frozenset(
+    f"{name}{suffix}"
+    for suffix in ("", "-controller")
+    for name in (
+        *("bootstrap-signer", "certificatesigningrequest-approving", "certificatesigningrequest-cleaner", "certificatesigningrequest-signing"),
+        *(
+            "cloud-node-lifecycle",
+            "device-taint-eviction",
+            "ephemeral-volume",
+            "horizontal-pod-autoscaler",
+            "kube-apiserver-serving-clustertrustbundle-publisher",
+        ),
+        *("legacy-serviceaccount-token-cleaner", "node-route", "persistentvolume-attach-detach", "persistentvolume-binder", "persistentvolume-expander"),
+        *("persistentvolume-protection", "persistentvolumeclaim-protection", "podcertificaterequest-cleaner", "resourceclaim", "resourcequota"),
+        *(
+            "root-ca-certificate-publisher",
+            "selinux-warning",
+            "service-lb",
+            "serviceaccount-token",
+            "storage-version-migrator",
+            "storageversion-garbage-collector",
+        ),
+        *("taint-eviction", "token-cleaner", "ttl", "validatingadmissionpolicy-status", "volumeattributesclass-protection"),
+        *("attachdetach", "bootstrapsigner", "csrapproving", "csrcleaner", "csrsigning", "horizontalpodautoscaling", "pv-protection", "pvc-protection"),
+        *("root-ca-cert-publisher", "route", "service", "tokencleaner"),
+    )
+)
+
+
 def chosen(names: tuple[str, ...]) -> list[str]:
     """The controllers that ``--controllers`` means: ``*`` all, ``name`` this one, ``-name`` not this one; the first word about one counts.
 
@@ -158,8 +188,10 @@ def chosen(names: tuple[str, ...]) -> list[str]:
     """
     aliases = {row.alias: name for name, row in CONTROLLERS.items() if row.alias}
     plain = [(word.startswith("-"), aliases.get(word.removeprefix("-"), word.removeprefix("-"))) for word in names]
-    for _, name in plain:
-        if name != "*" and name not in CONTROLLERS:
+    for without, name in plain:
+        if name in NOT_SERVED and not without:
+            raise SettingsError(f"--controllers: {name} is upstream's and not served here; leave it out")
+        if name != "*" and name not in CONTROLLERS and name not in NOT_SERVED:
             raise SettingsError(f"--controllers: {name!r} is not a controller here; these are: {', '.join(CONTROLLERS)}")
     every = (False, "*") in plain
     verdicts: dict[str, bool] = {}
