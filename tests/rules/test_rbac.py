@@ -235,6 +235,8 @@ def account(name: str) -> str:
         ("system:kube-dns", SOMEBODY, Attributes("update", "", "services"), False),
         ("system:node:node1", ("system:nodes", *SOMEBODY), Attributes("get", "", "nodes", name="node1"), False),
         ("twinstack:node-router", SOMEBODY, Attributes("list", "", "nodes"), True),
+        ("system:node-problem-detector", SOMEBODY, Attributes("patch", "", "nodes", "status", name="n"), True),
+        ("system:node-problem-detector", SOMEBODY, Attributes("patch", "", "nodes", name="n"), False),
         ("system:serviceaccount:x:y", ("system:serviceaccounts",), Attributes("get", path="/openid/v1/jwks"), True),
     ],
 )

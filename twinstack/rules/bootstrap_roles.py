@@ -98,6 +98,8 @@ _ROLES: Final[Mapping[str, tuple[RuleDocument, ...]]] = {
         rule("*", "", "nodes/configz", "nodes/healthz", "nodes/log", "nodes/metrics", "nodes/pods", "nodes/proxy", "nodes/stats"),
     ),
     "system:node": NODE_RULES,
+    "system:node-bootstrapper": (rule(("create", *READ), "certificates.k8s.io", "certificatesigningrequests"),),
+    "system:node-problem-detector": (rule(("get",), "", "nodes"), rule(("patch",), "", "nodes/status"), *TELL_EVENTS),
     "system:node-proxier": (
         rule(("list", "watch"), "", "services"),
         rule(READ, "", "nodes"),
@@ -150,6 +152,7 @@ _BINDINGS: Final[Mapping[str, tuple[str, tuple[tuple[str, str], ...]]]] = {
     "system:monitoring": ("system:monitoring", (("Group", "system:monitoring"),)),
     "system:service-account-issuer-discovery": ("system:service-account-issuer-discovery", (("Group", "system:serviceaccounts"),)),
     "system:node": ("system:node", ()),  # the Node authorizer is who asks for these rules
+    "system:node-problem-detector": ("system:node-problem-detector", (("User", "system:node-problem-detector"),)),
     "system:node-proxier": ("system:node-proxier", (("User", "system:kube-proxy"),)),
     ROUTER: (ROUTER, (("User", ROUTER),)),
     BALANCER: (BALANCER, (("User", BALANCER), ("ServiceAccount", "kube-system/twinstack-load-balancer"))),
