@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from twinstack.net import cidr
@@ -96,3 +96,20 @@ def test_any_text_is_an_address_or_our_own_error(text):
     for parse in (cidr.parse_address, cidr.parse_cidr):
         with contextlib.suppress(AddressError):
             parse(text)
+
+
+@given(st.one_of(st.ip_addresses().map(str), st.text(alphabet="0123456789abcdef:.%/ -", max_size=40)))
+@example("::ffff:192.0.2.1")
+@example("01.2.3.4")
+@example("1.2.3")
+@example("fd00::00:1")
+@example("fe80::1%eth0")
+@example("")
+@example("::1.2.3.4")
+def test_the_quick_way_to_a_canonical_text_finds_what_the_slow_one_finds(text):
+    try:
+        address = cidr.parse_address(text)
+    except AddressError:
+        assert cidr.canonical_text(text) is None
+    else:
+        assert cidr.canonical_text(text) == (Family.of(address), str(address))

@@ -17,7 +17,6 @@ Theory (spec: the EndpointSlice API, KEP-752, KEP-1672 for the three conditions)
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 
 from twinstack.api.kinds import (
     Endpoint,
@@ -32,7 +31,7 @@ from twinstack.api.kinds import (
     ServicePort,
 )
 from twinstack.api.world import World
-from twinstack.net.cidr import parse_address
+from twinstack.net.cidr import canonical_text, parse_address
 from twinstack.net.errors import AddressError
 from twinstack.net.family import FAMILIES, Address, Family
 from twinstack.rules.readiness import readiness_of, ready_in
@@ -144,17 +143,10 @@ def addresses_of(pod: Pod) -> dict[Family, list[str]]:
     result: dict[Family, list[str]] = {}
     texts = [one.ip for one in pod.status.podIPs or ()] or [pod.status.podIP]
     for text in texts:
-        found = _canonical(text)
+        found = canonical_text(text)
         if found is not None:
             result.setdefault(found[0], []).append(found[1])
     return result
-
-
-@lru_cache(maxsize=1 << 14)
-def _canonical(text: str) -> tuple[Family, str] | None:
-    """An address's family and canonical text. Remembered, as each pod's are asked for by several, one after the other."""
-    address = _parsed(text)
-    return None if address is None else (Family.of(address), str(address))
 
 
 def target_port(pod: Pod, port: ServicePort) -> int | None:
