@@ -129,5 +129,5 @@ def _pool(family: Family) -> Pool:
 
 def _bytes(taken: Intervals) -> int:
     """The lists and their numbers, which are not shared."""
-    lists = (taken._starts, taken._ends)
+    lists = [*taken._starts, *taken._ends]
     return sum(sys.getsizeof(one) + sum(map(sys.getsizeof, one)) for one in lists)

@@ -50,7 +50,26 @@ def run(scale: float) -> list[Result]:
         results += lists(port, bare, scale)
         results += events(port, bare, scale)
         results += idle(port, pid, scale)
+    with tempfile.TemporaryDirectory() as place, server(Path(place)) as (port, pid, _):
+        results += flat(port, pid, scale)
     return results
+
+
+def flat(port: int, pid: int, scale: float) -> Iterator[Result]:
+    """Dual-stack Services created beside none, 2,000 and 10,000 others: what one costs must not grow with their number."""
+    count = max(64, int(500 * scale))
+    each: list[float] = []
+    present = 0
+    for size in (0, int(2000 * scale), int(10_000 * scale)):
+        if size > present:
+            load(port, kind="create", clients=16, count=size - present, path=SERVICES, prefix=f"fill{size}")
+            present = size
+        before = cpu_seconds(pid)
+        found = load(port, kind="create", clients=16, count=count, path=SERVICES, prefix=f"at{size}")
+        each.append((cpu_seconds(pid) - before) / count)
+        present += count
+        yield rate(f"dual-stack Services created beside {size:,}, 16 clients", found, 1500.0 * min(1.0, scale * 2))
+    yield Result(bench=BENCH, name="CPU of the server, a dual-stack Service beside the most others", value=each[-1] / each[0], unit="× the first", target=1.3)
 
 
 def writes(port: int, pid: int, place: Path, scale: float) -> Iterator[Result]:
@@ -91,7 +110,7 @@ def reads(port: int, pid: int, bare: int, scale: float) -> Iterator[Result]:
     yield Result(bench=BENCH, name="CPU of the server, GET, each", value=spent * 1e6, unit="µs", target=90.0)
 
 
-def rate(name: str, found: dict[str, Any], target: float, baseline: str, baseline_value: float) -> Result:
+def rate(name: str, found: dict[str, Any], target: float, baseline: str = "", baseline_value: float | None = None) -> Result:
     return Result(
         bench=BENCH,
         name=name,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +26,25 @@ def test_intervals_behave_like_a_set(operations):
         free = [number for number in range(start, 42) if number not in plain]
         assert intervals.first_absent(start, 42) == (free[0] if free else None)
         assert intervals.count_within(start, start + 7) == len([number for number in plain if start <= number < start + 7])
+
+
+def test_thousands_of_intervals_behave_like_a_set():
+    chance = random.Random(7)
+    intervals, plain = Intervals(), set()
+    for round_ in range(6):
+        for number in chance.sample(range(0, 12_000, 2), 3000):  # apart from each other
+            assert intervals.add(number) == (number not in plain)
+            plain.add(number)
+        start = chance.randrange(11_000)
+        intervals.add_range(start, start + 700)  # over many of them
+        plain.update(range(start, start + 700))
+        for number in chance.sample(range(12_000), 4000):
+            assert intervals.remove(number) == (number in plain)
+            plain.discard(number)
+        assert list(intervals) == sorted(plain) and len(intervals) == len(plain), round_
+        for start in range(0, 12_000, 97):
+            assert intervals.first_absent(start, 12_000) == next(number for number in range(start, 12_001) if number not in plain)
+            assert intervals.count_within(start, start + 500) == sum(start <= number < start + 500 for number in plain)
 
 
 @given(st.integers(1, 60), st.integers(0, 20), st.lists(st.integers(0, 1 << 70), max_size=80))

@@ -13,48 +13,61 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
+from typing import Final
+
+_LONGEST_CHUNK: Final = 512
 
 
 class Intervals:
-    """A set of integers, kept as sorted disjoint half-open intervals."""
+    """A set of integers, kept as sorted disjoint half-open intervals.
 
-    __slots__ = ("_ends", "_starts", "count")
+    They lie in chunks, so that a new one moves some hundred others at most, however many there are.
+    """
+
+    __slots__ = ("_ends", "_heads", "_starts", "count")
 
     def __init__(self, numbers: Iterable[int] = ()) -> None:
-        self._starts: list[int] = []
-        self._ends: list[int] = []
+        self._starts: list[list[int]] = []  # by chunk, none of which is empty
+        self._ends: list[list[int]] = []
+        self._heads: list[int] = []  # the first start of each chunk
         self.count = 0
         for number in numbers:
             self.add(number)
 
     def __contains__(self, number: int) -> bool:
-        i = bisect_right(self._starts, number) - 1
-        return i >= 0 and number < self._ends[i]
+        chunk, i = self._find(number)
+        return chunk >= 0 and number < self._ends[chunk][i]
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[int]:
-        for start, end in zip(self._starts, self._ends, strict=True):
-            yield from range(start, end)
+        for starts, ends in zip(self._starts, self._ends, strict=True):
+            for start, end in zip(starts, ends, strict=True):
+                yield from range(start, end)
 
     def add(self, number: int) -> bool:
         """Add a number; False when it was there."""
-        i = bisect_right(self._starts, number) - 1
-        if i >= 0 and number < self._ends[i]:
-            return False
-        joins_left = i >= 0 and self._ends[i] == number
-        joins_right = i + 1 < len(self._starts) and self._starts[i + 1] == number + 1
+        chunk, i = self._find(number)
+        joins_left = False
+        if chunk >= 0:
+            end = self._ends[chunk][i]
+            if number < end:
+                return False
+            joins_left = end == number
+        after, j = self._next(chunk, i)
+        joins_right = after < len(self._heads) and self._starts[after][j] == number + 1
         if joins_left and joins_right:
-            self._ends[i] = self._ends.pop(i + 1)
-            del self._starts[i + 1]
+            self._ends[chunk][i] = self._ends[after][j]
+            self._delete(after, j)
         elif joins_left:
-            self._ends[i] = number + 1
+            self._ends[chunk][i] = number + 1
         elif joins_right:
-            self._starts[i + 1] = number
+            self._starts[after][j] = number
+            if j == 0:
+                self._heads[after] = number
         else:
-            self._starts.insert(i + 1, number)
-            self._ends.insert(i + 1, number + 1)
+            self._insert(chunk, i, number, number + 1)
         self.count += 1
         return True
 
@@ -62,44 +75,90 @@ class Intervals:
         """Add every number of [start, end), however many."""
         if start >= end:
             return
-        low, high = bisect_left(self._ends, start), bisect_right(self._starts, end)
-        removed = sum(self._ends[i] - self._starts[i] for i in range(low, high))
-        if low < high:
-            start, end = min(start, self._starts[low]), max(end, self._ends[high - 1])
-        self._starts[low:high], self._ends[low:high] = [start], [end]
-        self.count += end - start - removed
+        chunk, i = self._find(start)
+        if chunk < 0 or self._ends[chunk][i] < start:  # nothing on the left to join
+            chunk, i = self._next(chunk, i)
+        while chunk < len(self._heads) and self._starts[chunk][i] <= end:
+            first, last = self._starts[chunk][i], self._ends[chunk][i]
+            start, end = min(start, first), max(end, last)
+            self.count -= last - first
+            self._delete(chunk, i)
+            chunk, i = self._next(*self._find(start))
+        self._insert(*self._find(start), start, end)
+        self.count += end - start
 
     def remove(self, number: int) -> bool:
         """Remove a number; False when it was not there."""
-        i = bisect_right(self._starts, number) - 1
-        if i < 0 or number >= self._ends[i]:
+        chunk, i = self._find(number)
+        if chunk < 0 or number >= self._ends[chunk][i]:
             return False
-        start, end = self._starts[i], self._ends[i]
+        start, end = self._starts[chunk][i], self._ends[chunk][i]
         if start == number and end == number + 1:
-            del self._starts[i], self._ends[i]
+            self._delete(chunk, i)
         elif start == number:
-            self._starts[i] = number + 1
-        elif end == number + 1:
-            self._ends[i] = number
+            self._starts[chunk][i] = number + 1
+            if i == 0:
+                self._heads[chunk] = number + 1
         else:
-            self._ends[i] = number
-            self._starts.insert(i + 1, number + 1)
-            self._ends.insert(i + 1, end)
+            self._ends[chunk][i] = number
+            if end != number + 1:
+                self._insert(chunk, i, number + 1, end)
         self.count -= 1
         return True
 
     def first_absent(self, start: int, end: int) -> int | None:
         """The first number in [start, end) that is not in the set."""
-        i = bisect_right(self._starts, start) - 1
-        candidate = self._ends[i] if i >= 0 and start < self._ends[i] else start
+        chunk, i = self._find(start)
+        candidate = self._ends[chunk][i] if chunk >= 0 and start < self._ends[chunk][i] else start
         return candidate if candidate < end else None
 
     def count_within(self, start: int, end: int) -> int:
         """How many numbers of [start, end) are in the set."""
         total = 0
-        for i in range(max(bisect_right(self._starts, start) - 1, 0), bisect_left(self._starts, end)):
-            total += max(0, min(end, self._ends[i]) - max(start, self._starts[i]))
+        for chunk in range(max(bisect_right(self._heads, start) - 1, 0), bisect_left(self._heads, end)):
+            starts, ends = self._starts[chunk], self._ends[chunk]
+            for i in range(max(bisect_right(starts, start) - 1, 0), bisect_left(starts, end)):
+                total += max(0, min(end, ends[i]) - max(start, starts[i]))
         return total
+
+    # ---- places: a chunk, and an interval in it; chunk -1 is before the first
+
+    def _find(self, number: int) -> tuple[int, int]:
+        """The last interval that starts at the number or before."""
+        chunk = bisect_right(self._heads, number) - 1
+        return (chunk, bisect_right(self._starts[chunk], number) - 1) if chunk >= 0 else (-1, -1)
+
+    def _next(self, chunk: int, i: int) -> tuple[int, int]:
+        """The interval after this one; past the last chunk when there is none."""
+        return (chunk, i + 1) if chunk >= 0 and i + 1 < len(self._starts[chunk]) else (chunk + 1, 0)
+
+    def _insert(self, chunk: int, i: int, start: int, end: int) -> None:
+        """Put an interval after this one, whose neighbours it does not touch."""
+        if chunk < 0:
+            if not self._heads:
+                self._heads.append(start)
+                self._starts.append([start])
+                self._ends.append([end])
+                return
+            chunk = 0
+            self._heads[0] = start
+        starts, ends = self._starts[chunk], self._ends[chunk]
+        starts.insert(i + 1, start)
+        ends.insert(i + 1, end)
+        if len(starts) > _LONGEST_CHUNK:
+            half = len(starts) // 2
+            self._starts.insert(chunk + 1, starts[half:])
+            self._ends.insert(chunk + 1, ends[half:])
+            self._heads.insert(chunk + 1, starts[half])
+            del starts[half:], ends[half:]
+
+    def _delete(self, chunk: int, i: int) -> None:
+        starts, ends = self._starts[chunk], self._ends[chunk]
+        del starts[i], ends[i]
+        if not starts:
+            del self._starts[chunk], self._ends[chunk], self._heads[chunk]
+        elif i == 0:
+            self._heads[chunk] = starts[0]
 
 
 class Pool:
