@@ -44,6 +44,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def media_type(call: Call) -> str:
+    """What the body is of, without parameters, in small letters."""
     text = call.headers.get("Content-Type", "")
     return text if text in _KNOWN_TYPES else text.partition(";")[0].strip().lower()
 
