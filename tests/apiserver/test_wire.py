@@ -169,6 +169,13 @@ async def test_an_upgrade_that_is_not_ours_is_answered_as_if_it_had_not_been_ask
     assert await answer(reader) == (200, b"b")
 
 
+async def test_an_upgrade_with_a_body_is_refused_for_its_body_could_be_taken_for_a_request(connect: Any) -> None:
+    reader, writer = await connect()
+    writer.write(asked("/", "Connection: Upgrade", "Upgrade: h2c", method="POST", body=asked("/?smuggled")))
+    assert (await answer(reader))[0] == 400
+    assert await reader.read() == b""
+
+
 # ---- long answers
 
 

@@ -252,12 +252,14 @@ class Connection(asyncio.Protocol):
         if self._head_size > HEAD_LIMIT or len(self._headers) > MOST_HEADERS:
             self._refuse(_long_head())
         elif "Content-Length" in headers or "Transfer-Encoding" in headers:
-            self._look_at_body(request, headers)
+            self._look_at_body(request, headers, upgrades=parser.should_upgrade())
 
-    def _look_at_body(self, request: Request, headers: CIMultiDict[str]) -> None:
+    def _look_at_body(self, request: Request, headers: CIMultiDict[str], *, upgrades: bool) -> None:
         """Refuse a body before it comes, or ask for it."""
         length = headers.get("Content-Length", "")
-        if length.isdigit() and int(length) > BODY_LIMIT:
+        if upgrades and length != "0":  # the parser takes it for what the connection is upgraded to
+            self._refuse(BadRequest("a request for an upgrade has no body"))
+        elif length.isdigit() and int(length) > BODY_LIMIT:
             self._refuse(_large_body())
         elif length != "0" and headers.get("Content-Encoding", "identity").lower() != "identity":
             self._refuse(UnsupportedMediaType("the body of the request is compressed, which is not accepted: a few bytes may stand for gigabytes"))
