@@ -133,7 +133,9 @@ async def test_the_issuer_tells_how_its_tokens_are_verified(robot: Any) -> None:
 async def test_a_new_pod_gets_its_account_and_its_token(serve: Any) -> None:
     api = await serve(enable_admission_plugins=("ServiceAccount",))
     pod = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "x"}]}}
-    assert (await api.post(PODS, pod)).code == 403, "the account is not there yet"
+    refused = await api.post(PODS, {**pod, "spec": {**pod["spec"], "serviceAccountName": "other"}})
+    assert refused.code == 403
+    assert refused.message == 'pods "p" is forbidden: error looking up service account default/other: serviceaccount "other" not found'
     await api.made(ACCOUNTS, {"metadata": {"name": "default"}})
     await api.made(ACCOUNTS, {"metadata": {"name": "quiet"}, "automountServiceAccountToken": False})
     made = await api.made(PODS, pod)
@@ -145,6 +147,16 @@ async def test_a_new_pod_gets_its_account_and_its_token(serve: Any) -> None:
     for name, spec in (("a", {"serviceAccountName": "quiet"}), ("b", {"automountServiceAccountToken": False})):
         made = await api.made(PODS, {"metadata": {"name": name}, "spec": {**pod["spec"], **spec}})
         assert not made["spec"].get("volumes") and made["spec"]["serviceAccountName"] in ("quiet", "default")
+
+
+async def test_a_pod_waits_for_the_account_of_a_namespace_that_is_being_furnished(serve: Any) -> None:
+    api = await serve(enable_admission_plugins=("ServiceAccount",))
+    pod = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "x"}]}}
+    early = asyncio.ensure_future(api.post(PODS, pod))
+    await asyncio.sleep(0.2)
+    assert not early.done()
+    await api.made(ACCOUNTS, {"metadata": {"name": "default"}})
+    assert (await early).code == 201
 
 
 # ---- keys

@@ -51,6 +51,11 @@ class Admission:
         self._service_accounts = service_accounts
         self._restricts_nodes = "Node" in authorizer.modes
 
+    async def ready(self, resource: Resource, document: Document) -> None:
+        """Wait a little where a new object needs what a controller is about to make."""
+        if resource is _PODS and self._service_accounts is not None:
+            await self._service_accounts.ready(document)
+
     def new(self, resource: Resource, document: Document) -> None:
         """A new object, before its defaults; Forbidden when the caller may not make it."""
         if resource is _PODS and self._service_accounts is not None:

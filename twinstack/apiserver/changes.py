@@ -113,6 +113,8 @@ class Changes:
             raise BadRequest("resourceVersion should not be set on objects to be created")
         if resource.namespaced:
             self.check_namespace(resource, metadata["namespace"], metadata.get("name") or metadata.get("generateName", ""))
+            if self.admission is not None:
+                await self.admission.ready(resource, document)
         now = self.now()
         for field in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"):
             metadata.pop(field, None)

@@ -5,6 +5,7 @@ Source: the Kubernetes documentation, "Managing Service Accounts", section "Serv
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ from twinstack.rules.node_access import MIRROR
 MOUNT_PATH: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 TOKEN_SECONDS: Final = 3607
 _ACCOUNTS: Final = resource_of(kinds.ServiceAccount)
+_DEFAULT: Final = "default"
+_LOOKS, _PAUSE_SECONDS = 20, 0.075  # 1.5 s in all, the most that upstream waits
 _ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"
 
 
@@ -28,16 +31,28 @@ class ServiceAccountAdmission:
         self._cache = cache
         self._chance = chance or random.Random()
 
+    async def ready(self, pod: Document) -> None:
+        """Wait a little for the default ServiceAccount: a controller makes it, and a manifest's pod comes right after its namespace."""
+        metadata, spec = pod.get("metadata") or {}, pod.get("spec")
+        if not isinstance(spec, dict) or _account_of(spec) != _DEFAULT or (metadata.get("annotations") or {}).get(MIRROR):
+            return
+        key = Key(str(metadata.get("namespace", "")), _DEFAULT)
+        for _ in range(_LOOKS):
+            if self._cache.get(_ACCOUNTS, key) is not None:
+                return
+            await asyncio.sleep(_PAUSE_SECONDS)
+
     def admit(self, pod: Document) -> None:
         """Complete a new pod; Forbidden when its ServiceAccount does not exist."""
         metadata, spec = pod.get("metadata") or {}, pod.get("spec")
         if not isinstance(spec, dict) or (metadata.get("annotations") or {}).get(MIRROR):
             return  # what is wrong with it is told later; a mirror pod has no account
-        name = spec.get("serviceAccountName") or spec.get("serviceAccount") or "default"
+        name = _account_of(spec)
         spec["serviceAccountName"] = spec["serviceAccount"] = name
         account = self._cache.get(_ACCOUNTS, Key(metadata.get("namespace", ""), str(name)))
         if account is None:
-            message = f'pods "{metadata.get("name", "")}" is forbidden: error looking up service account {metadata.get("namespace", "")}/{name}: not found'
+            looked_up = f'error looking up service account {metadata.get("namespace", "")}/{name}: serviceaccount "{name}" not found'
+            message = f'pods "{metadata.get("name", "")}" is forbidden: {looked_up}'
             raise Forbidden(message, kind="pods", name=metadata.get("name", ""))
         if not spec.get("imagePullSecrets") and account.get("imagePullSecrets"):
             spec["imagePullSecrets"] = account["imagePullSecrets"]
@@ -61,6 +76,10 @@ class ServiceAccountAdmission:
             volumes.append({"name": name, "projected": {"defaultMode": 0o644, "sources": _sources()}})
         for container in lacking:
             container.setdefault("volumeMounts", []).append({"name": name, "readOnly": True, "mountPath": MOUNT_PATH})
+
+
+def _account_of(spec: Document) -> Any:
+    return spec.get("serviceAccountName") or spec.get("serviceAccount") or _DEFAULT
 
 
 def _has_mount(container: Document) -> bool:
