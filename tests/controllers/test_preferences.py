@@ -8,6 +8,7 @@ from twinstack.api.kinds import Node, Pod, condition_of
 from twinstack.api.objects import Key
 from twinstack.api.world import Bind, Delete, Patch
 from twinstack.controllers.scheduling import Scheduling
+from twinstack.rules.placement import enough
 
 A = Key("default", "a")
 ZONE = "topology.kubernetes.io/zone"
@@ -133,6 +134,17 @@ def test_a_taint_counts_against_a_place_only_when_asked_to(world, place, pod, no
     assert place().startswith("0/2 nodes are available")
     world.put(pod("c", labels=APP, **spread(nodeTaintsPolicy="Honor")))
     assert place(Key("default", "c")) == "node1"
+
+
+def test_in_a_large_cluster_pods_are_spread_though_only_some_nodes_are_looked_at(world, place, pod, node):
+    assert [enough(count) for count in (3, 100, 1000, 5000)] == [100, 100, 420, 500]
+    for number in range(150):
+        world.put(having(node, f"node{number:03}", cpu="4"))
+    for number in range(30):
+        world.put(pod(f"p{number}", **asking("100m")))
+    place(Key("default", "p0"))
+    found = {one.spec.nodeName for one in world.list(Pod)}
+    assert len(found) == 30, "each went to an empty node"
 
 
 # ---- Priorities

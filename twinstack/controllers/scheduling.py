@@ -10,7 +10,8 @@ for the blocks of nodes, one worker must decide, which takes the answer to each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from twinstack.api.disruptions import PodDisruptionBudget
 from twinstack.api.kinds import Namespace, Node, Pod, Service, condition_of
@@ -18,12 +19,12 @@ from twinstack.api.objects import Document, Key
 from twinstack.api.resources import resource_of
 from twinstack.api.times import text_of_time
 from twinstack.api.world import Action, Bind, Delete, Patch, Tell, Watch, World
-from twinstack.rules.endpoints import services_of
+from twinstack.rules.endpoints import pods_of, services_of
 from twinstack.rules.placement import explanation, feasible_places
 from twinstack.rules.preemption import Preemption, may_preempt, preemption_for, priority_of
 from twinstack.rules.scene import Places, Scene
 from twinstack.rules.scores import best_place
-from twinstack.rules.workloads import finished
+from twinstack.rules.workloads import controlled_by, finished
 
 DEFAULT = "default-scheduler"
 _PODS = resource_of(Pod)
@@ -133,19 +134,13 @@ def _relevant(node: Node) -> tuple[object, ...]:
     return node.labels, node.spec.taints, node.spec.unschedulable, ready.status if ready else None, node.status.allocatable
 
 
-def _alike(pod: Pod, world: World) -> Callable[[Pod], bool]:
-    """Whether another pod is of the same kind: the same controller's, or behind the same Service."""
+def _alike(pod: Pod, world: World) -> Counter[str]:
+    """How many pods of the same kind (the same controller's, or behind the same Service) stand on each node."""
     owner = pod.metadata.controller
-    uid = owner.uid if owner else ""
-    selectors = [(one.spec.selector or {}).items() for one in services_of(pod, world)]
-
-    def alike(other: Pod) -> bool:
-        if other.metadata.namespace != pod.metadata.namespace:
-            return False
-        theirs = other.metadata.controller
-        return (theirs is not None and theirs.uid == uid) or any(wanted <= other.labels.items() for wanted in selectors)
-
-    return alike
+    found = {other.metadata.uid: other for other in (world.owned(Pod, owner.uid) if owner else ()) if controlled_by(other, owner.uid if owner else "")}
+    for service in services_of(pod, world):
+        found |= {other.metadata.uid: other for other in pods_of(service, world)}
+    return Counter(other.spec.nodeName for other in found.values() if other.spec.nodeName and not finished(other))
 
 
 def _refusal(pod: Pod, reason: str, message: str, world: World, *, tell: bool, preemption: Preemption | None = None) -> Iterator[Action]:

@@ -9,8 +9,7 @@ taken, then the first by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from statistics import pstdev
+from collections.abc import Iterable, Mapping, Sequence
 
 from twinstack.api.kinds import Pod
 from twinstack.rules.affinity import company, node_preference
@@ -22,8 +21,8 @@ from twinstack.rules.taints import disliked
 _MOST = 100.0
 
 
-def best_place(pod: Pod, places: Sequence[Place], scene: Scene, alike: Callable[[Pod], bool]) -> Place:
-    """The place for the pod among those that will do."""
+def best_place(pod: Pod, places: Sequence[Place], scene: Scene, alike: Mapping[str, int]) -> Place:
+    """The place for the pod among those that will do; *alike* says on which nodes how many pods of the same kind stand."""
     if len(places) == 1:
         return places[0]
     asked, crowd, near = burden_of(pod), unevenness(pod, scene, alike), company(pod, scene)
@@ -71,4 +70,4 @@ def _room_left(asked: Amounts, place: Place) -> float:
 
 def _evenness(asked: Amounts, place: Place) -> float:
     shares = list(_shares(asked, place))
-    return (1.0 - pstdev(shares)) * _MOST if len(shares) > 1 else _MOST
+    return (1.0 - abs(shares[0] - shares[1]) / 2) * _MOST if len(shares) > 1 else _MOST  # the standard deviation of two

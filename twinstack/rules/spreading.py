@@ -90,15 +90,20 @@ def spread_of(pod: Pod, scene: Scene) -> Check | None:
     return check
 
 
-def unevenness(pod: Pod, scene: Scene, alike: Callable[[Pod], bool]) -> Callable[[Place], float]:
+def unevenness(pod: Pod, scene: Scene, alike: Mapping[str, int]) -> Callable[[Place], float]:
     """How crowded a place is: by the constraints that say ScheduleAnyway; without any constraint, by pods of the same kind on the node and in its zone."""
-    constraints = _constraints(pod, "ScheduleAnyway")
-    if not pod.spec.topologySpreadConstraints:
-        constraints = [_Constraint(topology, skew, 1, alike, lambda place: True) for topology, skew in ((HOSTNAME, 3), (ZONE, 5))]
     costs: list[tuple[str, Counter[str], float, int]] = []
-    for one in constraints:
-        counts = _per_domain(one, scene.places, ())
-        costs.append((one.topology, counts, math.log(len(counts) + 2), one.skew))
+    if pod.spec.topologySpreadConstraints:
+        for one in _constraints(pod, "ScheduleAnyway"):
+            counts = _per_domain(one, scene.places, ())
+            costs.append((one.topology, counts, math.log(len(counts) + 2), one.skew))
+    elif alike:
+        for topology, skew in ((HOSTNAME, 3), (ZONE, 5)):
+            counts = Counter()
+            for place in scene.places:
+                if (domain := domain_of(place.node, topology)) is not None:
+                    counts[domain] += alike.get(place.name, 0)
+            costs.append((topology, counts, math.log(len(counts) + 2), skew))
 
     def cost(place: Place) -> float:
         found = 0.0
