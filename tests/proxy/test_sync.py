@@ -43,14 +43,14 @@ class World:
     def __init__(self) -> None:
         self.catalog, self.kernel, self.registry = Catalog(), FakeNftables(), CollectorRegistry()
         self.node, self.time = NodeState(Place("here")), 1000.0
-        metrics = Metrics(self.registry)
-        self.syncs = {
-            family: FamilySync(
-                family, Shape(family, Options()), ruleset=self.kernel, conntrack=None, catalog=self.catalog, node=self.node, metrics=metrics,
-                health=FamilyHealth(60, self.now), now=self.now, min_sync_seconds=0, sync_seconds=30,
-            )
-            for family in FAMILIES
-        }  # fmt: skip
+        self._metrics = Metrics(self.registry)
+        self.syncs = {family: self.make(family) for family in FAMILIES}
+
+    def make(self, family: Family, *, min_sync_seconds: float = 0) -> FamilySync:
+        return FamilySync(
+            family, Shape(family, Options()), ruleset=self.kernel, conntrack=None, catalog=self.catalog, node=self.node, metrics=self._metrics,
+            health=FamilyHealth(60, self.now), now=self.now, min_sync_seconds=min_sync_seconds, sync_seconds=30,
+        )  # fmt: skip
 
     def now(self) -> float:
         return self.time
@@ -251,6 +251,33 @@ async def test_a_burst_is_one_transaction_while_it_runs():
         sync.synced.clear()
         await sync.synced.wait()
         assert len(world.kernel.scripts) == 1
+        running.cancel()
+
+
+async def test_a_burst_of_a_thousand_changed_slices_is_two_transactions_at_most():
+    """They come as from a watch, some at a time; the first of them are written at once, the others together."""
+    world = World()
+    family = Family.IPV6
+    before = {number: endpoint_slice(f"s{number}", family, number % 200) for number in range(1000)}
+    for number, one in before.items():
+        world.put(None, service(f"s{number}", number))
+        world.slice(None, one)
+    sync = world.make(family, min_sync_seconds=0.5)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(sync.run())
+        await sync.synced.wait()
+        world.kernel.scripts.clear()
+        for number, one in before.items():
+            for key, _ in world.catalog.slice_changed(one, endpoint_slice(f"s{number}", family, 200)):
+                sync.mark(key, endpoints=True)
+            if number % 50 == 49:
+                await asyncio.sleep(0)
+        base = "fd00:1::c8"
+        async with asyncio.timeout(20):
+            while {value[0] for value in world.elements(family, "endpoints").values()} != {base}:
+                sync.synced.clear()
+                await sync.synced.wait()
+        assert len(world.kernel.scripts) <= 2
         running.cancel()
 
 
