@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -12,7 +14,7 @@ from twinstack.api import errors, kinds
 from twinstack.api.objects import Key
 from twinstack.api.resources import resource_of
 from twinstack.api.world import Absent, After, Bind, Create, Delete, DeleteCollection, Patch, Replace
-from twinstack.client.client import Client
+from twinstack.client.client import Client, _chunks
 from twinstack.client.kubeconfig import Connection
 
 CONFIGMAPS = resource_of(kinds.ConfigMap)
@@ -134,3 +136,13 @@ async def test_applying_creates_and_then_changes(server: Any, client: Client) ->
     assert (await client.get(CONFIGMAPS, ONE))["data"] == {"a": "1", "b": "2"}
     with pytest.raises(errors.BadRequest, match="no resource of kind 'Foo'"):
         await client.apply({"apiVersion": "v1", "kind": "Foo"})
+
+
+async def test_a_connection_that_is_lost_without_a_word_between_two_reads_is_trouble_with_the_connection() -> None:
+    class Content:
+        async def readany(self) -> bytes:
+            raise RuntimeError("Connection closed.")  # as aiohttp does
+
+    with pytest.raises(aiohttp.ClientConnectionError):
+        async for _ in _chunks(SimpleNamespace(content=Content())):  # type: ignore[arg-type]
+            raise AssertionError("nothing came")

@@ -307,7 +307,7 @@ class Client:
                 if response.status >= 400:
                     raise _failure(response, await response.read())
                 rest = b""
-                async for chunk in response.content.iter_any():
+                async for chunk in _chunks(response):
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in lines:
                         if line:
@@ -344,7 +344,7 @@ class Client:
             async with self._request("GET", path, query or {}, b"", "", timeout, "*/*") as response:
                 if response.status >= 400:
                     raise _failure(response, await response.read())
-                async for chunk in response.content.iter_any():
+                async for chunk in _chunks(response):
                     yield chunk
 
     async def _document(
@@ -393,6 +393,18 @@ class Client:
                 if not self._token:
                     raise KubeconfigError(f"the token file {self.config.token_file} cannot be read: {error}") from error
         return self._token
+
+
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    """The body as it comes."""
+    while True:
+        try:
+            chunk = await response.content.readany()
+        except RuntimeError as error:  # which aiohttp raises when the connection was lost without a word between two reads
+            raise aiohttp.ClientConnectionError(str(error)) from error
+        if not chunk:
+            return
+        yield chunk
 
 
 def _query(label_selector: str, field_selector: str, limit: int, continue_: str, resource_version: str) -> dict[str, str]:
