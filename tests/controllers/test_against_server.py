@@ -19,6 +19,7 @@ from twinstack.api import errors
 from twinstack.api.kinds import (
     ClusterRole,
     ConfigMap,
+    CronJob,
     DaemonSet,
     Deployment,
     Endpoints,
@@ -422,10 +423,60 @@ async def test_every_controller_does_its_work_with_what_its_own_role_gives_it(tm
         await cluster.delete(DaemonSet, Key("default", "ds"), "Foreground")
         await cluster.until(lambda: cache.get(DaemonSet, Key("default", "ds")) is None and not cluster.pods(app="ds"))
         # The node falls silent: it is tainted, and its pods are told.
-        await cluster.until(lambda: any(taint.effect == "NoExecute" for taint in cache.get(Node, Key("", "node1")).spec.taints or ()))
+        await cluster.until(lambda: any(taint.key.endswith("unreachable") for taint in cache.get(Node, Key("", "node1")).spec.taints or ()))
 
 
 def pem(tmp_path: Any) -> Any:
     path = tmp_path / "ca.crt"
     path.write_text("-----BEGIN CERTIFICATE-----\nplayed\n-----END CERTIFICATE-----\n")
     return path
+
+
+@pytest.mark.parametrize("policy", ["Background", "Foreground", "Orphan"])
+async def test_what_becomes_of_dependents_is_said_by_whoever_deletes_their_owner(tmp_path, policy):
+    async with running(tmp_path) as cluster:
+        await cluster.register("node1")
+        await cluster.put(deployment(2))
+        await cluster.until(lambda: len(cluster.ready_pods(app="web")) == 2)
+        gone: list[str] = []
+        for view in (Deployment, ReplicaSet, Pod):
+            cluster.cache.subscribe(view, lambda before, after: gone.append(type(before).__name__) if before is not None and after is None else None)
+        await cluster.delete(Deployment, Key("default", "web"), policy)
+        if policy == "Orphan":
+            await cluster.until(lambda: not cluster.cache.list(Deployment))
+            (left,) = await cluster.until(lambda: [one for one in cluster.cache.list(ReplicaSet) if not one.metadata.ownerReferences])
+            assert len(cluster.ready_pods(app="web")) == 2 and left.metadata.deletionTimestamp is None and gone == ["Deployment"]
+            await cluster.delete(ReplicaSet, Key("default", left.metadata.name), "Background")
+        await cluster.until(lambda: not cluster.cache.list(Deployment) and not cluster.cache.list(ReplicaSet) and not cluster.pods(app="web"))
+        order = list(dict.fromkeys(gone))
+        assert order == (["Pod", "ReplicaSet", "Deployment"] if policy == "Foreground" else ["Deployment", "ReplicaSet", "Pod"])
+
+
+async def test_a_cron_job_makes_jobs_and_an_important_pod_gets_the_place_of_another(tmp_path):
+    asks = [{"name": "c", "image": "x", "resources": {"requests": {"cpu": "1"}}}]
+    async with running(tmp_path) as cluster:
+        await cluster.register("node1")
+        await cluster.change(Node, Key("", "node1"), {"status": {"allocatable": {"cpu": "1"}}}, subresource="status")
+        await cluster.until(lambda: cluster.cache.get(Node, Key("", "node1")).status.allocatable)
+        await cluster.put({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "high"}, "value": 100})
+        for name, labels, spec in (("low", {"is": "low"}, {}), ("high", {"is": "high"}, {"priorityClassName": "high"})):
+            metadata = {"name": name, "namespace": "default", "labels": labels}
+            await cluster.put(
+                {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": asks, "terminationGracePeriodSeconds": 0} | spec}
+            )
+            await cluster.until(lambda labels=labels: cluster.ready_pods(**labels))
+        assert not cluster.pods(**{"is": "low"})
+        await cluster.delete(Pod, Key("default", "high"))
+        job = {"template": {"metadata": {"labels": {"is": "tick"}}, "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}]}}}
+        spec = {"schedule": "@every 1s", "concurrencyPolicy": "Forbid", "jobTemplate": {"spec": job}}
+        await cluster.put({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "tick", "namespace": "default"}, "spec": spec})
+        (pod,) = await cluster.until(lambda: cluster.ready_pods(**{"is": "tick"}))
+        (one,) = cluster.cache.list(Job)
+
+        def status() -> Any:
+            return cluster.cache.get(CronJob, Key("default", "tick")).status
+
+        await cluster.until(lambda: status().lastScheduleTime and [active.name for active in status().active or ()] == [one.metadata.name])
+        await cluster.change(CronJob, Key("default", "tick"), {"spec": {"suspend": True}})
+        await cluster.change(Pod, Key("default", pod.metadata.name), {"status": {"phase": "Succeeded"}}, subresource="status", kind="strategic")
+        await cluster.until(lambda: not status().active and status().lastSuccessfulTime)

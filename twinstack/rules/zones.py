@@ -40,12 +40,13 @@ def zone_of(node: Node) -> Zone:
 
 
 def rate_for(node: Node, nodes: Iterable[Node], rates: Rates) -> float | None:
-    """How many nodes a second may be given up in the node's zone; None when no node may, anywhere, and those that were are taken back."""
+    """How many nodes a second may be given up in the zone of a node that is silent; None when none may, anywhere, and those that were are taken back."""
     ready: Counter[Zone] = Counter()
     silent: Counter[Zone] = Counter()
     for other in nodes:
         condition = condition_of(other.status.conditions, "Ready")
-        (ready if condition is not None and condition.status == "True" else silent)[zone_of(other)] += 1
+        is_ready = condition is not None and condition.status == "True" and other is not node  # its own condition may not say it yet
+        (ready if is_ready else silent)[zone_of(other)] += 1
     if not ready:
         return None
     zone = zone_of(node)
