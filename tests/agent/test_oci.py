@@ -69,8 +69,11 @@ def test_a_user_is_the_pods_or_the_images_with_its_groups(images_of) -> None:
     assert oci.user_of(image, None, None, ()) == oci.User(1000, 1001, (1005,), "/home/app")
     assert oci.user_of(image, 0, None, (5,)) == oci.User(0, 0, (5,), "/root")
     assert oci.user_of(image, 77, 78, ()) == oci.User(77, 78, (), "/")
-    with pytest.raises(ConfigError, match="'nobody'"):
-        oci.user_of(images_of({"User": "nobody"}), None, None, ())
+    assert oci.user_of(images_of({"User": "app:extra"}), None, None, ()) == oci.User(1000, 1005, (1005,), "/home/app")
+    assert oci.user_of(images_of({"User": "1000:77"}), None, None, ())[:2] == (1000, 77)
+    for user, words in (("nobody", "'nobody'"), ("app:nogroup", "'nogroup'")):
+        with pytest.raises(ConfigError, match=words):
+            oci.user_of(images_of({"User": user}), None, None, ())
 
 
 def test_an_image_without_a_command_needs_one_of_the_pod(images_of) -> None:

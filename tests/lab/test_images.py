@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from twinstack.kernel import namespaces
+from twinstack.net.cidr import parse_address
+from twinstack.net.family import Family
 
 pytestmark = [pytest.mark.cluster, pytest.mark.kernel, pytest.mark.slow]
 NAME = "twinstack.local/web:1"
@@ -91,3 +93,22 @@ def test_an_image_is_loaded_once_and_serves_in_both_families_on_each_node(lab: A
     lab.twinstack("down", "--name", name)
     assert lab.remains(name) == {}
     assert subprocess.run(["pgrep", "-f", "httpd -f -p 8080 -h /www"], capture_output=True, check=False).stdout == b""
+
+
+@pytest.mark.parametrize("families", ["IPv4", "IPv6", "IPv6,IPv4"])
+def test_a_pod_from_an_image_has_the_clusters_families_in_their_order(lab: Any, image: Path, families: str) -> None:
+    name = lab.name(f"img{len(families)}{families[3]}")
+    lab.up(name, "--families", families, "--nodes", "1")
+    assert lab.twinstack("image", "load", "--name", name, str(image)).returncode == 0
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": {"containers": [{"name": "c", "image": NAME}]}}
+    for command in (("create", "-f", "-"), ("wait", "--for=condition=Ready", "pod/web", "--timeout=20s")):
+        subprocess.run(["kubectl", *command], input=json.dumps(pod), capture_output=True, text=True, env=lab.environment, check=True)
+    addresses = [one["ip"] for one in lab.kubectl(name, "get", "pod", "web")["status"]["podIPs"]]
+    assert [str(Family.of(parse_address(address))) for address in addresses] == families.split(",")
+    for address in addresses:
+        url = f"http://[{address}]:8080/" if ":" in address else f"http://{address}:8080/"
+        fetch = ["/usr/bin/python3", "-c", f"import urllib.request as u; print(u.urlopen('{url}', timeout=3).read().decode())"]
+        with namespaces.entered(f"/run/netns/twinstack-{name}-node1"):
+            assert "from the image" in subprocess.run(fetch, capture_output=True, text=True, check=False).stdout
+    lab.down(name)
+    assert lab.remains(name) == {}
