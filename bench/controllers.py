@@ -1,4 +1,4 @@
-"""The controller manager as its own process against the real API server: 5,000 nodes, 10,000 Services, 150,000 pods.
+"""The controller manager and the scheduler as processes of their own against the real API server: 5,000 nodes, 10,000 Services, 150,000 pods.
 
 The objects are laid into the server's store before it starts, as nobody waits for a cluster that has grown over months;
 what is measured from then on goes through the API. Nodes and pods are simulated: no kubelet reports, so the node
@@ -44,7 +44,7 @@ _SLICES, _PODS, _NODES = resource_of(kinds.EndpointSlice), resource_of(kinds.Pod
 
 
 def run(scale: float) -> list[Result]:
-    return [*node_blocks(scale), *endpoints(scale)]
+    return [*node_blocks(scale), *scheduling(scale), *endpoints(scale)]
 
 
 def node_blocks(scale: float) -> Iterator[Result]:
@@ -71,6 +71,40 @@ def node_blocks(scale: float) -> Iterator[Result]:
                 seconds = time.perf_counter() - began
                 detail = {"server CPU s": cpu_seconds(pid), "manager CPU s": cpu_seconds(own)}
                 yield Result(bench=BENCH, name=f"{count:,} nodes given CIDRs of both families", value=seconds, unit="s", target=20.0, detail=detail)
+
+
+def scheduling(scale: float) -> Iterator[Result]:
+    """Nodes for pods that wait, in a cluster that has ten pods on each of its nodes."""
+    nodes, waiting = max(20, int(1000 * scale)), max(50, int(500 * scale))
+    standing = nodes * 10
+
+    def documents() -> Iterator[Document]:
+        yield from (node(number, ready=True) for number in range(nodes))
+        yield from (pod(f"there{number}", "default", f"a{number // 15}", node=f"node{number % nodes}", number=number + 1) for number in range(standing))
+        for number in range(waiting):
+            one = pod(f"new{number}", "default", f"new{number // 15}", node="", number=1)
+            yield one | {"spec": {name: value for name, value in one["spec"].items() if name != "nodeName"}, "status": {"phase": "Pending"}}
+
+    with tempfile.TemporaryDirectory() as place:
+        asyncio.run(seed(Path(place), documents()))
+        with server(Path(place)) as (port, _, _):
+
+            async def wait(client: Client) -> None:
+                left = {f"new{number}" for number in range(waiting)}
+                async with aclosing(client.watch(_PODS, "default", send_initial_events=True)) as events:
+                    while left:
+                        event = await anext(events)
+                        one = event.view(kinds.Pod)
+                        if event.kind != "BOOKMARK" and one.spec.nodeName:
+                            left.discard(one.metadata.name)
+
+            began = time.perf_counter()
+            with manager(Path(place), port, "", program="kube-scheduler") as own:
+                asyncio.run(as_client(port, wait))
+                rate = waiting / (time.perf_counter() - began)
+                detail = {"scheduler CPU ms a pod": round(cpu_seconds(own) / waiting * 1000, 2)}
+                name = f"pods given a node, {nodes:,} nodes and {standing:,} pods, start of the scheduler included"
+                yield Result(bench=BENCH, name=name, value=rate, unit="/s", better="higher", detail=detail)
 
 
 def endpoints(scale: float) -> Iterator[Result]:
@@ -250,8 +284,8 @@ async def seed(place: Path, documents: Iterable[Document]) -> None:
 
 
 @contextmanager
-def manager(place: Path, port: int, controllers: str) -> Iterator[int]:
-    """The controller manager: its process id."""
+def manager(place: Path, port: int, controllers: str, *, program: str = "kube-controller-manager") -> Iterator[int]:
+    """The controller manager, or the scheduler: its process id."""
     user, cluster = {"name": "root", "user": {"token": MASTER}}, {"server": f"https://127.0.0.1:{port}", "insecure-skip-tls-verify": True}
     config = {
         "clusters": [{"name": "bench", "cluster": cluster}],
@@ -259,10 +293,9 @@ def manager(place: Path, port: int, controllers: str) -> Iterator[int]:
         "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "root"}}],
     }
     (place / "kubeconfig").write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "bench", **config}))
-    argv = [
-        *(sys.executable, "-m", "twinstack.cli.main", "kube-controller-manager", f"--kubeconfig={place / 'kubeconfig'}", "--leader-elect=false"),
-        *(f"--secure-port={free_port()}", f"--controllers={controllers}", "--allocate-node-cidrs", f"--cluster-cidr={','.join(CLUSTER)}"),
-    ]
+    argv = [sys.executable, "-m", "twinstack.cli.main", program, f"--kubeconfig={place / 'kubeconfig'}", "--leader-elect=false", f"--secure-port={free_port()}"]
+    if controllers:
+        argv += [f"--controllers={controllers}", "--allocate-node-cidrs", f"--cluster-cidr={','.join(CLUSTER)}"]
     with subprocess.Popen(argv, stderr=(place / "manager.log").open("wb")) as process:
         try:
             yield process.pid
