@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
 from twinstack.agent.network import Attachment, Network, addresses_of, parse_configuration
 from twinstack.api import cni
+from twinstack.api.kinds import Node
+from twinstack.api.objects import Key
+from twinstack.api.resources import resource_of
 
 RESULT = {"cniVersion": "1.0.0", "ips": [{"address": "10.0.0.5/32"}, {"address": "fd00::5/128"}]}
 
@@ -99,3 +104,45 @@ def test_our_own_configuration_is_written_once(tmp_path):
     assert not network.write("net", ["10.0.0.0/24", "fd00::/64"], data_dir=tmp_path)
     found = parse_configuration((tmp_path / "conf" / "10-twinstack.conflist").read_bytes())
     assert (found.name, found.plugins[0]["type"], found.version) == ("net", "twinstack-cni", "1.1.0")
+
+
+async def test_the_nodes_ranges_are_told_to_a_plugin_that_asks_for_them_and_has_none(network, tmp_path):
+    network.pod_cidrs = ("10.1.0.0/24", "fd00:1::/64")
+    assert network.ranges_for(network.configuration()) == []
+    capability = {"capabilities": {"ipRanges": True}}
+    asks = {"type": "main", "ipam": {"type": "host-local"}, **capability}
+    has = {"type": "chained", "ipam": {"ranges": [[{"subnet": "10.9.0.0/24"}]]}, **capability}
+    configuration = network.configuration()._replace(plugins=(asks, has))
+    ranges = network.ranges_for(configuration)
+    assert ranges == [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]]
+    await network.add(HERE._replace(runtime={"ipRanges": ranges}), configuration)
+    assert [call["config"]["runtimeConfig"] for call in calls(tmp_path)] == [{"ipRanges": ranges}, {}]
+    assert network.ranges_for(configuration._replace(plugins=(has,))) == []
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+def test_debians_bridge_gives_pods_addresses_of_the_nodes_ranges(world):
+    async def story(w):
+        for name in ("bridge", "host-local"):
+            os.symlink(f"/usr/lib/cni/{name}", w.folder / "bin" / name)
+        plugin = {"type": "bridge", "bridge": "cni0", "isGateway": True, "capabilities": {"ipRanges": True}}
+        plugin["ipam"] = {"type": "host-local", "dataDir": str(w.folder / "leases")}
+        document = {"cniVersion": "1.0.0", "name": "foreign", "plugins": [plugin]}
+        await w.give_pod_cidrs()
+        (w.folder / "cni" / "00-foreign.conflist").write_text(json.dumps(document))
+        await w.create("pod")
+        pod = await w.until_pod("pod", lambda status: status.get("phase") == "Running")
+        node = await w.client.get(resource_of(Node), Key("", "node1"))
+        told = [ip_network(cidr) for cidr in node["spec"]["podCIDRs"]]
+        assert [any(ip_address(one["ip"]) in cidr for cidr in told) for one in pod["status"]["podIPs"]] == [True] * len(told)
+        await w.delete("pod", grace_period_seconds=0)
+        await w.until_gone("pod")
+
+        async def given_back():
+            return not [entry for entry in os.listdir(w.folder / "leases" / "foreign") if not entry.startswith(("lock", "last"))]
+
+        await w.until(given_back)
+        await w.nothing_is_left()
+
+    world(story)

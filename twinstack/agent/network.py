@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 Document = dict[str, Any]
 OWN_FILE = "10-twinstack.conflist"
 INTERFACE = "eth0"
+RANGES = "ipRanges"
 TIMEOUT_SECONDS = 60.0
 MOST_AT_ONCE = 8
 RETRIES, RETRY_SECONDS = 3, 0.2
@@ -73,6 +74,7 @@ class Network:
     def __init__(self, conf_dir: Path, bin_dirs: Sequence[Path]) -> None:
         self._conf_dir, self._bin_dirs = conf_dir, tuple(bin_dirs)
         self._permits = asyncio.Semaphore(MOST_AT_ONCE)
+        self.pod_cidrs: Sequence[str] = ()  # the node's, once it has some
 
     def configuration(self) -> Configuration:
         """The lexically first configuration; CNIError 50 when there is none, 7 when it cannot be used."""
@@ -86,6 +88,11 @@ class Network:
         for plugin in found.plugins:
             self._executable(plugin["type"])
         return found
+
+    def ranges_for(self, configuration: Configuration) -> list[list[Document]]:
+        """The node's pod CIDRs as the capability ``ipRanges`` has them, if a plugin declares it and has no ranges of its own."""
+        wants = any((plugin.get("capabilities") or {}).get(RANGES) and not _has_ranges(plugin) for plugin in configuration.plugins)
+        return [[{"subnet": cidr}] for cidr in self.pod_cidrs] if wants else []
 
     def problem(self) -> str | None:
         """Why no pod can be attached now."""
@@ -155,7 +162,10 @@ class Network:
         given = {**plugin, "cniVersion": configuration.version, "name": configuration.name}
         capabilities = given.pop("capabilities", None)
         if capabilities:
-            given["runtimeConfig"] = {name: value for name, value in attachment.runtime.items() if capabilities.get(name)}
+            told = {name: value for name, value in attachment.runtime.items() if capabilities.get(name)}
+            if _has_ranges(plugin):
+                told.pop(RANGES, None)
+            given["runtimeConfig"] = told
         if result is not None:
             given["prevResult"] = result
         arguments = {"IgnoreUnknown": "1", **attachment.arguments}
@@ -187,6 +197,11 @@ class Network:
             if os.access(folder / kind, os.X_OK):
                 return str(folder / kind)
         raise cni.CNIError(cni.NOT_AVAILABLE, f"plugin {kind} is not in {':'.join(map(str, self._bin_dirs))}")
+
+
+def _has_ranges(plugin: Document) -> bool:
+    ipam = plugin.get("ipam")
+    return isinstance(ipam, dict) and bool(ipam.get("ranges") or ipam.get("subnet"))
 
 
 def _failure(kind: str, done: processes.Completed) -> cni.CNIError:

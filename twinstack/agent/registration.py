@@ -136,8 +136,9 @@ class Registration:
             await self._adopt(known)
         self._uid = known.metadata.uid if known is not None else self._uid
         mtu = await self._tell_tunnel(known)
-        cidrs = known.spec.podCIDRs if known is not None and self._settings.write_cni_config else None
-        if cidrs and self._network.write(self._settings.network_name, cidrs, data_dir=self._settings.cni_data_dir, mtu=mtu):
+        cidrs = known.spec.podCIDRs if known is not None else None
+        self._network.pod_cidrs = cidrs or self._network.pod_cidrs
+        if cidrs and self._settings.write_cni_config and self._network.write(self._settings.network_name, cidrs, data_dir=self._settings.cni_data_dir, mtu=mtu):
             log.info("The network configuration is written", extra={"node": self._name, "podCIDRs": ",".join(cidrs)})
         now = datetime.now(UTC)
         status = self._status(known, now)

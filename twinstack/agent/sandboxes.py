@@ -57,6 +57,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str = ""
     port_mappings: list[dict[str, Any]] = []
     bandwidth: dict[str, int] = {}
+    ip_ranges: list[list[dict[str, Any]]] = []
 
     @property
     def ready(self) -> bool:
@@ -66,7 +67,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def attachment(self) -> Attachment:
         names = {"K8S_POD_NAMESPACE": self.namespace, "K8S_POD_NAME": self.name, "K8S_POD_INFRA_CONTAINER_ID": self.uid, "K8S_POD_UID": self.uid}
-        wishes = {"portMappings": self.port_mappings, "bandwidth": self.bandwidth}
+        wishes = {"portMappings": self.port_mappings, "bandwidth": self.bandwidth, network.RANGES: self.ip_ranges}
         return Attachment(self.uid, self.netns, names, {name: value for name, value in wishes.items() if value})
 
 
@@ -124,6 +125,7 @@ class Sandboxes:
                 configuration=configuration.document(),
                 port_mappings=port_mappings_of(pod),
                 bandwidth=bandwidth_of(pod),
+                ip_ranges=self._network.ranges_for(configuration),
             )
             self._save(wanted)
             namespaces.create(wanted.netns, (*_POD_SYSCTLS, *sysctls))
