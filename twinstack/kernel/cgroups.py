@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 CONTROLLERS = ("cpu", "memory", "pids")
-PROCS = "cgroup.procs"
+# By which a process of one thread joins a group. In version 1 it may move as a thread, for which the kernel need not stop all other threads of the machine
+# for a moment, as it does for a process (a grace period of RCU: some 10 ms).
+JOIN = ("tasks", "cgroup.procs")
 
 
 class Limits(NamedTuple):
@@ -124,7 +126,7 @@ class Groups:
                 _make(tree, group)
                 for name, text in files:
                     (group / name).write_text(text)
-                joined.append(str(group / PROCS))
+                joined.append(str(group / JOIN[tree.version - 1]))
         return joined
 
     def oom_kills(self, path: str) -> int:

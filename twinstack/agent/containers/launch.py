@@ -220,14 +220,29 @@ def end_with_parent() -> None:
     _checked(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "prctl")
 
 
-def _join(spec: Mapping[str, Any]) -> None:
-    """Join the container's control groups, while their files can still be seen."""
+Groups = list[tuple[str, int]]
+"""Control groups that are to be joined: a name, and the descriptor of the file by which that is done."""
+
+
+def _groups(spec: Mapping[str, Any]) -> Groups:
+    """The container's control groups, opened while their files can still be seen."""
+    opened = []
     for path in spec.get("cgroups") or ():
         try:
-            with open(path, "wb", buffering=0) as file:
-                file.write(b"0")
+            opened.append((os.path.dirname(path), os.open(path, os.O_WRONLY | os.O_CLOEXEC)))
         except OSError as error:
             raise Step(f"join {os.path.dirname(path)}", error.errno or 0) from error
+    return opened
+
+
+def _join(groups: Groups) -> None:
+    """Join control groups; last of all, for what makes the container need not wait for its share of the processor."""
+    for name, descriptor in groups:
+        try:
+            os.write(descriptor, b"0")
+            os.close(descriptor)
+        except OSError as error:
+            raise Step(f"join {name}", error.errno or 0) from error
 
 
 def _standard_streams(stdin: int, stdout: int, stderr: int) -> None:
@@ -264,7 +279,7 @@ def become_container(
     """Turn this forked process into the container; *namespaces* are (descriptor, flag) to join first, *stdin* -1 for none."""
     try:
         os.setsid()
-        _join(spec)
+        groups = _groups(spec)
         for descriptor, flag in namespaces:
             setns(descriptor, flag)
         unshare(CLONE_NEWNS)
@@ -273,6 +288,7 @@ def become_container(
             spec = _take_terminal(spec)
         _Mounts().arrange(spec.get("mounts") or ())
         argv = [spec["init"], "--", *spec["argv"]] if spec.get("init") else spec["argv"]
+        _join(groups)
         limit(spec)
         _execute(argv, spec, files_limit=files_limit)
     except BaseException as error:
@@ -288,7 +304,7 @@ def become_image(
 
         bundle = spec["bundle"]
         os.setsid()
-        _join(spec)
+        groups = _groups(spec)
         for descriptor, flag in namespaces:
             setns(descriptor, flag)
         unshare(CLONE_NEWNS)
@@ -304,6 +320,7 @@ def become_image(
             signal.signal(number, signal.SIG_DFL)
         argv = ["crun", f"--root={bundle}/crun", "--cgroup-manager=disabled", f"--log={bundle}/log", "--log-format=json"]
         argv += ["run", "--detach", f"--bundle={bundle}", f"--pid-file={bundle}/pid", spec["id"]]
+        _join(groups)
         try:
             os.execvp(argv[0], argv)
         except OSError as error:
@@ -353,7 +370,7 @@ def become_command(
     """
     try:
         os.setsid()
-        _join(spec)
+        _join(_groups(spec))
         if not tty:
             _standard_streams(stdin if stdin >= 0 else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), stdout, stderr)
             setns(container, CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC)
