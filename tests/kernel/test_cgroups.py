@@ -57,7 +57,8 @@ def test_a_group_elsewhere_than_what_is_mounted_begins_at_the_mount(tmp_path):
 )
 def test_each_version_has_its_words(tmp_path, version, files):
     groups = Groups([Tree(version, cgroups.CONTROLLERS, tmp_path, tmp_path / "ours")])
-    assert groups.make("pod/one", LIMITS) == [str(tmp_path / "ours/pod/one/cgroup.procs")] and not groups.problems
+    joined = tmp_path / "ours/pod/one" / ("tasks" if version == 1 else "cgroup.procs")
+    assert groups.make("pod/one", LIMITS) == [str(joined)] and not groups.problems
     group = tmp_path / "ours/pod/one"
     assert {path.name: path.read_text() for path in group.iterdir()} == files
     control = [tmp_path / place / "cgroup.subtree_control" for place in (".", "ours", "ours/pod")]
