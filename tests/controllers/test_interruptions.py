@@ -22,6 +22,7 @@ from twinstack.api.resources import resource_of
 from twinstack.api.times import text_of_time
 from twinstack.api.world import After, Delete, Tell
 from twinstack.client.kube_controller_manager import CONTROLLERS
+from twinstack.client.lean import Lean
 from twinstack.controllers.clusterroles import ClusterRoles
 from twinstack.controllers.cronjobs import CronJobs
 from twinstack.controllers.daemonsets import DaemonSets
@@ -32,6 +33,7 @@ from twinstack.controllers.endpointslicemirroring import EndpointSliceMirroring
 from twinstack.controllers.endpointslices import EndpointSlices
 from twinstack.controllers.garbage import Garbage
 from twinstack.controllers.jobs import FinishedJobs, Jobs
+from twinstack.controllers.loadbalancers import LoadBalancers
 from twinstack.controllers.namespaces import Namespaces
 from twinstack.controllers.nodeipam import NodeIPAM
 from twinstack.controllers.nodelifecycle import NodeLifecycle
@@ -43,6 +45,7 @@ from twinstack.controllers.servicecidrs import ServiceCIDRs
 from twinstack.controllers.statefulsets import StatefulSets
 from twinstack.controllers.windowsnodes import WindowsNodes
 from twinstack.net.cidr import parse_cidrs
+from twinstack.rules.balancer_pools import pools_of
 from twinstack.rules.workloads import ready
 
 APP = {"app": "web"}
@@ -50,6 +53,7 @@ RANGE = {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata"
 ENDED = {"status": {"conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-02T03:04:05Z"}]}}
 BATCH = {"api_version": "batch/v1"}
 SURGE = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+POOLS = pools_of(parse_cidrs("192.0.2.8/29,2001:db8::8/125"))
 LONELY = {"type": "InternalIP", "address": "fd00::1"}
 PORT = {"name": "http", "port": 8080, "protocol": "TCP"}
 # Of a play, what may differ: who was made when, and what counts writes.
@@ -130,6 +134,12 @@ def former_jobs(world):
     for number in range(6):
         document = thing("batch/v1", "Job", f"tick-{number}", metadata={"ownerReferences": [owner]}, spec={})
         world.put(document | (ENDED if number else {}))
+
+
+def balanced(world, make):
+    for number in range(3):
+        families = {"ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "PreferDualStack", "clusterIPs": ["10.96.0.10", "fd00:10:96::10"]}
+        world.put(make.service(f"lb{number}") | {"spec": {"type": "LoadBalancer", "ports": [{"port": 80, "protocol": "TCP"}]} | families, "status": {}})
 
 
 def deleting(view, name, *, namespace="default", policy=""):
@@ -292,6 +302,15 @@ SCENES = {
             lambda world, make: world.put(make.node("win", labels={"kubernetes.io/os": "windows"}) | {"status": {"addresses": [LONELY]}}),
         )
     ],
+    "load-balancer-controller": [
+        Scene(lambda: [LoadBalancers(POOLS)], nothing, balanced, alike=r"lb\d|192.0.2.\d+|2001:db8::\w+"),
+        Scene(
+            lambda: [LoadBalancers(POOLS)],
+            balanced,
+            lambda world, make: world.change(kinds.Service, Key("default", "lb1"), {"spec": {"ipFamilies": ["IPv6"], "ipFamilyPolicy": "SingleStack"}}),
+            alike=r"lb[02]|192.0.2.\d+|2001:db8::\w+",
+        ),
+    ],
     "default-scheduler": [
         Scene(lambda: [Scheduling()], nothing, crowded, alike=r"(low|node)\d"),
         Scene(lambda: [Scheduling()], crowded, important, alike=r"(low|node)\d"),
@@ -395,7 +414,7 @@ def seen(world: Any, alike: str = "$^") -> Counter[str]:
 
 
 def test_there_is_a_scene_for_every_controller():
-    assert SCENES.keys() == CONTROLLERS.keys() | {"default-scheduler"}
+    assert SCENES.keys() == CONTROLLERS.keys() | {"default-scheduler", "load-balancer-controller"}
     for name, scenes in SCENES.items():
         assert all(name in [controller.name for controller in scene.made()] for scene in scenes)
 
@@ -468,3 +487,31 @@ def test_what_is_done_for_one_family_is_done_for_the_other(name, new_world, loop
             world.objects = {number: (sorted_within(twin(twin(one)) if swapped else twin(one)), None) for number, one in enumerate(documents)}
             ends.append(seen(world))
         assert ends[0] == ends[1]
+
+
+# ---- What the controller manager keeps
+
+
+@pytest.mark.parametrize("name, scene", [case for case in CASES if case.values[0] in CONTROLLERS])
+def test_what_is_kept_of_many_objects_is_enough_to_decide_the_same(name, scene, new_world, loop, make):
+    kept = Lean()
+    ways = {Pod: kept.pod, kinds.EndpointSlice: kept.slice, kinds.Endpoints: kept.endpoints}
+
+    class LeanWorld(type(new_world())):  # type: ignore[misc]
+        def _store(self, resource, document, found):
+            one = super()._store(resource, document, found)
+            if one is not None and resource.view in ways:
+                key = Key(one.metadata.namespace, one.metadata.name)
+                lean = ways[resource.view](one)
+                self.objects[resource.view, key] = (self.objects[resource.view, key][0], lean)
+                if self.changes and self.changes[-1][2] is one:
+                    self.changes[-1] = (*self.changes[-1][:2], lean)
+            return one
+
+    ends = []
+    for world in (new_world(), LeanWorld()):
+        stage = Stage(scene, world, loop, make)
+        stage.play()
+        assert stage.rest() == []
+        ends.append(seen(world))
+    assert ends[0] == ends[1]
