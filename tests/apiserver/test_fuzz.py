@@ -180,7 +180,9 @@ async def test_whatever_is_sent_to_any_door_is_no_fault_of_the_server(tmp_path: 
             reaction = await app.respond(call)
         if isinstance(reaction, Answer):
             codes[reaction.status] = codes.get(reaction.status, 0) + 1
-            assert reaction.status < 500 or b"kubelet" in reaction.body, f"{number}: {method} {path}?{query} {kind} {body[:2000]!r} → {reaction.body[:500]!r}"
+            # A node that cannot be reached, and ServiceCIDRs that were all deleted, are no fault of the server.
+            expected = b"kubelet" in reaction.body or b"failed to allocate an IP" in reaction.body
+            assert reaction.status < 500 or expected, f"{number}: {method} {path}?{query} {kind} {body[:2000]!r} → {reaction.body[:500]!r}"
             if reaction.status >= 400 and headers["Accept"] != "application/yaml":
                 assert json.loads(reaction.body)["kind"] == "Status"
         else:
@@ -238,7 +240,8 @@ def asked(runner: asyncio.Runner, app: Application, method: str, path: str, quer
     headers = CIMultiDict({"Authorization": "Bearer token", "Content-Type": f"application/{kind}"})
     encoded = b"" if body is None else json.dumps(body).encode()
     answer = runner.run(app.respond(Call(method, path, query, CIMultiDictProxy(headers), (), encoded, True, "127.0.0.1")))
-    assert isinstance(answer, Answer) and answer.status < 500, (method, path, query, body, answer)
+    # 504 is what a revision that is yet to come gets.
+    assert isinstance(answer, Answer) and (answer.status < 500 or answer.status == 504), (method, path, query, body, answer)
     assert answer.status < 400 or json.loads(answer.body)["kind"] == "Status"
     return answer
 

@@ -365,6 +365,48 @@ async def test_strategic_merge_patches(api: Any, script: Sequence[Line]) -> None
     await play(api, script)
 
 
+ENDED = {"name": "c", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": {"terminated": {"exitCode": 1}}}
+RUNS = {**ENDED, "state": {"running": {}}}
+STATUSES: dict[str, Sequence[Line]] = {
+    "of a workload": [
+        Line("POST", "deployments", named("a", spec=DEPLOYMENT), 201),
+        Line("MERGE", "deployments/a/status", {"status": {"replicas": -1}}, 422, {"causes": [("status.replicas", "FieldValueInvalid")]}),
+    ],
+    "the quality of a pod's service": [
+        Line("POST", "pods", named("a", spec=POD), 201, {"status.qosClass": "BestEffort"}),
+        Line("MERGE", "pods/a/status", {"status": {"qosClass": "Burstable"}}, 422, {"causes": [("status.qosClass", "FieldValueInvalid")]}),
+        Line("MERGE", "pods/a/status", {"status": {"qosClass": None}}, 200, {"status.qosClass": "BestEffort"}),
+    ],
+    "the conditions and the nominated node of a pod": [
+        Line("POST", "pods", named("a", spec=POD), 201),
+        Line("MERGE", "pods/a/status", {"status": {"conditions": [{"type": "A B", "status": "True"}], "nominatedNodeName": "A"}}, 422,
+             {"causes": [("metadata.conditions[0].Type", "FieldValueInvalid"), ("status.nominatedNodeName", "FieldValueInvalid")]}),
+    ],
+    "what has ended does not run again": [
+        Line("POST", "pods", named("a", spec={**POD, "restartPolicy": "Never"}), 201),
+        Line("MERGE", "pods/a/status", {"status": {"containerStatuses": [ENDED]}}, 200),
+        Line("MERGE", "pods/a/status", {"status": {"containerStatuses": [RUNS]}}, 422,
+             {"causes": [("status.containerStatuses[0].state", "FieldValueForbidden")]}),
+        Line("POST", "pods", named("b", spec={**POD, "restartPolicy": "OnFailure"}), 201),
+        Line("MERGE", "pods/b/status", {"status": {"containerStatuses": [ENDED]}}, 200),
+        Line("MERGE", "pods/b/status", {"status": {"containerStatuses": [RUNS]}}, 200),
+    ],
+    "times": [
+        Line("POST", "pods", named("a", spec=POD), 201),
+        Line("MERGE", "pods/a/status", {"status": {"startTime": "2026-01-02T03:04:05+01:00"}}, 200, {"status.startTime": "2026-01-02T02:04:05Z"}),
+        Line("MERGE", "pods/a/status", {"status": {"startTime": "soon"}}, 422, {"reason": "Invalid", "details.causes.0.field": "patch"}),
+        Line("PUT", "pods/a/status", named("a", spec=POD, status={"startTime": "soon"}), 400, {"reason": "BadRequest"}),
+        Line("POST", "leases", named("a", spec={"renewTime": "2026-01-02T03:04:05.100000+00:00"}), 201, {"spec.renewTime": "2026-01-02T03:04:05.100000Z"}),
+        Line("POST", "leases", named("b", spec={"renewTime": 5}), 400, {"reason": "BadRequest"}),
+    ],
+}  # fmt: skip
+
+
+@scripts(STATUSES)
+async def test_statuses(api: Any, script: Sequence[Line]) -> None:
+    await play(api, script)
+
+
 REVIEWS = "/apis/authorization.k8s.io/v1"
 A_PATH = {"path": "/x", "verb": "get"}
 PODS_OF = {"verb": "get", "resource": "pods"}

@@ -433,6 +433,8 @@ def documents_of(schema: Schema, depth: int = 0) -> st.SearchStrategy[Any]:
     if schema.type == "array":
         return st.lists(documents_of(schema.values or Schema(), depth + 1), max_size=4)
     numbers = st.integers(-1, 5)
+    if schema.type in ("time", "micro-time"):
+        return st.sampled_from(["2026-11-25T11:00:00.000001Z", "0001-01-01T14:00:00.000000+14:00", "9999-12-31T09:59:59.000000-14:00"])
     of: dict[str, st.SearchStrategy[Any]] = {"string": TEXTS, "integer": numbers, "boolean": st.booleans(), "number": numbers, "int-or-string": numbers | TEXTS}
     return of.get(schema.type, TEXTS)
 

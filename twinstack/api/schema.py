@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from twinstack.api.objects import Document
+from twinstack.api.times import canonical_micro_time, canonical_time
 
 OBJECT: Final = "object"
 ARRAY: Final = "array"
@@ -26,20 +27,25 @@ _PYTHON_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "number": (int, float),
     "int-or-string": (int, str),
     "quantity": (str, int, float),
+    "time": (),  # which no value is by its type alone
+    "micro-time": (),
 }
+_TIMES: Final[Mapping[str, Callable[[str], str]]] = {"time": canonical_time, "micro-time": canonical_micro_time}
 _CONTAINERS: Final = frozenset((dict, list))
 _ZEROS: Final[Mapping[str, Any]] = {"object": {}, "string": "", "boolean": False, "integer": 0, "number": 0, "quantity": "0"}
 _LEAVES: Final = (str, int, float, bool)
 _SPECIAL: Final[Mapping[str, str]] = {
     "io.k8s.apimachinery.pkg.util.intstr.IntOrString": "int-or-string",
     "io.k8s.apimachinery.pkg.api.resource.Quantity": "quantity",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.Time": "time",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime": "micro-time",
 }
 
 
 class Schema(msgspec.Struct, eq=False, kw_only=True):
     """One place of a document.
 
-    ``type`` is a JSON type, ``int-or-string``, ``quantity``, or empty where anything may stand. ``fields`` are the
+    ``type`` is a JSON type, ``int-or-string``, ``quantity``, ``time``, ``micro-time``, or empty where anything may stand. ``fields`` are the
     known fields of an object; ``values`` is the place of each value of a map or each element of a list.
     Treat it as frozen: its places are shared.
     """
@@ -157,7 +163,8 @@ def unknown_fields(document: Document, schema: Schema) -> list[str]:
 def prune(document: Document, schema: Schema) -> Findings:
     """Make of the document what decoding into Kubernetes' own types would; what was found.
 
-    Fields that the schema does not know go, and a null that is the value of a map or an element of a list is its type's zero.
+    Fields that the schema does not know go, a null that is the value of a map or an element of a list is its type's zero, and times are
+    told in UTC.
     """
     findings = Findings([], [])
     _examine(document, schema, "", findings, prune=True)
@@ -187,7 +194,16 @@ def _examine(value: Any, schema: Schema, path: str, findings: Findings, prune: b
                     value[key] = _zero(place)
             # Most of a document are its leaves; those that are as they must be need neither a path nor a call.
             elif type(child) in _CONTAINERS or type(child) not in _PYTHON_TYPES.get(place.type, _LEAVES):
-                _examine(child, place, f"{path}.{key}" if path else key, findings, prune)
+                if place.type not in _TIMES:
+                    _examine(child, place, f"{path}.{key}" if path else key, findings, prune)
+                    continue
+                try:
+                    text = _TIMES[place.type](child)
+                except (TypeError, ValueError):
+                    findings.mistyped.append((f"{path}.{key}" if path else key, place.type))
+                else:
+                    if prune:
+                        value[key] = text
         if prune:
             for key in unknown:
                 del value[key]

@@ -100,8 +100,8 @@ def _problems_with_container(container: Mapping[str, Any], path: str, volumes: s
     restart = container.get("restartPolicy")
     if restart is not None and restart not in (("Always",) if first else RESTARTS):
         yield unsupported(f"{path}.restartPolicy", restart, ("Always",) if first else RESTARTS)
-    if container.get("terminationMessagePolicy") not in MESSAGE_POLICIES:
-        yield unsupported(f"{path}.terminationMessagePolicy", container.get("terminationMessagePolicy", ""), MESSAGE_POLICIES)
+    if container.get("terminationMessagePolicy", "File") not in MESSAGE_POLICIES:
+        yield unsupported(f"{path}.terminationMessagePolicy", container["terminationMessagePolicy"], MESSAGE_POLICIES)
     yield from problems_with_variables(container.get("env") or (), f"{path}.env")
     yield from problems_with_variable_sources(container.get("envFrom") or (), f"{path}.envFrom")
     yield from problems_with_resources(container.get("resources") or {}, f"{path}.resources")
@@ -372,13 +372,36 @@ def _take_images(new: dict[str, Any], old: Mapping[str, Any], field: str) -> Non
 
 
 def problems_with_pod_status(after: Document, before: Document) -> list[FieldProblem]:
-    """What is wrong with the addresses that a node reports (spec/api.md 8.3)."""
-    new, old = after.get("status") or {}, before.get("status") or {}
-    problems = list(_problems_with_addresses(new.get("podIPs") or (), old.get("podIPs") or (), "status.podIPs"))
+    """What is wrong with what a node reports: addresses (spec/api.md 8.3), and what may not change."""
+    new, old, spec = after.get("status") or {}, before.get("status") or {}, before.get("spec") or {}
+    problems = list(_problems_with_changed_status(new, old, spec))
+    problems += list(_problems_with_addresses(new.get("podIPs") or (), old.get("podIPs") or (), "status.podIPs"))
     hosts = new.get("hostIPs") or ()
     if hosts and new.get("hostIP", "") != hosts[0].get("ip", ""):
         problems.append(wrong("status.hostIPs[0].ip", hosts[0].get("ip", ""), "must equal status.hostIP"))
     return [*problems, *_problems_with_addresses(hosts, old.get("hostIPs") or (), "status.hostIPs")]
+
+
+def _problems_with_changed_status(new: Mapping[str, Any], old: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[FieldProblem]:
+    restarts = spec.get("restartPolicy", "Always")
+    for i, condition in enumerate(new.get("conditions") or ()):
+        if problem := qualified_problem(condition.get("type", "")):
+            yield wrong(f"metadata.conditions[{i}].Type", condition.get("type", ""), problem)  # which is where Kubernetes looks for them
+    nominated = new.get("nominatedNodeName", "")
+    if nominated and nominated != old.get("nominatedNodeName", "") and (problem := subdomain_problem(nominated)):
+        yield wrong("status.nominatedNodeName", nominated, problem)
+    if new.get("qosClass") != old.get("qosClass"):
+        yield wrong("status.qosClass", new.get("qosClass"), "may not change")
+    for field, containers in (("initContainerStatuses", "initContainers"), ("containerStatuses", "containers")):
+        now = {one.get("name"): one.get("state") or {} for one in new.get(field) or ()}
+        policies = {one["name"]: "Always" if one.get("restartPolicyRules") else one.get("restartPolicy") or restarts for one in spec.get(containers) or ()}
+        for i, was in enumerate(old.get(field) or ()):
+            policy, ended = policies.get(was.get("name"), restarts), (was.get("state") or {}).get("terminated")
+            if ended is None or policy == "Always" or (policy == "OnFailure" and ended.get("exitCode")):
+                continue
+            again = now.get(was.get("name"))
+            if again is not None and again.get("terminated") is None:
+                yield forbidden(f"status.{field}[{i}].state", "what has ended does not run again")
 
 
 def _problems_with_addresses(after: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]], path: str) -> Iterator[FieldProblem]:

@@ -166,6 +166,13 @@ def complete_changed_pod(after: Document, before: Document) -> None:
     tolerate_short_outages(spec)
 
 
+def complete_changed_status(after: Document, before: Document) -> None:
+    """The quality of service stays when a report leaves it out."""
+    quality = (before.get("status") or {}).get("qosClass")
+    if quality:
+        part(after, "status").setdefault("qosClass", quality)
+
+
 def tolerate_short_outages(spec: dict[str, Any]) -> None:
     """A node may be away for a while, unless the pod says itself for how long."""
     tolerations = spec.setdefault("tolerations", [])

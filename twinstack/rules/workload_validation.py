@@ -371,7 +371,7 @@ def problems_with_workload_status(after: Document, before: Document) -> list[Fie
     ]
     total = status.get("replicas", 0)
     problems += [
-        wrong(f"status.{field}", status[field], f"must be at most status.replicas, which is {total}") for field in _PARTS if status.get(field, 0) > total
+        wrong(f"status.{field}", status[field], f"must be at most status.replicas, which is {total}") for field in _PARTS if status.get(field, total) > total
     ]
     if status.get("availableReplicas", 0) > status.get("readyReplicas", 0):
         problems.append(wrong("status.availableReplicas", status["availableReplicas"], "must be at most status.readyReplicas"))

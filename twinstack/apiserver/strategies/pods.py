@@ -41,6 +41,8 @@ class Pods(Typed):
     def begin_update(self, after: Document, before: Document, subresource: str, transaction: Transaction) -> None:
         if not subresource:
             pods.complete_changed_pod(after, before)
+        elif subresource == "status":
+            pods.complete_changed_status(after, before)
 
     def problems_with_create(self, document: Document) -> list[FieldProblem]:
         problems = list(pod_validation.problems_with_pod_spec(document["spec"]))
