@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from twinstack.agent import volumes
 from twinstack.agent.containers import oci, seccomp
 from twinstack.agent.containers.images import Images
 from twinstack.agent.environment import ConfigError
-from twinstack.api.kinds import Container
-from twinstack.api.objects import view_of
 from twinstack.kernel.errors import KernelError
+from twinstack.kernel.mounts import unmount_below
 from twinstack.kernel.seccomp import compiled
 
 IMAGE = "twinstack.local/busybox:1"
@@ -35,6 +34,10 @@ def of_image(script: str, **more: object) -> dict:
 
 def of_host(script: str, **more: object) -> dict:
     return {"command": ["/bin/sh", "-c", script], **more}
+
+
+def mounted(*words: str) -> None:
+    subprocess.run(["mount", *words], check=True)
 
 
 def forbidden(capabilities: tuple[str, ...]) -> set[str]:
@@ -167,8 +170,39 @@ def test_groups_roots_devices_and_mounts_are_as_the_pod_says(world, busybox) -> 
     world(story)
 
 
-@pytest.mark.parametrize("propagation", ["HostToContainer", "Bidirectional"])
-def test_mounts_that_are_to_pass_between_host_and_container_are_refused(propagation: str, tmp_path: Path) -> None:
-    container = view_of(Container, {"name": "c", "volumeMounts": [{"name": "h", "mountPath": "/h", "mountPropagation": propagation}]})
-    with pytest.raises(ConfigError, match=f"mountPropagation {propagation} is not supported"):
-        volumes.mounts_of(container, {"h": tmp_path}, {})
+@pytest.mark.kernel
+@pytest.mark.slow
+@pytest.mark.parametrize("of", [of_image, of_host], ids=["from an image", "from the host"])
+def test_what_is_mounted_on_the_host_later_appears_where_the_pod_says_so(world, busybox, of) -> None:
+    async def story(w) -> None:
+        await w.give_pod_cidrs()
+        Images(w.folder / "images").load(busybox())
+        shown = w.folder / "shown"
+        (shown / "late").mkdir(parents=True)
+        mount = {"name": "h", "mountPath": "/h"}
+        volumes = [{"name": "h", "hostPath": {"path": str(shown)}}]
+        script = "while ! grep -q ' /h/late ' /proc/self/mountinfo; do sleep 0.05; done; echo seen"
+        for words in (["--bind", str(shown), str(shown)], ["--make-shared", str(shown)]):
+            mounted(*words)
+        try:
+            follows = of(script, volumeMounts=[{**mount, "mountPropagation": "HostToContainer"}])
+            await w.create("pod", init="", restartPolicy="Never", volumes=volumes, container=follows)
+            await w.create("both", init="", volumes=volumes, container=of("true", volumeMounts=[{**mount, "mountPropagation": "Bidirectional"}]))
+            await w.until_pod("pod", running)
+            mounted("-t", "tmpfs", "tst", str(shown / "late"))
+            await w.until_pod("pod", ended)
+            assert (await w.logs("pod"))[1] == "seen\n"
+            private = of_image("grep ' /h ' /proc/self/mountinfo | grep -c master:", volumeMounts=[mount])
+            await w.create("private", init="", restartPolicy="Never", volumes=volumes, container=private)
+            await w.until_pod("private", ended)
+            assert (await w.logs("private"))[1] == "0\n"
+            refused = await w.until_pod("both", lambda status: any(one["state"].get("waiting") for one in status.get("containerStatuses", ())))
+            assert "Bidirectional" in refused["status"]["containerStatuses"][0]["state"]["waiting"]["message"]
+            for name in ("pod", "both", "private"):
+                await w.delete(name, grace_period_seconds=0)
+                await w.until_gone(name)
+            await w.nothing_is_left()
+        finally:
+            unmount_below(str(shown))
+
+    world(story)

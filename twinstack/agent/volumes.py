@@ -321,9 +321,10 @@ def mounts_of(container: Container, volumes: Mapping[str, Path], variables: Mapp
             source = source.resolve()
             if not source.is_relative_to(volumes[name].resolve()):
                 raise ConfigError(f"subPath {below!r} leads out of volume {name!r}")
-        if (propagation := wanted.get("mountPropagation") or "None") != "None":
-            raise ConfigError(f"volumeMount {target!r}: mountPropagation {propagation} is not supported; mounts do not pass between host and containers")
-        made.append(Mount(str(source), target, bool(wanted.get("readOnly")) or name in readonly))
+        propagation = wanted.get("mountPropagation") or "None"
+        if propagation == "Bidirectional":
+            raise ConfigError(f"volumeMount {target!r}: mountPropagation Bidirectional is not supported, for what a container mounts ends with it")
+        made.append(Mount(str(source), target, bool(wanted.get("readOnly")) or name in readonly, propagation == "HostToContainer"))
     return made
 
 

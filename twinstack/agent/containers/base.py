@@ -19,6 +19,7 @@ class Mount(NamedTuple):
     source: str
     target: str
     readonly: bool = False
+    follows: bool = False  # what is mounted below it on the host later appears (HostToContainer)
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):

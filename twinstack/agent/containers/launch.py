@@ -105,10 +105,10 @@ class _Mounts:
         self._ours: set[int] = set()  # devices of our own tmpfs, where directories may be made freely
 
     def arrange(self, binds: Sequence[Sequence[Any]]) -> None:
-        """*binds*: (source, target, read-only) each; targets that do not exist are made."""
+        """*binds*: (source, target, read-only, …) each; targets that do not exist are made. All follow what is mounted on the host."""
         mount(None, "/", None, _MS_REC | _MS_SLAVE)
         self._show_links()
-        trees = [(_tree(source), os.path.normpath(target), readonly) for source, target, readonly in binds]  # before anything hides them
+        trees = [(_tree(source), os.path.normpath(target), readonly) for source, target, readonly, *_ in binds]  # before anything hides them
         for place in ("/tmp", "/dev/shm"):
             if os.path.isdir(place):
                 mount("tmpfs", place, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=1777")

@@ -164,7 +164,12 @@ def config_of(launch: Launch, user: User, security: Mapping[str, Any], capabilit
     if launch.init:
         mounts.append({"destination": TINI_INSIDE, "type": "bind", "source": TINI, "options": ["bind", "ro"]})
     mounts += [
-        {"destination": mount.target, "type": "bind", "source": mount.source, "options": ["rbind", "ro" if mount.readonly else "rw"]}
+        {
+            "destination": mount.target,
+            "type": "bind",
+            "source": mount.source,
+            "options": ["rbind", "ro" if mount.readonly else "rw", "rslave" if mount.follows else "rprivate"],
+        }
         for mount in sorted(launch.mounts, key=lambda one: one.target.rstrip("/").count("/"))
     ]
     return {
@@ -181,6 +186,7 @@ def config_of(launch: Launch, user: User, security: Mapping[str, Any], capabilit
         "root": {"path": "rootfs", "readonly": bool(security.get("readOnlyRootFilesystem"))},
         "mounts": mounts,
         "linux": {
+            "rootfsPropagation": "rslave",  # what it mounts stays with it, and what the host does can follow
             "namespaces": [{"type": kind} for kind in ("mount", "pid") if kind not in shared],
             "maskedPaths": [] if privileged else list(_MASKED),
             "readonlyPaths": [] if privileged else list(_READ_ONLY),
