@@ -6,6 +6,9 @@ import asyncio
 
 import pytest
 
+from twinstack.agent.containers.images import Images
+from twinstack.agent.environment import ConfigError
+from twinstack.agent.hooks import stop_signal
 from twinstack.api.kinds import Event
 from twinstack.api.resources import resource_of
 
@@ -47,6 +50,44 @@ def test_a_container_starts_with_its_first_hook_and_ends_with_its_last(world):
         await w.until_gone("hooked")
         assert asked == ["/leaving"]
         server.close()
+
+    world(story)
+
+
+@pytest.mark.parametrize(("name", "number"), [("SIGQUIT", 3), ("usr1", 10), ("15", 15), ("SIGRTMIN+3", 37)])
+def test_a_signal_has_a_name_or_a_number(name, number):
+    assert stop_signal(name) == number
+
+
+@pytest.mark.parametrize("name", ["SIGNOTHING", "0", "1000", "-1"])
+def test_what_is_no_signal_is_refused(name):
+    with pytest.raises(ConfigError, match="is no signal"):
+        stop_signal(name)
+
+
+def test_a_container_is_asked_to_end_by_the_signal_that_it_wants(world, busybox):
+    async def story(w) -> None:
+        script = "trap 'echo asked; exit 0' USR1; trap '' TERM; echo up; while :; do sleep 0.05; done"
+
+        async def is_up() -> bool:
+            return all(["up" in (await w.logs(name))[1] for name in ("named", "image")])
+
+        Images(w.folder / "images").load(busybox({"StopSignal": "SIGUSR1"}))
+        await w.give_pod_cidrs()
+        await w.create("named", init="", container={"command": ["sh", "-c", script], "lifecycle": {"stopSignal": "SIGUSR1"}})
+        await w.create("image", init="", container={"image": "twinstack.local/busybox:1", "command": ["/bin/sh", "-c", script]})
+        logs = []
+        for name in ("named", "image"):
+            pod = await w.until_pod(name, lambda status: status.get("phase") == "Running")
+            logs.append(open(w.root / "pods" / pod["metadata"]["uid"] / "logs" / "c" / "0.log"))  # noqa: SIM115 - read when its directory is gone
+        await w.until(is_up)
+        for name in ("named", "image"):
+            await w.delete(name)
+            await w.until_gone(name)
+        for log in logs:
+            with log:
+                assert "asked" in log.read()
+        await w.nothing_is_left()
 
     world(story)
 

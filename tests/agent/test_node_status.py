@@ -107,6 +107,36 @@ def test_a_node_leaves_its_addresses_to_an_external_cloud(world):
 
 @pytest.mark.kernel
 @pytest.mark.slow
+@pytest.mark.parametrize("asked", ["192.0.2.10", "2001:db8::10"])
+def test_a_node_of_one_family_in_a_cluster_of_two_gains_the_other(world, asked):
+    async def story(w) -> None:
+        await w.stop_agent()
+        await w.start_agent(node_ips=(parse_address(asked),))
+        await w.give_pod_cidrs()
+        await w.create("own")
+        await w.create("hosts", hostNetwork=True)
+
+        def told(status: dict) -> dict:
+            return {name: [one["ip"] for one in status.get(name, ())] for name in ("podIPs", "hostIPs")}
+
+        own = told((await w.until_pod("own", lambda status: status.get("phase") == "Running"))["status"])
+        # a pod's addresses come from the network; the node's family is told first
+        assert own["hostIPs"] == [asked] and [":" in one for one in own["podIPs"]] == [":" in asked, ":" not in asked]
+        hosts = told((await w.until_pod("hosts", lambda status: status.get("phase") == "Running"))["status"])
+        assert hosts == {"podIPs": [asked], "hostIPs": [asked]}
+        await w.stop_agent()
+        other = "2001:db8::10" if asked == "192.0.2.10" else "192.0.2.10"
+        await w.start_agent(node_ips=(parse_address(asked), parse_address(other)))
+        pod = await w.until_pod("hosts", lambda status: len(status["podIPs"]) == 2)
+        assert told(pod["status"]) == {"podIPs": [asked, other], "hostIPs": [asked, other]}
+        pod = await w.until_pod("own", lambda status: len(status["hostIPs"]) == 2)
+        assert told(pod["status"]) == {**own, "hostIPs": [asked, other]}
+
+    world(story)
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
 def test_a_node_whose_first_family_changes_says_so_of_its_pods(world):
     async def story(w) -> None:
         await w.give_pod_cidrs()

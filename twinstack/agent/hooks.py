@@ -7,12 +7,14 @@ has it), or sleeps. One that names a TCP socket cannot be run, and counts as fai
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from twinstack.agent.containers.base import ContainerError, Record, Runtime
+from twinstack.agent.environment import ConfigError
 from twinstack.agent.probes import Prober
 from twinstack.api.kinds import Container, HTTPGetAction
 from twinstack.api.objects import view_of
@@ -23,6 +25,20 @@ _LONGEST_MESSAGE = 256
 def hook_of(container: Container, name: str) -> Mapping[str, Any]:
     """A container's hook, ``postStart`` or ``preStop``; empty for none."""
     return (container.lifecycle or {}).get(name) or {}
+
+
+def stop_signal(name: str) -> int:
+    """The number of the signal that asks a container to end: ``SIGQUIT``, ``QUIT``, ``3`` or ``RTMIN+3``. ConfigError when it is none."""
+    text, _, above = name.upper().removeprefix("SIG").partition("+")
+    if text.isdecimal() and text.isascii():
+        number = int(text)
+    elif f"SIG{text}" in signal.Signals.__members__:
+        number = signal.Signals[f"SIG{text}"] + (int(above) if above.isdecimal() else 0)
+    else:
+        number = 0
+    if not 0 < number < signal.NSIG:
+        raise ConfigError(f"stop signal {name!r} is no signal")
+    return number
 
 
 async def run(hook: Mapping[str, Any], container: Container, record: Record, *, runtime: Runtime, prober: Prober, address: str, seconds: float) -> str:

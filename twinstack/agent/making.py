@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from twinstack.agent import amounts, environment, volumes
+from twinstack.agent import amounts, environment, hooks, volumes
 from twinstack.agent.containers import oci, seccomp, shared
 from twinstack.agent.containers.archives import ImageError
 from twinstack.agent.containers.base import Launch, Mount, Record
@@ -39,6 +39,7 @@ from twinstack.kernel.seccomp import compiled
 
 log = logging.getLogger(__name__)
 
+STOP = "stop"  # label of a record: the number of the signal that asks it to end
 INIT_ANNOTATION = "twinstack.dev/init"
 TINI = "/usr/bin/tini"
 ROOT_CA, ROOT_CA_SECONDS = "kube-root-ca.crt", 20.0
@@ -164,7 +165,13 @@ class Maker:
         launch = Launch(
             id=identifier,
             pod=pod.metadata.uid,
-            labels={"namespace": pod.metadata.namespace, "pod": pod.metadata.name, "container": container.name, "attempt": str(attempt)},
+            labels={
+                "namespace": pod.metadata.namespace,
+                "pod": pod.metadata.name,
+                "container": container.name,
+                "attempt": str(attempt),
+                **_stop(container, image),
+            },
             argv=environment.command_of(container, variables) if image is None else (),
             env=variables,
             hostname=sandbox.hostname,
@@ -306,6 +313,12 @@ class Maker:
         if name == ROOT_CA:
             self._root_ca_read[namespace] = time.monotonic()
         return found
+
+
+def _stop(container: Container, image: Image | None) -> dict[str, str]:
+    """The signal that asks the container to end, where the pod or the image names one."""
+    named = str((container.lifecycle or {}).get("stopSignal") or (image.config.get("StopSignal") if image is not None else None) or "")
+    return {STOP: str(hooks.stop_signal(named))} if named else {}
 
 
 def probed(container: Container, *, init: bool) -> bool:

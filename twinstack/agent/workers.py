@@ -21,7 +21,7 @@ from twinstack.agent.containers.base import ContainerError, Record, Runtime
 from twinstack.agent.environment import ConfigError
 from twinstack.agent.hostfiles import HostnameError
 from twinstack.agent.limits import Limiter
-from twinstack.agent.making import Maker
+from twinstack.agent.making import STOP, Maker
 from twinstack.agent.pods import (
     NOTHING,
     Failure,
@@ -407,7 +407,7 @@ class Worker:
             await self._pre_stop(container, record, grace)
         try:
             if grace > 0:
-                await runtime.signal(record.id, SIGTERM)
+                await runtime.signal(record.id, int(record.labels.get(STOP, SIGTERM)))
                 await asyncio.sleep(max(2.0 if hook and hooks.hook_of(container, "preStop") else 0.0, deadline - loop.time()))
             while any(one.record is not None and one.record.id == record.id and one.running for one in self.seen.values()):
                 await runtime.signal(record.id, SIGKILL)
