@@ -7,7 +7,7 @@ import pytest
 from twinstack.net.cidr import parse_cidr
 from twinstack.net.family import FAMILIES, Family
 from twinstack.proxy.ruleset import Options
-from twinstack.proxy.settings import Settings, SettingsError, checked, listen_addresses, options_for, problems_with
+from twinstack.proxy.settings import Settings, SettingsError, checked, doubts_about, listen_addresses, options_for, problems_with
 
 REFUSED = [
     pytest.param({"proxy_mode": "iptables"}, "nftables is, and kernelspace", id="another mode"),
@@ -76,3 +76,22 @@ def test_options_are_the_familys_own(family):
     assert options_for(Settings(masquerade_all=True, masquerade_bit=3), family)[1:3] == (True, 8)
     assert options_for(Settings(nodeport_addresses=(cidrs[family],)), family).node_ports == (cidrs[family],)
     assert options_for(Settings(nodeport_addresses=(cidrs[family.other],)), family).node_ports == (family.facts.everything,), "upstream's way"
+
+
+V4, V6 = "10.0.0.0/8", "fd00::/8"
+DOUBTS = [
+    pytest.param({}, Family.IPV4, [], id="nothing said, nothing doubted"),
+    pytest.param({"cluster_cidr": f"{V6},{V4}", "nodeport_addresses": (V4, V6)}, Family.IPV6, [], id="both of both"),
+    pytest.param({"cluster_cidr": V6}, Family.IPV4, ["--cluster-cidr is IPv6 only"], id="pods of the other family alone"),
+    pytest.param({"cluster_cidr": V6}, Family.IPV6, [], id="pods of the primary family alone"),
+    pytest.param({"nodeport_addresses": (V4,)}, Family.IPV6, ["--nodeport-addresses is IPv4 only, and this node is IPv6"], id="node ports of the other"),
+    pytest.param({"nodeport_addresses": (V4,)}, Family.IPV4, [], id="node ports of the primary family of a single-stack cluster"),
+    pytest.param({"nodeport_addresses": (V4,), "cluster_cidr": f"{V4},{V6}"}, Family.IPV4, ["--nodeport-addresses is IPv4 only, and the cluster"],
+                 id="node ports of one family in a cluster of both"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given, primary, doubts", DOUBTS)
+def test_what_is_mostly_a_mistake_is_doubted(given, primary, doubts):
+    found = doubts_about(checked(Settings(**given)), primary=primary, families=FAMILIES)
+    assert len(found) == len(doubts) and all(one.startswith(start) for one, start in zip(found, doubts, strict=True))

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from twinstack.api import kinds
@@ -329,3 +330,23 @@ def test_slices_of_names_and_of_no_service_touch_nothing():
     assert catalog.slice_changed(None, fqdn) == catalog.slice_changed(None, loose) == []
     assert catalog.slice_changed(one, None) == [(Key("ns", "a"), Family.IPV4)]
     assert list(catalog.slices(Key("ns", "a"))) == []
+
+
+async def test_what_was_learned_of_an_endpoint_goes_in_the_transaction_that_takes_it_out(family):
+    world = World()
+    world.put(None, service("a", 1, sessionAffinity="ClientIP"))
+    world.slice(None, endpoint_slice("a", family, 1, 2))
+    await world.sync()
+    table = world.kernel.tables[family, TABLE]
+    ((number,),) = set(table.elements["ids"].values())
+    stays, goes = (view[0] for view in (endpoint_slice("a", family, one).endpoints[0].addresses for one in (1, 2)))
+    taught = {"affinity": {(7, number): (stays,), (8, number): (goes,)}, "affinity-ports": {(7, number): (8080,), (8, number): (8080,)}}
+    world.kernel.tables[family, TABLE] = replace(table, elements={**table.elements, **taught})
+    world.kernel.scripts.clear()
+    world.slice(endpoint_slice("a", family, 1, 2), endpoint_slice("a", family, 1))
+    await world.syncs[family].sync()
+    (script,) = world.kernel.scripts
+    gone = [line.split()[4] for line in script.splitlines() if line.startswith("delete element")]
+    assert sorted(gone) == ["affinity", "affinity-ports", "endpoints", "services"]
+    assert world.elements(family, "affinity") == {(7, number): (stays,)}
+    assert world.elements(family, "affinity-ports") == {(7, number): (8080,)}

@@ -46,7 +46,7 @@ from twinstack.proxy.lean import Lean
 from twinstack.proxy.metrics import Metrics
 from twinstack.proxy.ruleset import TABLE, Shape
 from twinstack.proxy.services import HEADLESS, PROXY_NAME, ZONE, Place, canonical, node_addresses
-from twinstack.proxy.settings import PRIMARY, Settings, bind_family, checked, listen_addresses, options_for
+from twinstack.proxy.settings import PRIMARY, Settings, bind_family, checked, doubts_about, listen_addresses, options_for
 from twinstack.proxy.sync import FamilySync, NodeState
 from twinstack.proxy.telling import LATER_SECONDS, REASON, Telling
 
@@ -172,6 +172,8 @@ class Proxy:
         primary = next(iter(self._node.addresses), None)
         if primary is not None and primary not in self._families:
             raise ProxyError(f"node {self.name} is {primary} first, but this kernel has no nftables for {primary}")
+        for doubt in doubts_about(self.settings, primary=primary or bind_family(self.settings), families=self._families):
+            log.warning(doubt)
         self._node.service_cidrs = _service_cidrs(self._cidrs.list())
         now = time.time
         for family in self._families:

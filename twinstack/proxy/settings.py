@@ -6,7 +6,7 @@ silently; a bad value is one line with the field, the value and what would do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -165,6 +165,20 @@ def problems_with(settings: Settings) -> list[str]:
             except ValueError as error:
                 problems.append(f"{flag}: {error}")
     return problems
+
+
+def doubts_about(settings: Settings, *, primary: Family, families: Collection[Family]) -> list[str]:
+    """What is allowed and mostly a mistake, on a node of this primary family whose kernel has these; a sentence each."""
+    doubts = []
+    cidrs = {Family.of(cidr) for cidr in parse_cidrs(settings.cluster_cidr, masked=True)}
+    named = {Family.of(parse_cidr(text, masked=True)) for text in settings.nodeport_addresses if text != PRIMARY}
+    if cidrs == {primary.other}:
+        doubts.append(f"--cluster-cidr is {primary.other} only, and this node is {primary} first: traffic from outside to its cluster IPs is not masqueraded")
+    if named == {primary.other}:
+        doubts.append(f"--nodeport-addresses is {primary.other} only, and this node is {primary} first: its node ports answer on all addresses")
+    elif named == {primary} and len(cidrs) == 2 and primary.other in families:
+        doubts.append(f"--nodeport-addresses is {primary} only, and the cluster is of both families: {primary.other} node ports answer on all addresses")
+    return doubts
 
 
 def options_for(settings: Settings, family: Family, node_cidrs: tuple[Network, ...] = ()) -> Options:

@@ -220,8 +220,10 @@ class FamilySync:
         whole = self._whole  # making may have asked for it
         lost = {one: left for key, was in before.items() if was.sticky for one, left in poorer(was.sticky, self._sticky.get(key, {})).items()}
         self._whole = True  # until it has worked
-        steps = await self._whole_steps() if whole else await self._difference(lost)
-        if steps and not await self._apply(steps, last=whole):
+        with _without_collections() if whole else contextlib.nullcontext():
+            steps = await self._whole_steps() if whole else await self._difference(lost)
+            applied = not steps or await self._apply(steps, last=whole)
+        if not applied:
             whole = True
             await self._apply(await self._whole_steps(), last=True)
         if lost and (late := untrue(await self._learned(), lost)):  # learned by connections that were on their way meanwhile
