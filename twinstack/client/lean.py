@@ -20,6 +20,7 @@ from twinstack.api.kinds import (
     Endpoint,
     Endpoints,
     EndpointSlice,
+    EndpointSubset,
     ObjectMeta,
     Pod,
     PodSpec,
@@ -33,7 +34,8 @@ _DOMAINS = ("kubernetes.io/", "k8s.io/", "twinstack.dev/")  # of the annotations
 _NOT_LOOKED_AT = frozenset({"kubectl.kubernetes.io/last-applied-configuration", "kubectl.kubernetes.io/restartedAt"})
 
 
-_PACK, _UNPACK = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(list[Endpoint] | None).decode
+_PACK = msgspec.msgpack.Encoder().encode
+_ENDPOINTS, _SUBSETS = msgspec.msgpack.Decoder(list[Endpoint] | None).decode, msgspec.msgpack.Decoder(list[EndpointSubset] | None).decode
 
 
 class PackedSlice(EndpointSlice, frozen=True):
@@ -44,7 +46,18 @@ class PackedSlice(EndpointSlice, frozen=True):
     @property  # type: ignore[misc]
     def endpoints(self) -> list[Endpoint] | None:
         """Made anew each time."""
-        return _UNPACK(self.packed)  # type: ignore[no-any-return]
+        return _ENDPOINTS(self.packed)  # type: ignore[no-any-return]
+
+
+class PackedEndpoints(Endpoints, frozen=True):
+    """The same of an Endpoints object."""
+
+    packed: bytes = b""
+
+    @property  # type: ignore[misc]
+    def subsets(self) -> list[EndpointSubset] | None:
+        """Made anew each time."""
+        return _SUBSETS(self.packed)  # type: ignore[no-any-return]
 
 
 class Lean:
@@ -70,28 +83,10 @@ class Lean:
         )
 
     def endpoints(self, one: Endpoints) -> Endpoints:
-        """The Endpoints as they are, of shared parts."""
-        subsets = [
-            replace(
-                subset,
-                addresses=self._addresses(subset.addresses),
-                notReadyAddresses=self._addresses(subset.notReadyAddresses),
-                ports=self._encoded(subset.ports),
-            )
-            for subset in one.subsets or ()
-        ]
-        kept = None if one.subsets is None else subsets
-        return replace(one, apiVersion="", kind="", metadata=self._metadata(one.metadata, annotations=one.metadata.annotations), subsets=kept)
+        """The Endpoints as they are, their subsets packed."""
+        return PackedEndpoints(metadata=self._metadata(one.metadata, annotations=one.metadata.annotations), packed=_PACK(one.subsets))
 
     # ---- parts
-
-    def _addresses(self, addresses: Any) -> Any:
-        if addresses is None:
-            return None
-        return [replace(one, nodeName=self._once(one.nodeName), targetRef=self._reference(one.targetRef)) for one in addresses]
-
-    def _reference(self, one: Any) -> Any:
-        return one if one is None else replace(one, kind=self._once(one.kind), namespace=self._once(one.namespace))
 
     def _metadata(self, one: ObjectMeta, *, annotations: Mapping[str, str] | None) -> ObjectMeta:
         return ObjectMeta(
