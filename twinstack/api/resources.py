@@ -151,5 +151,5 @@ BY_KIND: dict[tuple[str, str], Resource] = {(resource.api_version, resource.kind
 
 
 def resource_of(view: type[kinds.Object]) -> Resource:
-    """The resource that is looked at through this view."""
-    return BY_VIEW[view]
+    """The resource that is looked at through this view, or through one that it is made of."""
+    return BY_VIEW.get(view) or next(BY_VIEW[base] for base in view.__mro__ if base in BY_VIEW)
