@@ -54,18 +54,21 @@ def test_the_default_profile_forbids_what_reaches_past_namespaces_and_a_capabili
 
 def test_a_profile_is_the_containers_else_the_pods_and_a_privileged_one_has_none(tmp_path: Path) -> None:
     pod, none = DEFAULT, {"seccompProfile": {"type": "Unconfined"}}
-    assert seccomp.profile_of({}, {}, (), tmp_path) is None
-    assert seccomp.profile_of(pod, {}, (), tmp_path) == seccomp.default_profile(())
-    assert seccomp.profile_of(pod, none, (), tmp_path) is None
-    assert seccomp.profile_of(none, DEFAULT, (), tmp_path) is not None
-    assert seccomp.profile_of(pod, {"privileged": True}, (), tmp_path) is None
+    assert seccomp.profile_of({}, {}, (), seccomp.Profiles(tmp_path)) is None
+    assert seccomp.profile_of(pod, {}, (), seccomp.Profiles(tmp_path)) == seccomp.default_profile(())
+    assert seccomp.profile_of(pod, none, (), seccomp.Profiles(tmp_path)) is None
+    assert seccomp.profile_of(none, DEFAULT, (), seccomp.Profiles(tmp_path)) is not None
+    by_default = seccomp.Profiles(tmp_path, "RuntimeDefault")  # as --seccomp-default has it
+    assert seccomp.profile_of({}, {}, (), by_default) == seccomp.default_profile(())
+    assert seccomp.profile_of({}, none, (), by_default) is None and seccomp.profile_of({}, {"privileged": True}, (), by_default) is None
+    assert seccomp.profile_of(pod, {"privileged": True}, (), seccomp.Profiles(tmp_path)) is None
     (tmp_path / "mine.json").write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW"}))
     (tmp_path / "odd.json").write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "archMap": []}))
     named = {"seccompProfile": {"type": "Localhost", "localhostProfile": "mine.json"}}
-    assert seccomp.profile_of(named, {}, (), tmp_path) == {"defaultAction": "SCMP_ACT_ALLOW"}
+    assert seccomp.profile_of(named, {}, (), seccomp.Profiles(tmp_path)) == {"defaultAction": "SCMP_ACT_ALLOW"}
     for name in ("", "none.json", "/etc/passwd", "../x", "odd.json"):
         with pytest.raises(ConfigError, match="seccomp profile"):
-            seccomp.profile_of({"seccompProfile": {"type": "Localhost", "localhostProfile": name}}, {}, (), tmp_path)
+            seccomp.profile_of({"seccompProfile": {"type": "Localhost", "localhostProfile": name}}, {}, (), seccomp.Profiles(tmp_path))
 
 
 def test_a_profile_becomes_a_program_or_is_refused() -> None:

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from twinstack.agent import eviction, overlay, pressure, usage
 from twinstack.agent.access import Access
+from twinstack.agent.containers import seccomp
 from twinstack.agent.containers.base import Record, Runtime
 from twinstack.agent.containers.images import Images
 from twinstack.agent.containers.process import ProcessRuntime
@@ -97,6 +98,7 @@ class Agent:
             name,
             images=Images(settings.image_dir),
             tell=self.event,
+            profiles=seccomp.Profiles(settings.root_dir / "seccomp", "RuntimeDefault" if settings.seccomp_default else "Unconfined"),
             allocatable=lambda: self.registration.allocatable,
             refresh_seconds=settings.sync_seconds,
             log_size=settings.log_size,

@@ -136,6 +136,7 @@ WORDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "authentication.anonymous.enabled": ("anonymous", _boolean),
     "authorization.mode": ("authorization", parse_mode),
     "failSwapOn": ("refuses_swap", _boolean),
+    "seccompDefault": ("seccomp_default", _boolean),
 }
 # field → the value that is as good as none, and why any other is left out
 _RUNTIME = "containers are started by this kubelet itself, without a runtime of its own"
@@ -209,7 +210,6 @@ LEFT_OUT: Mapping[str, tuple[Any, str]] = {
     "localStorageCapacityIsolation": (True, "it is always on"),
     "failCgroupV1": (True, "both versions of control groups do"),
     "reservedMemory": (None, "memory is not pinned"),
-    "seccompDefault": (False, "a pod names its profile itself (seccompProfile)"),
 }
 # field → the value that is as good as none, and why any other stops the kubelet
 REFUSED: Mapping[str, tuple[Any, str]] = {

@@ -114,6 +114,7 @@ class Maker:
         *,
         images: Images,
         tell: Tell,
+        profiles: seccomp.Profiles,
         allocatable: Callable[[], Mapping[str, str]] = dict,
         refresh_seconds: float = 60.0,
         log_size: int = 0,
@@ -123,6 +124,7 @@ class Maker:
         self._client, self._sandboxes, self._services, self._node_name = client, sandboxes, services, node_name
         self._allocatable, self._refresh_seconds = allocatable, refresh_seconds
         self._limiter, self.images = limiter, images
+        self._profiles = profiles
         self.puller = Puller(images, self._pull_secret, tell)
         self._tokens = Tokens(client)
         self._ahead: dict[str, asyncio.Task[volumes.Given]] = {}  # by the pod's uid
@@ -153,8 +155,8 @@ class Maker:
             mounts.append(Mount(self._sandboxes.prepare_message(pod.metadata.uid, container.name, attempt), message))
         uid, gid, groups = identity_of(pod, container, image)
         identifier = secrets.token_hex(16)
-        security, own, profiles = pod.spec.securityContext or {}, container.securityContext or {}, self._sandboxes.directory.parent / "seccomp"
-        profile = seccomp.profile_of(security, own, oci.names_of(oci.bounding_set()), profiles) if image is None else None
+        security, own = pod.spec.securityContext or {}, container.securityContext or {}
+        profile = seccomp.profile_of(security, own, oci.names_of(oci.bounding_set()), self._profiles) if image is None else None
         pids = pids_of(pod)
         if container.targetContainerName and not pids:
             if target is None or not target.running:
@@ -198,7 +200,7 @@ class Maker:
         if image is None:
             return launch
         place = self._sandboxes.path(pod.metadata.uid, oci.FOLDER, identifier)
-        return oci.prepared(launch, image, container, self.images, place, pod=security, profiles=profiles, target=target)
+        return oci.prepared(launch, image, container, self.images, place, pod=security, profiles=self._profiles, target=target)
 
     async def refresh(self, pod: Pod, sandbox: Sandbox, host_ips: tuple[str, ...]) -> None:
         """Bring the volumes that the API fills up to date; what cannot be is logged, and keeps what it has."""

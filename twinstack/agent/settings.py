@@ -91,6 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     eviction_grace_seconds: int = 0  # how long a pod may take at most that is evicted for that
     pressure_seconds: float = 300.0  # a pressure is told for so long after it was last seen, lest it come and go
     longest_backoff_seconds: float = 300.0  # before a container is started again
+    seccomp_default: bool = False  # whether a container that names no profile has RuntimeDefault
     refuses_swap: bool = False  # whether the kubelet does not start on a machine that swaps
     kube_reserved: tuple[tuple[str, str], ...] = ()  # amounts that pods may not have, by resource
     system_reserved: tuple[tuple[str, str], ...] = ()

@@ -195,11 +195,19 @@ def config_of(launch: Launch, user: User, security: Mapping[str, Any], capabilit
 
 
 def prepared(
-    launch: Launch, image: Image, container: Container, images: Images, place: Path, *, pod: Mapping[str, Any], profiles: Path, target: Record | None = None
+    launch: Launch,
+    image: Image,
+    container: Container,
+    images: Images,
+    place: Path,
+    *,
+    pod: Mapping[str, Any],
+    profiles: seccomp.Profiles,
+    target: Record | None = None,
 ) -> Launch:
     """What a container of an image is launched with; its bundle is written at *place*. ConfigError when it cannot be.
 
-    *pod* is the ``securityContext`` of all, *profiles* the directory of seccomp profiles, *target* the container in whose PID namespace it
+    *pod* is the ``securityContext`` of all, *profiles* the seccomp profiles of the node, *target* the container in whose PID namespace it
     runs, where ``launch.beside`` names one.
     """
     security: Mapping[str, Any] = container.securityContext or {}

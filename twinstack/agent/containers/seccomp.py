@@ -14,7 +14,7 @@ import json
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from twinstack.agent.environment import ConfigError
 
@@ -73,18 +73,25 @@ def _argument(operation: str, value: int, second: int = 0) -> Document:
     return {"index": 0, "value": value, "valueTwo": second, "op": operation}
 
 
-def profile_of(pod: Mapping[str, Any], container: Mapping[str, Any], capabilities: Iterable[str], directory: Path) -> Document | None:
+class Profiles(NamedTuple):
+    """What a node has: where ``Localhost`` profiles lie, and what a container has that names none."""
+
+    directory: Path
+    default: str = "Unconfined"
+
+
+def profile_of(pod: Mapping[str, Any], container: Mapping[str, Any], capabilities: Iterable[str], profiles: Profiles) -> Document | None:
     """The profile that a container asks for, of its own ``securityContext`` or its pod's; None where there is none.
 
-    ConfigError when it cannot be had. *directory* is where ``Localhost`` profiles lie.
+    ConfigError when it cannot be had.
     """
     asked = container.get("seccompProfile") or pod.get("seccompProfile") or {}
-    kind = asked.get("type") or "Unconfined"
+    kind = asked.get("type") or profiles.default
     if kind == "Unconfined" or container.get("privileged"):
         return None
     if kind == "RuntimeDefault":
         return default_profile(capabilities)
-    return _from_file(directory, str(asked.get("localhostProfile") or ""))
+    return _from_file(profiles.directory, str(asked.get("localhostProfile") or ""))
 
 
 def _from_file(directory: Path, name: str) -> Document:
