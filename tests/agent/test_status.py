@@ -91,6 +91,18 @@ def test_conditions_of_a_pod_that_serves():
     }
 
 
+def test_what_a_container_may_use_and_which_spec_it_is_of_are_told():
+    document = {
+        "metadata": {"name": "p", "uid": "u", "generation": 3},
+        "spec": {"containers": [{"name": "a", "resources": {"requests": {"cpu": "100m"}, "limits": {"memory": "1Gi"}}}, {"name": "b"}]},
+    }
+    status = told(view_of(Pod, document), {"a": seen(), "b": seen()})
+    assert status["observedGeneration"] == 3
+    one, other = status["containerStatuses"]
+    assert (one["resources"], one["allocatedResources"]) == ({"requests": {"cpu": "100m"}, "limits": {"memory": "1Gi"}}, {"cpu": "100m"})
+    assert "resources" not in other and "observedGeneration" not in told(pod(), {"a": seen()})
+
+
 def test_a_container_that_is_not_ready_is_named():
     status = told(pod(containers=("a", "b")), {"a": seen(), "b": seen(ready=False)})
     assert conditions(status)["Ready"] == ("False", "ContainersNotReady")

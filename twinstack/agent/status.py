@@ -74,6 +74,8 @@ def status_of(
     """The status document; ``pod_ips`` empty leaves those that were told before. ``before`` is what this returned the last time."""
     phase = phase_of(pod, seen, failure)
     told: Document = {"phase": phase, "startTime": pod.status.startTime or (before or {}).get("startTime") or _text(now)}
+    if pod.metadata.generation:
+        told["observedGeneration"] = pod.metadata.generation
     if failure is not None:
         told |= {"reason": failure.reason, "message": failure.message}
     if host_ips:
@@ -131,6 +133,10 @@ def container_status(pod: Pod, container: Container, one: Seen, *, now: float, i
     }
     if record is not None:
         status["containerID"] = SCHEME + record.id
+    if container.resources:
+        status["resources"] = container.resources
+        if container.resources.get("requests"):
+            status["allocatedResources"] = container.resources["requests"]
     return status
 
 
