@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from twinstack.api import errors, kinds
 from twinstack.api.objects import Document, Key, key_of
-from twinstack.api.resources import BY_VIEW, resource_of
+from twinstack.api.resources import resource_of
 from twinstack.api.times import text_of_time
 from twinstack.api.world import Action, Create, Patch
 from twinstack.loops.clock import Clock, SystemClock
@@ -58,7 +58,7 @@ class Recorder:
 
     def tell(self, about: kinds.Object, type_: str, reason: str, message: str, *, field_path: str = "") -> None:
         """Record that something happened to an object; *type_* is Normal or Warning."""
-        resource = BY_VIEW[type(about)]
+        resource = resource_of(type(about))
         metadata = about.metadata
         named = (
             ("apiVersion", resource.api_version),
