@@ -68,3 +68,11 @@ def test_help_names_every_flag_of_a_dual_stack_node():
         "--config",
     ):
         assert flag in text
+
+
+def test_flags_that_change_nothing_are_named_and_do_not_stop_the_kubelet():
+    words = ["--cgroup-driver=systemd", "--feature-gates=A=true", "--rotate-certificates", "--read-only-port=0", "--pod-cidr=10.0.0.0/24"]
+    result = CliRunner().invoke(command, [*words, "--node-ip=0.0.0.0,::"])  # the last one stops it, once these are read
+    assert "a pair needs two real addresses" in str(result.exception)
+    for flag in ("cgroup-driver", "feature-gates", "rotate-certificates", "read-only-port", "pod-cidr"):
+        assert f"warning: --{flag} is ignored: " in result.output

@@ -91,6 +91,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.option("--pod-cidr", default=None, help="Ignored, with a warning: pod CIDRs come from the Node object.")
 @click.option("--bootstrap-kubeconfig", default=None, help="Ignored, with a warning: --kubeconfig names a certificate.")
 @click.option("--container-runtime-endpoint", default=None, help="Ignored, with a warning: there is no runtime of its own.")
+@click.option("--cgroup-driver", default=None, help="Ignored, with a warning: control groups are made directly.")
+@click.option("--feature-gates", default=None, help="Ignored, with a warning: there are no gates.")
+@click.option("--rotate-certificates", default=None, is_flag=False, flag_value="true", help="Ignored, with a warning: somebody else renews certificates.")
+@click.option("--read-only-port", default=None, help="Ignored, with a warning: there is no such port.")
 @click.option("--pod-infra-container-image", default=None, help="Ignored, with a warning: there is no such container.")
 @logging_options
 def command(config_file: str, verbosity: int, logging_format: str, **flags: Any) -> None:
@@ -120,6 +124,10 @@ _LEFT_OUT = {
     "pod_cidr": "pod CIDRs come from the Node object",
     "bootstrap_kubeconfig": "this kubelet asks for no certificate; --kubeconfig names one",
     "container_runtime_endpoint": "containers are started by this kubelet itself, without a runtime of its own",
+    "cgroup_driver": "control groups are made directly (cgroupfs)",
+    "feature_gates": "there are no gates: what is there is on",
+    "rotate_certificates": "the certificate of the kubeconfig is used as it is, and somebody else renews it",
+    "read_only_port": "nothing is told to those who do not say who they are",
     "pod_infra_container_image": "there is no such container",
 }
 
