@@ -76,6 +76,9 @@ class Outcome(msgspec.Struct, frozen=True):
 class Admission(Protocol):
     """Looks at what is about to be written, and at who writes; Forbidden when it may not be. It may complete a new object."""
 
+    async def ready(self, resource: Resource, document: Document) -> None:
+        """Before all else of a new object: the time to wait for what it needs."""
+
     def new(self, resource: Resource, document: Document) -> None:
         """Before the defaults of a new object."""
 
