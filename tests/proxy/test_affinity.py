@@ -269,6 +269,16 @@ def test_the_tracer_follows_what_was_learned_whatever_address_it_was_learned_at(
     assert {(outcome.destination, outcome.port) for outcome in trace([taught], packet, local=frozenset(["192.0.2.9"]))} == {B}
 
 
+@pytest.mark.parametrize("chosen, learns", [(ALL, True), (HERE, False), ("9:9", False)], ids=["its own", "another list", "nobody's"])
+def test_an_endpoint_is_learned_of_its_own_list_alone(chosen, learns):
+    """Connections are told apart by a hash; were two alike, the note of one would be taken for the other's."""
+    table = Shape(Family.IPV4, Options()).table([port(external_local=True, local=(C,))])
+    taught = Table(table.family, table.name, table.chains, table.sets, {**table.elements, "chosen": {(1,): (chosen,)}})
+    outcomes = trace([taught], Packet("10.9.0.1", "tcp", "10.0.0.1", 80, "eth0"), local=frozenset())
+    assert {outcome.destination for outcome in outcomes} == {A[0], B[0]}
+    assert {any("update @affinity " in step for step in outcome.path) for outcome in outcomes} == {learns}
+
+
 def test_no_two_lists_have_one_number_and_each_keeps_its_own():
     ids = Ids()
     names = [f"ns/s{i}/tcp{end}" for i in range(70_000) for end in ("", "/local")]

@@ -11,6 +11,7 @@ from twinstack.dataplane.ruleset import Table, Verdict, apply, difference, whole
 from twinstack.dataplane.trace import Packet, trace
 from twinstack.kernel import namespaces, nftables
 from twinstack.net.family import FAMILIES, Family
+from twinstack.proxy import recalling
 from twinstack.proxy.ruleset import Options, Shape, capacity_for
 from twinstack.proxy.services import ServicePort
 
@@ -151,7 +152,8 @@ def test_rules_do_not_multiply_with_services(family, some):
     more = sum(len(chain.rules) for chain in made.chains.values()) - sum(len(chain.rules) for chain in empty.chains.values())
     pairs = {(len(one["cluster"]), len(one["local"]), bool(one["affinity"])) for one in some}
     timeouts = {one["affinity"] for one in some} - {0}
-    assert more <= 20 * len(pairs) + 3 * len(timeouts) + 9
+    of_affinity = sum(len(chain.rules) for chain in recalling.chains()) if timeouts else 0
+    assert more <= 20 * len(pairs) + 2 * len(timeouts) + of_affinity
     assert Verdict("reject") not in [value for held in made.elements.values() for value in held.values()]
 
 

@@ -347,6 +347,6 @@ async def test_what_was_learned_of_an_endpoint_goes_in_the_transaction_that_take
     await world.syncs[family].sync()
     (script,) = world.kernel.scripts
     gone = [line.split()[4] for line in script.splitlines() if line.startswith("delete element")]
-    assert sorted(gone) == ["affinity", "affinity-ports", "endpoints", "services"]
+    assert sorted(gone) == ["affinity", "affinity-ports", "endpoints", "services", "serving"]
     assert world.elements(family, "affinity") == {(7, number): (stays,)}
     assert world.elements(family, "affinity-ports") == {(7, number): (8080,)}

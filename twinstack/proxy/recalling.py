@@ -11,7 +11,8 @@ the Service's addresses and node ports it comes by. A front end with affinity le
                translate to what is known of (client, list) · else give the priority back
     give-back  right after translation (priority -99): the tagged packet gets its own priority again
     learn-60   at the very end (priority 300, input and postrouting), for a new connection to a front end in ``sticky``: tag
-               it with its list, remember its endpoint for so many seconds, or start the time anew; give the priority back
+               it with its list, and if its endpoint is of that (``serving``), remember it for so many seconds, or start the
+               time anew; give the priority back
 
 nft has no words for one lookup inside another, and the packet's priority is the one place where a number can lie for the
 moment that routes nothing; it has its own value again before anything that looks at it runs. A client is a hash of
@@ -21,7 +22,7 @@ An endpoint that goes takes along what was learned of it (``affinity``); what wa
 
 from __future__ import annotations
 
-from twinstack.dataplane.ruleset import Chain, Dnat, Goto, Hook, Lookup, Map, Match, Rule, Tag, Update
+from twinstack.dataplane.ruleset import Chain, Dnat, Goto, Hook, Lookup, Map, Match, Rule, Set, Tag, Update
 from twinstack.proxy.fronts import ANY_INDEX, KINDS, KNOWN_PROTOCOL, LISTS, NEW, PROTOCOLS, Kind
 from twinstack.proxy.services import ServicePort
 
@@ -33,6 +34,7 @@ AFFINITY_PORTS = Map("affinity-ports", (ANY_INDEX, "tag"), ("dport",), _DYNAMIC,
 # what rules keep of a connection between two hooks: a moment, and how many may be in it
 _MOMENT_SECONDS, _MOST_AT_ONCE = 3, 1 << 16
 _KEPT, _KEPT_LATE, _CHOSEN = (Map(name, ("ct id",), ("tag",), _DYNAMIC, size=_MOST_AT_ONCE) for name in ("kept", "kept-late", "chosen"))
+SERVING = Set("serving", ("tag", "daddr", "dport"))
 _LEARN = "learn"
 
 
@@ -41,10 +43,10 @@ def list_name(port: ServicePort, *, local: bool) -> str:
     return f"{port.name}/{port.protocol}" + ("/local" if local else "")
 
 
-def sets() -> tuple[Map, ...]:
+def sets() -> tuple[Set | Map, ...]:
     """The maps of session affinity."""
     return (
-        *(AFFINITY, AFFINITY_PORTS, _KEPT, _KEPT_LATE, _CHOSEN),
+        *(AFFINITY, AFFINITY_PORTS, SERVING, _KEPT, _KEPT_LATE, _CHOSEN),
         *(Map(kind.ids(local=local), kind.front, ("tag",)) for kind, local in LISTS),
         *(Map(kind.sticky, kind.front, ("verdict",)) for kind in KINDS),
     )
@@ -93,6 +95,7 @@ def learn_for(seconds: int) -> Chain:
         KNOWN_PROTOCOL,
         _kept(_KEPT_LATE),
         Tag(("ct id",), _CHOSEN.name),
+        Match(SERVING.key, f"@{SERVING.name}"),  # what tells connections apart is a hash, too: never learn of another list's endpoint
         *(Update(one.name, client, one.data, seconds) for one in (AFFINITY, AFFINITY_PORTS)),
     )
     return Chain(f"{_LEARN}-{seconds}", (learn, (_given_back(_KEPT_LATE),)))

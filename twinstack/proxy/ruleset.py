@@ -359,7 +359,10 @@ class _PartMaker:
             self._number(kind.ids(local=False), front, port, local=local)
 
     def _number(self, map_: str, front: Key, port: ServicePort, *, local: bool) -> None:
-        self._elements.setdefault((map_, front), (self._shape.ids.of(recalling.list_name(port, local=local)),))
+        number = self._shape.ids.of(recalling.list_name(port, local=local))
+        self._elements.setdefault((map_, front), (number,))
+        for backend in port.local if local else port.cluster:
+            self._elements.setdefault((recalling.SERVING.name, (number, *backend)), None)
 
     def _pick(self, kind: Kind, count: int, port: ServicePort, *, local: bool = False) -> str:
         """The chain that picks; with affinity, one that recalls the client's endpoint first."""
