@@ -8,6 +8,7 @@ propagation policies Orphan and Foreground are finalizers too, for the garbage c
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,7 +16,7 @@ from twinstack.api import errors, objects
 from twinstack.api.objects import Document, Key
 from twinstack.api.resources import SHOWN_WHEN_GONE, Resource
 from twinstack.apiserver.bodies import DeleteOptions
-from twinstack.apiserver.cache import Collection, Filter, Stored
+from twinstack.apiserver.cache import Collection, Stored
 from twinstack.apiserver.changes import ATTEMPTS, MODIFIED, NAMESPACES, Changes, Outcome, is_finally_gone, timestamp
 from twinstack.apiserver.strategies.base import Strategy, Transaction
 from twinstack.store.base import RevisionMismatch
@@ -96,10 +97,8 @@ class Deletions:
         told = options.propagationPolicy is not None or options.orphanDependents is not None
         return [] if told else self._changes.cache.collections[resource].strategy.deletion_warnings()
 
-    async def delete_collection(self, resource: Resource, filter_: Filter, options: DeleteOptions, *, dry_run: bool = False) -> list[Stored]:
-        """Delete everything that matches; returns what matched. What goes meanwhile by another hand is no failure."""
-        collection = self._changes.cache.collections[resource]
-        matched = list(filter_.select(collection))
+    async def delete_all(self, resource: Resource, matched: Sequence[Stored], options: DeleteOptions, *, dry_run: bool = False) -> None:
+        """Delete all of these. What goes meanwhile by another hand is no failure."""
 
         async def one(stored: Stored) -> None:
             try:
@@ -112,7 +111,6 @@ class Deletions:
             for result in results:
                 if isinstance(result, BaseException):
                     raise result
-        return matched
 
 
 def _check_preconditions(resource: Resource, stored: Stored, options: DeleteOptions) -> None:

@@ -29,7 +29,7 @@ from twinstack.apiserver.cache import Cache, Stored
 from twinstack.apiserver.calls import Answer, Call, Reaction, Streamed
 from twinstack.apiserver.changes import Changes, Outcome, timestamp
 from twinstack.apiserver.deletions import Deletions
-from twinstack.apiserver.lists import check_options, check_revision, filter_of, list_answer, page_of, too_large
+from twinstack.apiserver.lists import Page, check_revision, filter_of, list_answer, page_of, too_large
 from twinstack.apiserver.openapi import OpenAPI, SchemaMissing
 from twinstack.apiserver.options import Options, options_of
 from twinstack.apiserver.ownership import Doors
@@ -119,6 +119,9 @@ class Handlers:
         tables.refuse_mismatch(form, lists=True)
         collection = self.cache.collections[request.resource]
         page = page_of(self.cache, collection, filter_of(request, collection), request.query)
+        return self._listed(request, form, page)
+
+    def _listed(self, request: Request, form: tables.Form, page: Page) -> Answer:
         if form.shape == "json":
             return list_answer(request.resource, page.metadata(), page.items, str(page.revision))
         documents = (one.document() for one in page.items)
@@ -275,15 +278,13 @@ class Handlers:
 
     async def _delete_collection(self, request: Request, call: Call) -> Reaction:
         options = delete_options(call, request.query)
-        filter_ = filter_of(request, self.cache.collections[request.resource])
-        check_options(request.query)
+        form, collection = _form_of(call), self.cache.collections[request.resource]
+        tables.refuse_mismatch(form, lists=True)
+        # The answer is the list as it was; a limit is for the deletion, too.
+        page = page_of(self.cache, collection, filter_of(request, collection), request.query)
         dry = dry_run(request.query, options.dryRun, options="DeleteOptions")
-        gone = await self.deletions.delete_collection(request.resource, filter_, options, dry_run=dry)
-        # As Kubernetes answers, the items do not say again what they are.
-        items = [{name: value for name, value in one.document().items() if name not in ("kind", "apiVersion")} for one in gone]
-        kind, version = f"{request.resource.kind}List", request.resource.api_version
-        answer = {"kind": kind, "apiVersion": version, "metadata": {"resourceVersion": str(self.cache.revision)}, "items": items}
-        return Answer(200, objects.encode(answer), headers=_warnings(self.deletions.warnings(request.resource, options)))
+        await self.deletions.delete_all(request.resource, page.items, options, dry_run=dry)
+        return self._listed(request, form, page)._replace(version="", headers=_warnings(self.deletions.warnings(request.resource, options)))
 
     # ---- answers
 
