@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from twinstack.cli.kube_apiserver import Duration
+from twinstack.net.cidr import parse_address
 from twinstack.net.family import Family
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,6 +49,107 @@ def common_options(component: str, port: int) -> Callable[[F], F]:
         return function
 
     return decorate
+
+
+# Upstream's flags that mean nothing here, so that its command lines are taken unchanged; True for those that are true or false.
+_WITHOUT_EFFECT: dict[str, tuple[bool, str]] = {
+    **dict.fromkeys(("profiling", "contention-profiling"), (True, "there is no profiler")),
+    "kube-api-content-type": (False, "JSON is spoken whichever is named"),
+    "log-flush-frequency": (False, "logs are not kept back"),
+    "vmodule": (False, "verbosity is one for all modules"),
+    **dict.fromkeys(("permit-address-sharing", "permit-port-sharing"), (True, "the door is opened as everybody's is")),
+    "http2-max-streams-per-connection": (False, "the door speaks HTTP/1.1"),
+    "show-hidden-metrics-for-version": (False, "no metric is hidden"),
+}
+# Who may look at the door: it asks nobody, so it has to be where only this machine comes.
+_WHO_MAY_LOOK: dict[str, bool] = {
+    **dict.fromkeys(("authentication-kubeconfig", "authorization-kubeconfig", "authentication-token-webhook-cache-ttl", "client-ca-file"), False),
+    **dict.fromkeys(("authorization-always-allow-paths", "authorization-webhook-cache-authorized-ttl", "authorization-webhook-cache-unauthorized-ttl"), False),
+    **dict.fromkeys(("requestheader-allowed-names", "requestheader-client-ca-file", "requestheader-extra-headers-prefix"), False),
+    **dict.fromkeys(("requestheader-group-headers", "requestheader-uid-headers", "requestheader-username-headers"), False),
+    **dict.fromkeys(("authentication-skip-lookup", "authentication-tolerate-lookup-failure"), True),
+}
+_MANAGER_WITHOUT_EFFECT: dict[str, tuple[bool, str]] = {
+    "cluster-name": (False, "it names what a cloud makes"),
+    **dict.fromkeys(
+        ("min-resync-period", "namespace-sync-period", "resource-quota-sync-period", "route-reconciliation-period"),
+        (False, "nothing that is watched gets lost"),
+    ),
+    "controller-start-interval": (False, "all start at once"),
+    "configure-cloud-routes": (True, "there is no cloud"),
+    "service-account-private-key-file": (False, "tokens that never expire are not made"),
+    **dict.fromkeys(
+        ("concurrent-resource-quota-syncs", "concurrent-service-syncs", "concurrent-horizontal-pod-autoscaler-syncs"),
+        (False, "of a controller that is not here"),
+    ),
+    **dict.fromkeys(("concurrent-ephemeralvolume-syncs", "concurrent-validating-admission-policy-status-syncs"), (False, "of a controller that is not here")),
+    **dict.fromkeys(
+        ("attach-detach-reconcile-sync-period", "pvclaimbinder-sync-period", "flex-volume-plugin-dir"), (False, "of a controller that is not here")
+    ),
+    **dict.fromkeys(
+        ("disable-attach-detach-reconcile-sync", "enable-dynamic-provisioning", "enable-hostpath-provisioner"), (True, "of a controller that is not here")
+    ),
+}
+# Flags whose other values would ask for what is not here: the value that changes nothing, and why no other will do.
+_MANAGER_REFUSED: dict[str, tuple[str, str]] = {
+    "cidr-allocator-type": ("RangeAllocator", "it is the one that is here"),
+    "cloud-provider": ("", "there is no cloud here"),
+    "cluster-signing-cert-file": ("", "certificates are not signed here"),
+    "cluster-signing-key-file": ("", "certificates are not signed here"),
+    "enable-garbage-collector": ("true", "--controllers=*,-garbage-collector-controller leaves it out"),
+    "endpoint-updates-batch-period": ("0s", "changes are written at once"),
+    "endpointslice-updates-batch-period": ("0s", "changes are written at once"),
+    "mirroring-endpointslice-updates-batch-period": ("0s", "changes are written at once"),
+    "feature-gates": ("", "there are none here"),
+}
+
+
+def unlooked_options(*, manager: bool = False) -> Callable[[F], F]:
+    """Upstream's flags that are taken and not looked at, and those of which only one value will do."""
+
+    def decorate(function: F) -> F:
+        for name, (boolean, why) in reversed(({**_WITHOUT_EFFECT, **(_MANAGER_WITHOUT_EFFECT if manager else {})}).items()):
+            function = _unlooked(name, boolean, f"Taken and without effect: {why}.", None)(function)
+        for name, boolean in reversed(_WHO_MAY_LOOK.items()):
+            function = _unlooked(name, boolean, "Taken where --bind-address is this machine's own: whoever reaches the door may look.", _on_loopback)(function)
+        for name, (fitting, why) in reversed(_MANAGER_REFUSED.items()) if manager else ():
+            function = _unlooked(name, False, f"Only {fitting or 'an empty value'} will do: {why}.", _only(fitting, why))(function)
+        return function
+
+    return decorate
+
+
+Callback = Callable[[click.Context, click.Parameter, Any], Any]
+
+
+def _unlooked(name: str, boolean: bool, text: str, callback: Callback | None) -> Callable[[F], F]:
+    if boolean:
+        return click.option(f"--{name}", type=bool, is_flag=False, flag_value=True, default=None, expose_value=False, callback=callback, help=text)
+    return click.option(f"--{name}", default=None, expose_value=False, callback=callback, help=text)
+
+
+def _on_loopback(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Whether the door is on the loopback is known once that flag has been read."""
+    if value not in (None, ""):
+        context.meta.setdefault("who may look", []).append(parameter.opts[0])
+
+
+def check_door(bind_address: str) -> None:
+    """click.UsageError when somebody said who may look at a door that others reach, and that asks nobody."""
+    context = click.get_current_context()
+    named = context.meta.get("who may look") or ()
+    if named and not parse_address(bind_address).is_loopback:
+        own = Family.of(parse_address(bind_address)).facts.loopback
+        raise click.UsageError(f"{named[0]} does not guard --bind-address={bind_address}: whoever reaches the door may look; {own} would do", context)
+
+
+def _only(fitting: str, why: str) -> Callback:
+    def check(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value is not None and value != fitting:
+            hint = f"{fitting} would do" if fitting else "leave it out"
+            raise click.BadParameter(f"{value!r} is not obeyed here, as {why}; {hint}", context, parameter)
+
+    return check
 
 
 def settle() -> None:

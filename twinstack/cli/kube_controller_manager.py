@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from twinstack.cli.controller_flags import common_options, settle
+from twinstack.cli.controller_flags import check_door, common_options, settle, unlooked_options
 from twinstack.cli.kube_apiserver import Duration
 from twinstack.cli.program import logging_options, run_program
 from twinstack.net.family import FAMILIES
@@ -77,9 +77,11 @@ from twinstack.net.family import FAMILIES
 @click.option("--concurrent-namespace-syncs", type=int, default=10, show_default=True)
 @click.option("--concurrent-gc-syncs", type=int, default=20, show_default=True)
 @click.option("--concurrent-serviceaccount-syncs", type=int, default=5, show_default=True)
+@unlooked_options(manager=True)
 @logging_options
 def command(controllers: str, node_cidr_mask_size_ipv4: int, node_cidr_mask_size_ipv6: int, verbosity: int, logging_format: str, **flags: Any) -> None:
     """Run the controllers: node blocks, EndpointSlices, workloads, namespaces, garbage."""
+    check_door(flags["bind_address"])
     # Heavy: the HTTP library.
     from twinstack.client.controllers import check as check_common
     from twinstack.client.kube_controller_manager import Settings, controllers_of, run

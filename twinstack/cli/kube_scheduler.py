@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from twinstack.cli.controller_flags import common_options, settle
+from twinstack.cli.controller_flags import check_door, common_options, settle, unlooked_options
 from twinstack.cli.program import logging_options, run_program
 
 
@@ -14,9 +14,11 @@ from twinstack.cli.program import logging_options, run_program
 @common_options("kube-scheduler", 10259)
 @click.option("--config", default="", help="A KubeSchedulerConfiguration; the flags that it has an answer to are not looked at then.")
 @click.option("--scheduler-name", default="default-scheduler", show_default=True, help="Schedule the pods that name this scheduler.")
+@unlooked_options()
 @logging_options
 def command(config: str, scheduler_name: str, verbosity: int, logging_format: str, **flags: Any) -> None:
     """Give each waiting pod the best of the nodes that can run it, and make room for those of higher priority."""
+    check_door(flags["bind_address"])
     # Heavy: the HTTP library.
     from twinstack.client.controllers import check
     from twinstack.client.kube_scheduler import Settings, run
