@@ -202,7 +202,7 @@ async def _alone(folder: Path, pods: int) -> list[Result]:
     server += ["--tls-cert-file", "tls.crt", "--tls-private-key-file", "tls.key", "--service-cluster-ip-range", "10.96.0.0/16,fd00:96::/112"]
     kubelet = ["kubelet", "--kubeconfig", "kubeconfig", "--hostname-override", "node1", "--node-ip", ",".join(NODE_IPS.values()), "--root-dir", "root"]
     kubelet += ["--netns-dir", str(folder / "netns"), "--cni-conf-dir", "cni", "--cni-bin-dir", "bin", "--write-cni-config", "--address", "::"]
-    kubelet += ["--tls-cert-file", "tls.crt", "--tls-private-key-file", "tls.key"]
+    kubelet += ["--tls-cert-file", "tls.crt", "--tls-private-key-file", "tls.key", "--eviction-hard="]  # however full this machine's disk is
     processes = []
     try:
         async with Client(kubeconfig.load(folder / "kubeconfig"), user_agent="bench") as client, asyncio.TaskGroup() as tasks:
