@@ -109,13 +109,11 @@ def text_of(value: Address | Network) -> str:
     return str(value)
 
 
-def fresh_text_of(address: Address) -> str:
-    """The same of an address that is about to be read again and again."""
-    text = str(address)
+def remember(address: Address, text: str) -> None:
+    """Know that this is the canonical text of an address that is about to be read again and again."""
     if len(_written) >= _MOST_WRITTEN:
         _written.clear()
     _written[text] = address
-    return text
 
 
 def host_port(address: Address | str, port: int) -> str:

@@ -196,6 +196,8 @@ class Pool:
             if low >= high:
                 continue
             begin = low + start % (high - low)
+            if self.taken.add(begin):  # in most ranges most numbers are free
+                return begin
             number = self.taken.first_absent(begin, high)
             if number is None:
                 number = self.taken.first_absent(low, begin)
