@@ -296,8 +296,14 @@ async def test_a_taken_address_ends_it_only_where_asked(client, start, tmp_path)
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        kernel, _, _ = await start(healthz_bind_address=address)
+        kernel, settings, _ = await start(healthz_bind_address=address)
         assert kernel.tables
+        assert (await got(settings.metrics_bind_address, "/proxyMode"))[0] == 200, "the other one is served all the same"
+        async with asyncio.timeout(10):
+            async for event in client.watch(EVENTS, "default", resource_version="0"):
+                if event.kind != "BOOKMARK" and event.view(kinds.Event).reason == "FailedToStartProxierHealthcheck":
+                    assert event.view(kinds.Event).involvedObject.name == "node1"
+                    break
         settings = Settings(
             kubeconfig=str(tmp_path / "kubeconfig"),
             hostname_override="node1",
@@ -308,7 +314,10 @@ async def test_a_taken_address_ends_it_only_where_asked(client, start, tmp_path)
         with pytest.raises(ExceptionGroup) as ended:
             async with asyncio.timeout(10):
                 await proxy.run(settings, ruleset=FakeNftables())
-        assert "cannot serve health" in str(ended.value.exceptions[0])
+        error: BaseException = ended.value
+        while isinstance(error, BaseExceptionGroup):
+            (error,) = error.exceptions
+        assert "cannot serve health" in str(error)
 
 
 async def test_bad_settings_are_refused_before_anything_is_touched():

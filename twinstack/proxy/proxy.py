@@ -200,22 +200,23 @@ class Proxy:
     async def serve(self) -> None:
         """Health and metrics, until cancelled."""
         healthz, metrics = listen_addresses(self.settings)
-        async with contextlib.AsyncExitStack() as stack:
+        async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             if healthz:
                 families = {family: sync.health for family, sync in self.syncs.items()}
                 app = healthcheck.application(families, now=time.time, eligible=self._eligible, metrics=self._metrics)
                 runner = web.AppRunner(app, access_log=None)
                 await runner.setup()
                 stack.push_async_callback(runner.cleanup)
-                await self._bound("health", healthz, lambda: web.TCPSite(runner, *healthz).start())
+                site = self._bound("health", "FailedToStartProxierHealthcheck", healthz, lambda: web.TCPSite(runner, *healthz).start())
+                group.create_task(site)
             if metrics:
                 server = HealthServer(registry=self._registry, routes={"/proxyMode": self._mode, "/configz": self._configz, "/tables": self._tables})
                 stack.push_async_callback(server.close)
-                await self._bound("metrics", metrics, lambda: server.start(*metrics))
+                group.create_task(self._bound("metrics", "FailedToStartMetricServer", metrics, lambda: server.start(*metrics)))
             await asyncio.Event().wait()
 
-    async def _bound(self, what: str, where: tuple[str, int], listen: Callable[[], Any]) -> None:
-        """Listen; an address that is taken is tried again for ever, or ends the program where asked."""
+    async def _bound(self, what: str, reason: str, where: tuple[str, int], listen: Callable[[], Any]) -> None:
+        """Listen; an address that is taken is told to the node and tried again for ever, or ends the program where asked."""
         while True:
             try:
                 await listen()
@@ -225,6 +226,8 @@ class Proxy:
                 if self.settings.bind_address_hard_fail:
                     raise ProxyError(message) from error
                 log.error(message)
+                if (node := self._nodes.get(Key("", self.name))) is not None:
+                    self._recorder.tell(node, "Warning", reason, message)
                 await asyncio.sleep(BIND_RETRY_SECONDS)
 
     async def _mode(self, request: web.Request) -> web.Response:
