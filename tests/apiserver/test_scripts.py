@@ -76,6 +76,14 @@ FINALIZERS = "metadata.finalizers"
 GRACE = "metadata.deletionGracePeriodSeconds"
 
 DELETIONS: dict[str, Sequence[Line]] = {
+    "a body's options are all the options": [
+        Line("POST", "configmaps", named("a"), 201),
+        Line("DELETE", "configmaps/a?propagationPolicy=Foreground&dryRun=All", None, 200, {"metadata.finalizers": ["foregroundDeletion"]}),
+        Line("DELETE", "configmaps/a", {"dryRun": ["All"]}, 200, {"kind": "Status"}),
+        Line("DELETE", "configmaps/a", {"dryRun": ["Some"]}, 422, {"causes": [("dryRun", "FieldValueNotSupported")]}),
+        Line("DELETE", "configmaps/a?dryRun=All", {}, 200, {"kind": "Status"}),
+        Line("GET", "configmaps/a", None, 404),
+    ],
     "in the foreground an object waits for what it owns": [
         Line("POST", "configmaps", named("a"), 201),
         Line("DELETE", "configmaps/a", {"propagationPolicy": "Foreground"}, 200, {FINALIZERS: ["foregroundDeletion"], GRACE: 0}),

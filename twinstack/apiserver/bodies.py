@@ -217,6 +217,7 @@ def _checked(options: DeleteOptions) -> DeleteOptions:
         problems.append(FieldProblem("propagationPolicy", ProblemType.INVALID, policy, "only one of it and orphanDependents may be given"))
     if policy not in (None, "Orphan", "Background", "Foreground"):
         problems.append(FieldProblem("propagationPolicy", ProblemType.NOT_SUPPORTED, policy, 'supported values: "Background", "Foreground", "Orphan"'))
+    problems += _problems_with_dry_run(options.dryRun)
     if problems:
         raise invalid("DeleteOptions", "", problems, group="meta.k8s.io")
     return options
@@ -235,13 +236,18 @@ def delete_options(call: Call, query: Query) -> DeleteOptions:
             gracePeriodSeconds=query.number("gracePeriodSeconds"),
             propagationPolicy=query.text("propagationPolicy") or None,
             orphanDependents=orphan,
+            dryRun=[value for value in query.texts("dryRun") if value],
         )
     )
 
 
-def dry_run(query: Query, besides: list[str] | None = None, *, options: str = "CreateOptions") -> bool:
-    """Whether nothing is to be kept; Invalid when the *options* of the request, so called, say something else than All."""
-    values = [value for value in (*query.texts("dryRun"), *(besides or ())) if value]
-    if any(value != "All" for value in values):
-        raise invalid(options, "", [FieldProblem("dryRun", ProblemType.NOT_SUPPORTED, values, 'supported values: "All"')], group="meta.k8s.io")
-    return bool(values)
+def check_dry_run(query: Query) -> None:
+    """Invalid when a creation says of ``dryRun`` something else than All."""
+    if problems := _problems_with_dry_run([value for value in query.texts("dryRun") if value]):
+        raise invalid("CreateOptions", "", problems, group="meta.k8s.io")
+
+
+def _problems_with_dry_run(values: list[str]) -> list[FieldProblem]:
+    if all(value == "All" for value in values):
+        return []
+    return [FieldProblem("dryRun", ProblemType.NOT_SUPPORTED, values, 'supported values: "All"')]

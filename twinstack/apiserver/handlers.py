@@ -19,7 +19,6 @@ from twinstack.apiserver.bodies import (
     config_of,
     delete_options,
     document_of,
-    dry_run,
     is_yaml,
     media_type,
     patch_of,
@@ -273,7 +272,7 @@ class Handlers:
     async def _delete(self, request: Request, call: Call) -> Reaction:
         options = delete_options(call, request.query)
         key = Key(request.namespace, request.name)
-        outcome = await self.deletions.delete(request.resource, key, options, dry_run=dry_run(request.query, options.dryRun, options="DeleteOptions"))
+        outcome = await self.deletions.delete(request.resource, key, options, dry_run=bool(options.dryRun))
         return self._answer(request, call, outcome)
 
     async def _delete_collection(self, request: Request, call: Call) -> Reaction:
@@ -282,8 +281,7 @@ class Handlers:
         tables.refuse_mismatch(form, lists=True)
         # The answer is the list as it was; a limit is for the deletion, too.
         page = page_of(self.cache, collection, filter_of(request, collection), request.query)
-        dry = dry_run(request.query, options.dryRun, options="DeleteOptions")
-        await self.deletions.delete_all(request.resource, page.items, options, dry_run=dry)
+        await self.deletions.delete_all(request.resource, page.items, options, dry_run=bool(options.dryRun))
         return self._listed(request, form, page)._replace(version="", headers=_warnings(self.deletions.warnings(request.resource, options)))
 
     # ---- answers

@@ -15,7 +15,7 @@ from twinstack.api.times import text_of_time
 from twinstack.apiserver import admission
 from twinstack.apiserver.auth import Authenticator
 from twinstack.apiserver.authorization import Authorizer, forbidden
-from twinstack.apiserver.bodies import check_types, document_of, dry_run
+from twinstack.apiserver.bodies import check_dry_run, check_types, document_of
 from twinstack.apiserver.cache import Cache
 from twinstack.apiserver.calls import Answer, Call, User
 from twinstack.apiserver.requests import Request
@@ -44,7 +44,7 @@ class Reviews:
 
     def react(self, request: Request, call: Call, user: User) -> Answer:
         """The answer, with everything that was asked in it."""
-        dry_run(request.query)
+        check_dry_run(request.query)
         if request.sub == "token":
             return self._token(request, call, user)
         resource = request.resource
