@@ -10,7 +10,7 @@ from twinstack.api.errors import Forbidden
 from twinstack.api.kinds import Deployment, Pod, ReplicaSet, ReplicationController, condition_of
 from twinstack.api.objects import Key
 from twinstack.api.times import text_of_time
-from twinstack.api.world import Create, Delete, Patch, Tell
+from twinstack.api.world import Create, Delete, Patch
 from twinstack.controllers.deployments import HASH, REVISION, Deployments
 from twinstack.controllers.replicasets import ReplicaSets, ReplicationControllers
 from twinstack.rules.workloads import active, ready
@@ -343,10 +343,11 @@ def test_what_the_server_refuses_is_told_and_forgotten_once_it_does_not(cluster,
         world.remove(Pod, Key("default", one.metadata.name))
     (owned,) = world.list(ReplicaSet)
     key = Key("default", owned.metadata.name)
-    error = Forbidden('pods "x" is forbidden: no more')
+    error = Forbidden('pods "web-abc-x7k2p" is forbidden: no more')
     for action in sets.refused(key, error, world):
         world.perform(action)
-    assert [type(action) for action in sets.refused(key, error, world)] == [Tell], "the condition is written once"
+    (told,) = sets.refused(key, error, world)
+    assert told.message == 'The server refuses: pods "web-abc-" is forbidden: no more', "the condition is written once, and events are of the same words"
     cluster.loop.decide(cluster.controllers[0], WEB)
     found = condition_of(cluster.deployment.status.conditions, "ReplicaFailure")
     assert (found.status, found.reason) == ("True", "FailedCreate") and "no more" in found.message

@@ -438,6 +438,9 @@ Scale: 1 metadata:ObjectMeta, 2 spec:ScaleSpec, 3 status:ScaleStatus
 ScaleSpec: 1 replicas:int32
 ScaleStatus: 1 replicas:int32!, 2 selector:string
 
+[scheduling.k8s.io/v1]
+PriorityClass: 1 metadata:ObjectMeta, 2 value:int32!, 3 globalDefault:bool, 4 description:string, 5 preemptionPolicy:string!
+
 [policy/v1]
 Eviction: 1 metadata:ObjectMeta, 2 deleteOptions:DeleteOptions
 PodDisruptionBudget: 1 metadata:ObjectMeta, 2 spec:PodDisruptionBudgetSpec, 3 status:PodDisruptionBudgetStatus

@@ -34,6 +34,7 @@ from twinstack.rules.workloads import (
     share,
     template_hash,
     template_metadata,
+    text_of_refusal,
 )
 
 _RESOURCE, _PODS = resource_of(DaemonSet), resource_of(Pod)
@@ -90,7 +91,7 @@ class DaemonSets:
     def refused(self, key: Key, error: Exception, world: World) -> list[Action]:
         """The server makes no pods of this template."""
         one = world.get(DaemonSet, key)
-        return [] if one is None else [Tell(one, "Warning", "FailedCreate", f"The server refuses: {error}")]
+        return [] if one is None else [Tell(one, "Warning", "FailedCreate", f"The server refuses: {text_of_refusal(error)}")]
 
 
 def _candidates(one: DaemonSet, world: World) -> Sequence[Pod]:

@@ -27,7 +27,7 @@ from twinstack.api.times import parse_time, text_of_time
 from twinstack.api.world import Absent, Action, After, Create, Delete, Patch, Tell, Watch, World, controller_key, own_key
 from twinstack.rules.indexes import FAILURES, INDEX, failures_before, index_of, parse_indexes, text_of_indexes
 from twinstack.rules.job_policies import FAIL_INDEX, FAIL_JOB, IGNORE, enough_succeeded, judgement_of
-from twinstack.rules.workloads import active, controlled_by, owner_reference, ready, references, template_metadata, with_condition
+from twinstack.rules.workloads import active, controlled_by, owner_reference, ready, references, template_metadata, text_of_refusal, with_condition
 
 TRACKING = "batch.kubernetes.io/job-tracking"
 JOB_NAME = "batch.kubernetes.io/job-name"
@@ -74,7 +74,7 @@ class Jobs:
     def refused(self, key: Key, error: Exception, world: World) -> list[Action]:
         """The server makes no pods of this template."""
         one = world.get(Job, key)
-        return [] if one is None else [Tell(one, "Warning", "FailedCreate", f"The server refuses: {error}")]
+        return [] if one is None else [Tell(one, "Warning", "FailedCreate", f"The server refuses: {text_of_refusal(error)}")]
 
 
 class FinishedJobs:

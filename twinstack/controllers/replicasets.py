@@ -33,6 +33,7 @@ from twinstack.rules.workloads import (
     seconds_until_available,
     selector_of,
     template_metadata,
+    text_of_refusal,
     with_condition,
 )
 
@@ -74,9 +75,9 @@ class ReplicaSets:
         one: Replicated | None = world.get(self.view, key)
         if one is None:
             return []
-        actions: list[Action] = [Tell(one, "Warning", "FailedCreate", f"The server refuses: {error}")]
+        actions: list[Action] = [Tell(one, "Warning", "FailedCreate", f"The server refuses: {text_of_refusal(error)}")]
         if condition_of(one.status.conditions, FAILURE) is None:
-            conditions = with_condition(one.status.conditions, FAILURE, "True", "FailedCreate", str(error), world.now)
+            conditions = with_condition(one.status.conditions, FAILURE, "True", "FailedCreate", text_of_refusal(error), world.now)
             actions.append(_status_patch(one, {"conditions": [document_of(each) for each in conditions]}))
         return actions
 

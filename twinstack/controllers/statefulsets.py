@@ -37,6 +37,7 @@ from twinstack.rules.workloads import (
     share,
     template_hash,
     template_metadata,
+    text_of_refusal,
 )
 
 POD_NAME = "statefulset.kubernetes.io/pod-name"
@@ -83,7 +84,7 @@ class StatefulSets:
     def refused(self, key: Key, error: Exception, world: World) -> list[Action]:
         """The server makes no pods of this template."""
         one = world.get(StatefulSet, key)
-        return [] if one is None else [Tell(one, "Warning", "FailedCreate", f"The server refuses: {error}")]
+        return [] if one is None else [Tell(one, "Warning", "FailedCreate", f"The server refuses: {text_of_refusal(error)}")]
 
 
 # ---- Templates

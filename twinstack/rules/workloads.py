@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
@@ -128,6 +129,14 @@ def selector_of(selector: LabelSelector | None) -> Selector | None:
     """A workload's selector; None, which selects nothing, when there is none or when it is empty."""
     found = of_selector(selector)
     return found if found and found.requirements else None
+
+
+_MADE_UP = re.compile(r'("[^" ]*-)[a-z0-9]{5}"')
+
+
+def text_of_refusal(error: Exception) -> str:
+    """Why the server refuses, without the chance in the names of what it does not make: so that the same is told in the same words."""
+    return _MADE_UP.sub(r'\1"', str(error))
 
 
 # ---- Templates and shares
