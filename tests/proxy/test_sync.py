@@ -337,6 +337,7 @@ async def test_what_was_learned_of_an_endpoint_goes_in_the_transaction_that_take
     world.put(None, service("a", 1, sessionAffinity="ClientIP"))
     world.slice(None, endpoint_slice("a", family, 1, 2))
     await world.sync()
+    assert len(world.kernel.scripts) == len(FAMILIES), "the table and its rules that teach are one transaction"
     table = world.kernel.tables[family, TABLE]
     ((number,),) = set(table.elements["ids"].values())
     stays, goes = (view[0] for view in (endpoint_slice("a", family, one).endpoints[0].addresses for one in (1, 2)))
