@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from twinstack.api.kinds import ConfigMap, Pod
@@ -55,6 +57,34 @@ def test_a_pod_that_fills_its_empty_directory_is_evicted_and_memory_is_given_bac
         assert "tmpfs" in (await w.logs("greedy"))[1]
         await w.delete("greedy")
         await w.until_gone("greedy")
+        await w.nothing_is_left()
+
+    world(story)
+
+
+def test_a_host_process_with_a_read_only_root_writes_to_its_volumes_alone(world):
+    async def story(w) -> None:
+        await w.give_pod_cidrs()
+        places = ("/etc/new", "/tmp/new", "/new", "/data/new", "/shown/new", "/dev/shm/new")
+        tries = "; ".join(f"(echo x > {path}) 2>/dev/null && echo {path}" for path in places)
+        mounts = [{"name": "v", "mountPath": "/data"}, {"name": "v", "mountPath": "/shown", "readOnly": True}]
+        await w.create(
+            "guarded",
+            restartPolicy="Never",
+            volumes=[{"name": "v", "emptyDir": {}}],
+            container={
+                "command": ["sh", "-c", f"{tries}; echo y > /dev/null && cat /proc/self/comm; echo bye > /dev/termination-log"],
+                "securityContext": {"readOnlyRootFilesystem": True},
+                "volumeMounts": mounts,
+                "terminationMessagePath": "/dev/termination-log",
+            },
+        )
+        pod = await w.until_pod("guarded", lambda status: status.get("phase") in ("Succeeded", "Failed"))
+        assert (await w.logs("guarded"))[1].splitlines() == ["/data/new", "/dev/shm/new", "cat"]
+        assert pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] == "bye\n"
+        assert not Path("/etc/new").exists() and not Path("/new").exists()
+        await w.delete("guarded")
+        await w.until_gone("guarded")
         await w.nothing_is_left()
 
     world(story)

@@ -194,6 +194,7 @@ class Maker:
             pids=pids,
             beside=target.id if target is not None and pids == "container" else "",
             host_ipc=pod.spec.hostIPC,
+            readonly=image is None and bool((container.securityContext or {}).get("readOnlyRootFilesystem")),
             no_new_privileges=own.get("allowPrivilegeEscalation") is False,
             seccomp=compiled(profile) if profile is not None else b"",
         )

@@ -50,6 +50,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     pids: str = ""  # in whose PID namespace it is: empty for its own, pod, host, container for that of *beside*
     beside: str = ""  # the id of another container
     host_ipc: bool = False
+    readonly: bool = False  # whether a host process may write nothing but its volumes
     # of a container from an image: its bundle and the image's root; what it may do, also in commands that are run in it later
     bundle: str = ""
     rootfs: str = ""

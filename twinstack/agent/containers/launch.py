@@ -22,6 +22,7 @@ import os
 import signal
 import socket
 import stat
+import struct
 import termios
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
@@ -35,7 +36,7 @@ _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_UNBINDABLE, _MS_PRIVATE, _MS_SLAVE = 0x20, 0x1000, 0x4000, 0x20000, 0x40000, 0x80000
 _MNT_DETACH = 2
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 24, 36, 38
-_SYS_OPEN_TREE, _SYS_MOVE_MOUNT = 428, 429  # the same on every architecture
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442  # the same on every architecture
 _AT_FDCWD, _AT_RECURSIVE, _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = -100, 0x8000, 1, 4
 _TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441  # the same on every architecture that we run on
 _STAGE = "/tmp"
@@ -93,6 +94,13 @@ def _tree(source: str) -> int:
     return int(descriptor)
 
 
+def _set_read_only(place: str, readonly: bool) -> None:
+    """Change a mount and all below it (mount_setattr(2), Linux 5.12)."""
+    wanted = struct.pack("QQQQ", int(readonly), int(not readonly), 0, 0)  # MOUNT_ATTR_RDONLY is 1: what is set, what is cleared
+    result = _libc.syscall(_SYS_MOUNT_SETATTR, _AT_FDCWD, os.fsencode(place), _AT_RECURSIVE, wanted, ctypes.c_size_t(len(wanted)))
+    _checked(result, f"mount {place} {'read-only' if readonly else 'to be written'}")
+
+
 def _is_console(name: str) -> bool:
     """Whether a device is one of the host's many consoles, which no container has anything to do with."""
     return name.startswith("vcs") or (name.startswith("tty") and name[3:4] in tuple("0123456789S"))
@@ -120,6 +128,14 @@ class _Mounts:
             if readonly:
                 mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
         mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+
+    @staticmethod
+    def protect(binds: Sequence[Sequence[Any]]) -> None:
+        """Let everything be read-only but what *binds* give to be written, shared memory, and the kernel's own."""
+        _set_read_only("/", True)
+        for place in ("/proc", "/dev/shm", "/dev/pts", "/dev/mqueue", *(os.path.normpath(target) for _, target, readonly, *_ in binds if not readonly)):
+            if os.path.ismount(place):
+                _set_read_only(place, False)
 
     @staticmethod
     def _show_links() -> None:
@@ -286,7 +302,11 @@ def become_container(
         _standard_streams(stdin if stdin >= 0 else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), stdout, stderr)
         if spec.get("tty"):
             spec = _take_terminal(spec)
-        _Mounts().arrange(spec.get("mounts") or ())
+        binds = spec.get("mounts") or ()
+        mounts = _Mounts()
+        mounts.arrange(binds)
+        if spec.get("readonly"):
+            mounts.protect(binds)
         argv = [spec["init"], "--", *spec["argv"]] if spec.get("init") else spec["argv"]
         _join(groups)
         limit(spec)
