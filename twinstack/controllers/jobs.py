@@ -62,9 +62,7 @@ class Jobs:
         status["terminating"] = sum(1 for pod in pods if pod.metadata.deletionTimestamp is not None and pod.status.phase not in ("Failed", "Succeeded"))
         _end(status, world.now)
         before = document_of(one.status)
-        if {name: value for name, value in status.items() if value or name == "failedIndexes"} != {
-            name: value for name, value in before.items() if value or name == "failedIndexes"
-        }:
+        if _meant(status) != _meant(before):
             uncounted = {word: status["uncountedTerminatedPods"].get(word) for word in ("succeeded", "failed")}
             patch: Document = {"status": status | {"uncountedTerminatedPods": uncounted if any(uncounted.values()) else None}}
             actions.append(Patch(_RESOURCE, key, patch, subresource="status", uid=one.metadata.uid))
@@ -75,6 +73,11 @@ class Jobs:
         """The server makes no pods of this template."""
         one = world.get(Job, key)
         return [] if one is None else [Tell(one, "Warning", "FailedCreate", f"The server refuses: {text_of_refusal(error)}")]
+
+
+def _meant(status: Document) -> Document:
+    """A status without what is nothing; that no index has failed is something, where indexes may fail."""
+    return {name: value for name, value in status.items() if value or (name == "failedIndexes" and value is not None)}
 
 
 class FinishedJobs:

@@ -94,7 +94,7 @@ class NodeIPAM:
         for text in cidrs:
             if not any(self._blocks.numbers_of(text)):
                 return _OUTSIDE, f"{text} lies in no cluster CIDR; {again}"
-        having = [numbers for text in cidrs for numbers in [self._blocks.numbers_of(text)]]
+        having = [self._blocks.numbers_of(text) for text in cidrs]
         lacking = [one for place, one in enumerate(self._blocks.ranges) if not any(numbers[place] for numbers in having)]
         if lacking:
             return _FAMILY_MISSING, f"the node has {','.join(cidrs)}, and nothing of {lacking[0].cluster}; {again}"
