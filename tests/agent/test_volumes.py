@@ -21,8 +21,8 @@ OBJECTS = {("configmap", "cm"): CM, ("secret", "s"): SECRET, ("configmap", "gone
 GIVEN = Given(OBJECTS)
 
 
-def pod(*volumes):
-    return view_of(Pod, {"metadata": {"name": "p", "namespace": "ns", "labels": {"x": "y"}}, "spec": {"volumes": list(volumes)}})
+def pod(*volumes, **spec):
+    return view_of(Pod, {"metadata": {"name": "p", "namespace": "ns", "labels": {"x": "y"}}, "spec": {"volumes": list(volumes), **spec}})
 
 
 def files(folder):
@@ -122,6 +122,20 @@ def test_an_empty_directory_may_be_of_memory(tmp_path):
         (path / "x").touch()
         prepare(one, tmp_path, Given(), Facts())
         assert (path / "x").exists() and mounted_below(str(tmp_path)) == [str(path)]
+    finally:
+        unmount_below(str(tmp_path))
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("medium", ["", "Memory"])
+def test_an_empty_directory_that_an_agent_was_making_when_it_was_killed_is_made_whole(tmp_path, medium):
+    one = pod({"name": "e", "emptyDir": {"medium": medium}}, securityContext={"fsGroup": 4000})
+    (tmp_path / "e").mkdir(mode=0)  # what stands first
+    path = prepare(one, tmp_path, Given(), Facts())["e"]
+    try:
+        told = path.stat()
+        assert (told.st_mode & 0o7777, told.st_gid) == (0o2777, 4000)
+        assert mounted_below(str(tmp_path)) == ([str(path)] if medium else [])
     finally:
         unmount_below(str(tmp_path))
 

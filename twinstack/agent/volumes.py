@@ -14,6 +14,7 @@ import base64
 import binascii
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -128,20 +129,26 @@ def refresh(pod: Pod, folder: Path, given: Given, facts: Facts) -> list[str]:
 
 
 def _empty(path: Path, source: Mapping[str, Any], group: int | None) -> None:
-    """An empty directory, of memory where that is asked for (``medium: Memory``); what containers have put there stays."""
+    """An empty directory, of memory where that is asked for (``medium: Memory``); what containers have put there stays.
+
+    It has no permissions until it is whole, by which one is known that an agent was making when it was killed.
+    """
     medium = str(source.get("medium") or "")
     if medium not in ("", "Memory"):
         raise ConfigError(f"emptyDir has medium {medium!r}, and only the default one and Memory are supported")
-    if path.is_dir():
-        return
-    path.mkdir(parents=True)
-    mode = 0o777
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0)
+    except FileExistsError:
+        if stat.S_IMODE(path.stat().st_mode):
+            return
+    mode = 0o777 if group is None else 0o2777
     if medium:
         limit = source.get("sizeLimit")
-        mounts.mount_memory(str(path), size=int(parse_quantity(limit)) if limit is not None else None)
+        mounts.mount_memory(str(path), mode=mode, group=group, size=int(parse_quantity(limit)) if limit is not None else None)
+        return
     if group is not None:
         os.chown(path, -1, group)
-        mode |= 0o2000
     path.chmod(mode)
 
 

@@ -30,9 +30,9 @@ def unmount_below(directory: str) -> None:
                 raise KernelError(number, f"unmount {point}")
 
 
-def mount_memory(directory: str, *, size: int | None = None) -> None:
+def mount_memory(directory: str, *, mode: int = 0o777, group: int | None = None, size: int | None = None) -> None:
     """Mount a file system of memory at a directory; *size* in bytes, None for half of the machine's memory."""
-    options = "mode=777" + (f",size={size}" if size is not None else "")
+    options = f"mode={mode:o}" + (f",gid={group}" if group is not None else "") + (f",size={size}" if size is not None else "")
     if _libc.mount(b"tmpfs", os.fsencode(directory), b"tmpfs", ctypes.c_ulong(_MS_NOSUID | _MS_NODEV), options.encode()) != 0:
         raise KernelError(ctypes.get_errno(), f"mount a tmpfs at {directory}")
 
