@@ -48,6 +48,7 @@ CHECKPOINT_BYTES = 4 << 20
 RESTART_BYTES = 256 << 20
 BATCH_WRITES = 2_000
 SLICE_ROWS = 500
+WRITER_CACHE_KB = 6_000  # the index of 50,000 keys, into which addresses go at random places
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS kv (rev INTEGER PRIMARY KEY, key TEXT NOT NULL, deleted INTEGER NOT NULL, value BLOB, sum INTEGER);
@@ -252,6 +253,7 @@ class SQLiteStore:
 
     def _write(self) -> None:
         connection = _connect(self._path)
+        connection.execute(f"PRAGMA cache_size=-{WRITER_CACHE_KB}")
         failed_epoch, refusing = -1, ""
         unflushed = 0
         compactions: deque[tuple[_Compaction, Revision]] = deque()
