@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from contextlib import AsyncExitStack, suppress
 
@@ -190,6 +191,24 @@ async def test_what_is_ignored_for_its_family_is_told_to_the_service(client, sta
                 assert event.view(kinds.Event).involvedObject.name == "single"
                 assert "IPv4 only: spec.externalIPs[1] '2001:db8::1'" in (event.view(kinds.Event).message or "")
                 break
+
+
+class Hashless(Told):
+    """A kernel without nft_hash."""
+
+    def run(self, script: str, *, check: bool = False) -> str:
+        if "jhash" in script:
+            raise KernelError(errno.ENOENT, "nft")
+        return super().run(script, check=check)
+
+
+@pytest.mark.parametrize("kernel, chain", [(Told, "sticky-pick-2"), (Hashless, "pick-2")], ids=["a kernel that can", "one that cannot hash"])
+async def test_affinity_is_left_out_where_the_kernel_cannot_keep_it_and_all_else_is_served(client, start, kernel, chain):
+    await client.create(SERVICES, service("web", sessionAffinity="ClientIP"))
+    held, _, _ = await start(kernel())
+    for family in FAMILIES:
+        await client.create(SLICES, endpoint_slice("web", family, 1, 2))
+    await held.until(lambda: all(Goto(chain) in held.elements(family, "services").values() for family in FAMILIES))
 
 
 async def test_another_proxys_services_are_left_to_it(client, start):

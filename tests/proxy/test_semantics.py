@@ -286,6 +286,12 @@ def test_a_packets_priority_is_its_own_again(lab, family):
             ruleset.run(f"delete table {word} classes\n")
 
 
+def test_this_kernel_can_keep_clients_with_their_endpoint(lab, family):
+    with nftables.Nftables(lab.paths["b"]) as ruleset:
+        assert proxy._remembers(ruleset, family)
+        assert "probe" not in ruleset.run("list tables\n"), "it was asked, and nothing was changed"
+
+
 def test_cleaning_up_takes_ours_alone(lab):
     with nftables.Nftables(lab.paths["b"]) as ruleset:
         ruleset.run("add table ip twinstack-masq\nadd table ip kube-proxy\nadd table inet firewalld\n")

@@ -37,14 +37,14 @@ from twinstack.loops.metrics import new_registry
 from twinstack.net.cidr import collapsed, parse_cidr
 from twinstack.net.errors import AddressError, Error
 from twinstack.net.family import FAMILIES, Family, Network
-from twinstack.proxy import healthcheck, limits
+from twinstack.proxy import healthcheck, limits, recalling
 from twinstack.proxy.catalog import Catalog
 from twinstack.proxy.configuration import GROUP, to_configuration
 from twinstack.proxy.healthcheck import FamilyHealth
 from twinstack.proxy.healthports import HealthPorts
 from twinstack.proxy.lean import Lean
 from twinstack.proxy.metrics import Metrics
-from twinstack.proxy.ruleset import TABLE, Shape
+from twinstack.proxy.ruleset import TABLE, Options, Shape
 from twinstack.proxy.services import HEADLESS, PROXY_NAME, ZONE, Place, canonical, node_addresses
 from twinstack.proxy.settings import PRIMARY, Settings, bind_family, checked, doubts_about, listen_addresses, options_for
 from twinstack.proxy.sync import FamilySync, NodeState
@@ -123,6 +123,7 @@ class Proxy:
         self._ruleset = ruleset
         self._conntrack = conntrack
         self._families = tuple(families)
+        self._remembering = frozenset(family for family in self._families if _remembers(ruleset, family))
         self._pod_cidrs: tuple[Network, ...] = ()
         self._catalog = Catalog()
         self._node = NodeState(Place(self.name))
@@ -179,7 +180,7 @@ class Proxy:
         for family in self._families:
             self.syncs[family] = FamilySync(
                 family,
-                Shape(family, options_for(self.settings, family, self._pod_cidrs)),
+                Shape(family, self._options_for(family)),
                 ruleset=self._ruleset,
                 conntrack=self._conntrack,
                 catalog=self._catalog,
@@ -196,6 +197,9 @@ class Proxy:
         self._cidrs.subscribe(self._on_cidrs)
         if node is not None:
             self._recorder.tell(node, "Normal", "Starting", "The Service proxy starts.")
+
+    def _options_for(self, family: Family) -> Options:
+        return options_for(self.settings, family, self._pod_cidrs)._replace(affinity=family in self._remembering)
 
     async def serve(self) -> None:
         """Health and metrics, until cancelled."""
@@ -281,7 +285,7 @@ class Proxy:
             log.info("The node's pod CIDRs changed", extra={"cidrs": list(map(str, cidrs))})
             self._pod_cidrs = cidrs
             for family, sync in self.syncs.items():
-                sync.set_options(options_for(self.settings, family, cidrs))
+                sync.set_options(self._options_for(family))
         if (self._node.place, self._node.addresses) != known:
             log.info("The node's place or addresses changed", extra={"zone": self._node.place.zone})
             self._health_ports.look()
@@ -364,6 +368,17 @@ def _supported(ruleset: nftables.Ruleset) -> list[Family]:
                 raise
             log.warning("This kernel has no nftables for a family; it is not served", extra={"family": family.value, "error": str(error)})
     return found
+
+
+def _remembers(ruleset: nftables.Ruleset, family: Family) -> bool:
+    """Whether this kernel takes the rules of session affinity."""
+    probe = table_of(family, f"{TABLE}-probe", recalling.chains(), recalling.sets())
+    try:
+        nftables.apply(ruleset, whole(probe), check=True)
+    except KernelError as error:
+        log.warning("This kernel cannot keep clients with their endpoint; sessionAffinity is left out", extra={"family": family.value, "error": str(error)})
+        return False
+    return True
 
 
 def _conntrack() -> Conntrack | None:

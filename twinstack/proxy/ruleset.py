@@ -88,7 +88,8 @@ class Options(NamedTuple):
 
     *pods* recognises a local pod's traffic: a selector and what it must be, such as ``("saddr", "10.244.0.0/16")``.
     *node_ports* says where node ports answer: None on the node's primary addresses (:func:`node_part`), else on
-    the node's own addresses in these networks, the loopback excepted.
+    the node's own addresses in these networks, the loopback excepted. *affinity* is whether this kernel can keep clients
+    with their endpoint.
     """
 
     pods: tuple[str, str] | None = None
@@ -96,6 +97,7 @@ class Options(NamedTuple):
     mark: int = 0x4000
     node_ports: tuple[str, ...] | None = None
     drop_invalid: bool = True
+    affinity: bool = True
 
 
 def service_of(owner: str) -> str:

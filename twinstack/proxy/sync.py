@@ -194,6 +194,8 @@ class FamilySync:
     def _make_one(self, key: Key) -> None:
         service = self._catalog.services.get(key)
         ports = service_ports(service, self._catalog.slices(key), self.family, self._node.place) if service else []
+        if not self._options.affinity:
+            ports = [port._replace(affinity_seconds=0) for port in ports]
         if (fitting := self._shape.fitting(ports)) is not self._shape:
             self._grow(fitting)
         addresses = self._node.addresses.get(self.family, ())
