@@ -51,6 +51,9 @@ class Addresses:
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
+        # Where to look next. From a start of chance one address after the other, so that one that was given back rests for as long as can be,
+        # and that records written together lie together in the store: at random places each would take a page of its index with it.
+        self._next = {family: chance.getrandbits(64) for family in FAMILIES}
         self._taken = {family: Intervals() for family in FAMILIES}
         self._ranges: dict[str, tuple[tuple[Network, ...], bool]] = {}  # ServiceCIDR → its networks, ready?
         self._pools: dict[Family, tuple[Pool, ...]] = dict.fromkeys(FAMILIES, ())
@@ -113,8 +116,9 @@ class Addresses:
         if len(pools) > 1:
             self._chance.shuffle(pools)
         for pool in pools:
-            number = pool.take_next(self._chance.getrandbits(64))
+            number = pool.take_next(self._next[family])
             if number is not None:
+                self._next[family] += 1
                 return family.address(number)
         return None
 
