@@ -132,6 +132,18 @@ def endpoints(scale: float) -> Iterator[Result]:
                 writes = asyncio.run(as_client(port, lambda client: flaps(client, services, flips=6)))
                 name = f"slices written in a family by a pod that flaps among {large:,}, each time"
                 yield Result(bench=BENCH, name=name, value=writes, unit="writes", target=1.0)
+                with manager(Path(place), port, "", program="kube-scheduler") as third:
+                    asyncio.run(as_client(port, one_more))
+                    yield Result(bench=BENCH, name="resident memory of a scheduler beside them", value=resident(third), unit="MB")
+
+
+async def one_more(client: Client) -> None:
+    """Wait until a pod that is made has a node: then its scheduler has read all others."""
+    waiting = pod("one-more", "default", "one-more", node="", number=1)
+    await client.create(_PODS, {**waiting, "spec": {"containers": waiting["spec"]["containers"]}})
+    async with aclosing(client.watch(_PODS, "default", send_initial_events=True)) as events:
+        while not (event := await anext(events)).view(kinds.Pod).spec.nodeName or event.kind == "BOOKMARK":
+            pass
 
 
 # ---- what there is

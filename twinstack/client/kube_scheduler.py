@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twinstack.api import kinds
 from twinstack.client.controllers import Common, run_controllers
+from twinstack.client.lean import Lean
 
 COMPONENT = "kube-scheduler"
 PORT = 10259
@@ -21,4 +23,4 @@ async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -
     """Schedule until cancelled; *ready* is called once it is at work."""
     from twinstack.controllers.scheduling import Scheduling
 
-    await run_controllers(COMPONENT, [Scheduling(scheduler_names=settings.scheduler_names)], settings, ready=ready)
+    await run_controllers(COMPONENT, [Scheduling(scheduler_names=settings.scheduler_names)], settings, lean={kinds.Pod: Lean().placed}, ready=ready)

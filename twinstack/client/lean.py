@@ -1,4 +1,4 @@
-"""What the controller manager keeps of the objects of which there are very many: pods, and what lists their addresses.
+"""What the controller manager and the scheduler keep of the objects of which there are very many: pods, and what lists their addresses.
 
 Theory. A cluster of 150,000 pods has as many containers, probes and volumes, which no controller looks at, and a handful of
 different labels, tolerations and ports, which many pods share. What is left out here also wakes nobody: two states that are lean
@@ -86,6 +86,29 @@ class Lean:
         """The Endpoints as they are, their subsets packed."""
         return PackedEndpoints(metadata=self._metadata(one.metadata, annotations=one.metadata.annotations), packed=_PACK(one.subsets))
 
+    def placed(self, one: Pod) -> Pod:
+        """The pod with what a scheduler looks at; of one that has a node already, what it takes of it."""
+        spec, status = one.spec, one.status
+        kept = PodSpec(
+            containers=self._encoded([_asking(container) for container in spec.containers]),
+            initContainers=None if spec.initContainers is None else self._encoded([_asking(container) for container in spec.initContainers]),
+            nodeName=self._once(spec.nodeName),
+            nodeSelector=self._encoded(spec.nodeSelector),
+            hostNetwork=spec.hostNetwork,
+            schedulerName=self._once(spec.schedulerName),
+            schedulingGates=spec.schedulingGates,
+            tolerations=None if spec.nodeName else self._encoded(spec.tolerations),
+            affinity=self._encoded(spec.affinity),
+            topologySpreadConstraints=None if spec.nodeName else self._encoded(spec.topologySpreadConstraints),
+            priority=spec.priority,
+            preemptionPolicy=self._once(spec.preemptionPolicy),
+            overhead=self._encoded(spec.overhead),
+            resources=self._encoded(spec.resources),
+        )
+        told = [condition for condition in status.conditions or () if condition.type == "DisruptionTarget" or not spec.nodeName]
+        state = PodStatus(phase=self._once(status.phase), startTime=status.startTime, nominatedNodeName=status.nominatedNodeName, conditions=told or None)
+        return Pod(metadata=self._metadata(one.metadata, annotations=None), spec=kept, status=state)
+
     # ---- parts
 
     def _metadata(self, one: ObjectMeta, *, annotations: Mapping[str, str] | None) -> ObjectMeta:
@@ -155,6 +178,10 @@ class Lean:
 
 def _container(one: Container) -> Container:
     return Container(name=one.name, ports=one.ports, restartPolicy=one.restartPolicy)
+
+
+def _asking(one: Container) -> Container:
+    return Container(name=one.name, ports=one.ports, restartPolicy=one.restartPolicy, resources=one.resources)
 
 
 def _statuses(given: list[ContainerStatus] | None) -> list[ContainerStatus] | None:

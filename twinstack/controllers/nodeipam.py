@@ -127,5 +127,5 @@ def _keys_of_node(before: Node | None, after: Node | None, world: World) -> Iter
 
 
 def _by_waiting(node: Node) -> Iterable[bool]:
-    """Index: whether the node has no block."""
-    return (not _cidrs_of(node),)
+    """Index: nodes that have no block."""
+    return () if _cidrs_of(node) else (True,)

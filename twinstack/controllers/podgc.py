@@ -82,8 +82,8 @@ class PodGarbage:
 
 
 def _by_ended(pod: Pod) -> Iterable[bool]:
-    """Index: whether the pod has ended."""
-    return (finished(pod),)
+    """Index: pods that have ended."""
+    return (True,) if finished(pod) else ()
 
 
 def _said_to_fail(pod: Pod, world: World) -> Iterable[Action]:

@@ -112,13 +112,13 @@ def _by_place(pod: Pod) -> Iterable[str]:
 
 
 def _by_waiting(pod: Pod) -> Iterable[bool]:
-    """Index: whether the pod has no node."""
-    return (not pod.spec.nodeName,)
+    """Index: pods that have no node."""
+    return () if pod.spec.nodeName else (True,)
 
 
 def _by_nominated(pod: Pod) -> Iterable[bool]:
-    """Index: whether room is being made for the pod."""
-    return (bool(pod.status.nominatedNodeName),)
+    """Index: pods for which room is being made."""
+    return (True,) if pod.status.nominatedNodeName else ()
 
 
 def _leaves(before: Pod, after: Pod | None) -> bool:

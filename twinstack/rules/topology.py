@@ -49,8 +49,8 @@ def asks(service: Service) -> bool:
 
 
 def by_asking(service: Service) -> Iterable[bool]:
-    """Index: whether the Service asks."""
-    return (asks(service),)
+    """Index: Services that ask."""
+    return (True,) if asks(service) else ()
 
 
 def counted(node: Node) -> tuple[str | None, object] | None:
