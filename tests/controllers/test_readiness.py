@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from twinstack.api.kinds import Endpoints, EndpointSlice, Namespace, Pod
+from twinstack.api.kinds import Endpoints, EndpointSlice, Namespace, Pod, Service
 from twinstack.api.objects import Key
 from twinstack.controllers.endpoints import EndpointsObjects
 from twinstack.controllers.endpointslices import EndpointSlices
@@ -31,9 +31,8 @@ def settle(world, loop, node, pod, service):
         assert running.writes_wanted([WEB]) == []
         answering = set()
         for one in world.list(EndpointSlice):
-            (endpoint,) = one.endpoints
-            assert endpoint.conditions.ready == endpoint.conditions.serving
-            answering |= {one.addressType} if endpoint.conditions.ready else set()
+            for endpoint in one.endpoints:
+                answering |= {one.addressType} if endpoint.conditions.ready else set()
         return answering
 
     return settle
@@ -51,11 +50,12 @@ def ask(world, view, key, value: str | None) -> None:
 
 
 @pytest.mark.parametrize("dead", FAMILIES)
-def test_a_dead_family_has_no_ready_endpoint_where_the_pod_asks(world, settle, dead):
+def test_a_dead_family_has_no_endpoint_where_the_pod_asks(world, settle, service, dead):
     find(world, **{dead.value: "False", dead.other.value: "True"})
     assert settle() == {"IPv4", "IPv6"}  # nobody has asked, so it is as upstream has it
     ask(world, Pod, POD, "true")
     assert settle() == {dead.other.value}
+    assert {one.addressType: len(one.endpoints) for one in world.list(EndpointSlice)} == {dead.value: 0, dead.other.value: 1}
     find(world, **{dead.value: "True", dead.other.value: "True"})
     assert settle() == {"IPv4", "IPv6"}
 
@@ -77,6 +77,13 @@ def test_what_is_not_probed_is_ready_with_the_pod(world, settle):
     assert settle() == {"IPv4", "IPv6"}
     find(world, IPv6="Unknown")
     assert settle() == {"IPv4"}
+
+
+def test_a_service_that_publishes_what_is_not_ready_keeps_a_dead_family(world, settle):
+    ask(world, Pod, POD, "true")
+    find(world, IPv4="True", IPv6="False")
+    world.change(Service, WEB, {"spec": {"publishNotReadyAddresses": True}})
+    assert settle() == {"IPv4", "IPv6"}
 
 
 def test_a_pod_that_is_not_ready_is_ready_in_no_family(world, settle):

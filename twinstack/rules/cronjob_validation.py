@@ -7,7 +7,7 @@ from typing import Any
 
 from twinstack.api.errors import FieldProblem
 from twinstack.api.objects import Document
-from twinstack.rules.job_validation import default_job_spec, problems_with_job_spec
+from twinstack.rules.job_validation import default_job_template, problems_with_job_spec
 from twinstack.rules.problems import forbidden, required, unsupported, wrong
 from twinstack.rules.schedules import ScheduleError, check_schedule, zone_of
 from twinstack.rules.shape import default, part
@@ -24,7 +24,7 @@ def default_cron_job(document: Document) -> None:
         spec.setdefault(field, value)
     template = part(spec, "jobTemplate")
     part(template, "metadata")
-    default_job_spec(part(template, "spec"))
+    default_job_template(part(template, "spec"))
     part(document, "status")
 
 

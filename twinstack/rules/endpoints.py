@@ -35,7 +35,7 @@ from twinstack.net.cidr import canonical_text, parse_address
 from twinstack.net.errors import AddressError
 from twinstack.net.family import FAMILIES, Address, Family
 from twinstack.rules.readiness import readiness_of, ready_in
-from twinstack.rules.workloads import finished
+from twinstack.rules.workloads import finished, ready
 
 SERVICE_NAME = "kubernetes.io/service-name"
 MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
@@ -191,7 +191,10 @@ def hostname_of(pod: Pod, service: Service) -> str | None:
 
 
 def endpoints_of(pod: Pod, service: Service, *, zone: str | None, by_family: bool = False) -> dict[Family, Endpoint]:
-    """The pod's endpoint of each family in which it has an address; *by_family*: a family that was found dead is not serving."""
+    """The pod's endpoint of each family in which it has an address.
+
+    *by_family*: one that is ready, but was found dead in a family, has none there, unless the Service publishes what is not ready.
+    """
     terminating = pod.metadata.deletionTimestamp is not None
     target = ObjectReference(kind="Pod", namespace=pod.metadata.namespace, name=pod.metadata.name, uid=pod.metadata.uid)
     node = pod.spec.nodeName or None
@@ -200,6 +203,8 @@ def endpoints_of(pod: Pod, service: Service, *, zone: str | None, by_family: boo
     made = {}
     for family, addresses in addresses_of(pod).items():
         serving = ready_in(pod, family, by_family=by_family)
+        if ready(pod) and not (serving or service.spec.publishNotReadyAddresses):
+            continue
         is_ready = service.spec.publishNotReadyAddresses or (serving and not terminating)
         conditions = EndpointConditions(ready=is_ready, serving=serving, terminating=terminating)
         hint = hints if is_ready else None

@@ -40,6 +40,11 @@ def default_job_spec(spec: dict[str, Any]) -> None:
         spec.setdefault(field, value)
     default(spec, "completionMode", "NonIndexed")
     default(spec, "podReplacementPolicy", "TerminatingOrFailed" if spec.get("podFailurePolicy") is None else "Failed")
+    default_job_template(spec)
+
+
+def default_job_template(spec: dict[str, Any]) -> None:
+    """The defaults of Jobs that are still to be made, which is when they get their others."""
     for rule in (spec.get("podFailurePolicy") or {}).get("rules") or ():
         for pattern in rule.get("onPodConditions") or ():
             pattern.setdefault("status", "True")
@@ -92,7 +97,7 @@ def _problems_with_numbers(spec: dict[str, Any]) -> Iterator[FieldProblem]:
         if value is not None and value < 0:
             yield wrong(f"spec.{field}", value, "must not be negative")
     for field, given in (("completionMode", _MODES), ("podReplacementPolicy", _REPLACEMENTS)):
-        if spec.get(field) not in given:
+        if spec.get(field) not in (None, *given):
             yield unsupported(f"spec.{field}", spec.get(field), given)
     indexed = spec.get("completionMode") == "Indexed"
     if indexed and spec.get("completions") is None:
@@ -119,7 +124,7 @@ def _problems_with_failure_policy(policy: dict[str, Any], spec: dict[str, Any], 
     path = "spec.podFailurePolicy"
     if pod.get("restartPolicy") != "Never":
         yield wrong("spec.template.spec.restartPolicy", pod.get("restartPolicy"), "must be Never with a podFailurePolicy")
-    if spec.get("podReplacementPolicy") != "Failed":
+    if spec.get("podReplacementPolicy") not in (None, "Failed"):
         yield wrong("spec.podReplacementPolicy", spec.get("podReplacementPolicy"), "must be Failed with a podFailurePolicy")
     rules = policy.get("rules") or []
     if len(rules) > _MOST_RULES:

@@ -5,7 +5,7 @@ Rule of this file: a pod and the annotations of its namespace in, an answer out.
 Theory. Upstream's ``Ready`` is what probes of a pod's first address have found. The node agent also asks the pod's
 other address, and tells each family's finding as a condition of its own (``twinstack.dev/ReadyIPv4`` and its twin);
 ``Ready`` stays what it was. Where the pod asks for it by an annotation, or its namespace does and the pod does not
-refuse, a family whose condition is not True makes no ready endpoint. It only ever takes away: a pod that is not
+refuse, a family whose condition is not True has no endpoint. It only ever takes away: a pod that is not
 ``Ready`` is ready in no family.
 """
 
