@@ -44,7 +44,7 @@ def test_a_server_of_one_family_answers_there_and_has_no_endpoint_in_the_other(l
     manifest = lab.home / "half.yaml"
     manifest.write_text(text)
     kubectl("apply", "-f", str(manifest))
-    kubectl("wait", "--for=condition=Ready", "--timeout=20s", "pod", "-l", "app=half")
+    kubectl("rollout", "status", "--timeout=40s", "deployment/half")
 
     def answering() -> dict[str, list[bool]]:
         slices = lab.kubectl(name, "get", "endpointslices", "-l", "kubernetes.io/service-name=half")["items"]
@@ -91,7 +91,7 @@ def test_where_there_is_one_family_nothing_else_is_asked(lab: Any, family: Famil
     manifest = lab.home / "single.yaml"
     manifest.write_text(text)
     kubectl("apply", "-f", str(manifest))
-    kubectl("wait", "--for=condition=Ready", "--timeout=20s", "pod", "-l", "app=half")
+    kubectl("rollout", "status", "--timeout=40s", "deployment/half")
 
     def answering() -> dict[str, list[bool]]:
         slices = lab.kubectl(name, "get", "endpointslices", "-l", "kubernetes.io/service-name=half")["items"]
