@@ -147,6 +147,21 @@ def _pair_text(key: Key, value: Value) -> str:
     return f"{text} : {' . '.join(map(str, value))}"
 
 
+def _pair_texts(elements: Sequence[tuple[Key, Value]]) -> list[str]:
+    """The same for very many of one set, whose keys are of one length and whose values are of one kind."""
+    if not elements:
+        return []
+    key, value = elements[0]
+    template = " . ".join(["%s"] * len(key))
+    if value is None:
+        return [template % key for key, _ in elements]
+    if isinstance(value, tuple):
+        template += " : " + " . ".join(["%s"] * len(value))
+        return [template % (key + data) for key, data in elements]  # type: ignore[operator]
+    words = {verdict: verdict_text(verdict) for verdict in {verdict for _, verdict in elements}}  # type: ignore[arg-type]
+    return [f"{template % key} : {words[verdict]}" for key, verdict in elements]
+
+
 def _learned_text(one: Learned) -> str:
     times = f"timeout {one.timeout_seconds}s expires {one.expires_seconds}s"
     return f"{_key_text(one.key)} {times}" + (f" : {_key_text(one.value)}" if isinstance(one.value, tuple) else "")
@@ -186,7 +201,7 @@ def _command(step: Step, word: str, table: str) -> str:
         return f"delete element {at} {step.set} {{ {', '.join(map(_key_text, step.keys))} }}"
     if isinstance(step, AddLearned):
         return f"add element {at} {step.set} {{ {', '.join(map(_learned_text, step.elements))} }}"
-    return f"add element {at} {step.set} {{ {', '.join([_pair_text(key, value) for key, value in step.elements])} }}"
+    return f"add element {at} {step.set} {{ {', '.join(_pair_texts(step.elements))} }}"
 
 
 def listing(table: Table) -> str:
