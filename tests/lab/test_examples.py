@@ -157,5 +157,10 @@ def _workloads_and_readiness(cluster: Cluster) -> None:
     cluster.until(lambda: cluster.get("statefulset", "db")["status"].get("readyReplicas") == 3, "StatefulSet")
     cluster.until(lambda: cluster.get("daemonset", "everywhere")["status"].get("numberReady") == 3, "DaemonSet")
     cluster.until(lambda: cluster.get("job", "sum")["status"].get("succeeded") == 3, "Job")
+    cluster.until(lambda: cluster.get("job", "numbered")["status"].get("completedIndexes") == "0-2", "Indexed Job")
+    cluster.until(lambda: cluster.get("deployment", "important")["status"].get("availableReplicas") == 3, "Deployment of a PriorityClass")
+    important = [pod["spec"] for pod in cluster.get("pods", "-l", "app=important")["items"]]
+    assert len({spec["nodeName"] for spec in important}) == 3 and {spec["priority"] for spec in important} == {1000}
+    assert cluster.get("cronjob", "tick")["spec"]["timeZone"] == "Etc/UTC"
     cluster.until(lambda: cluster.get("deployment", "half")["status"].get("availableReplicas") == 2, "Deployment")
     cluster.until(lambda: len(cluster.dig("db-0.db.default.svc.cluster.local", "AAAA")) == 1, "name of a pod")
