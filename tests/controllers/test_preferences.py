@@ -171,6 +171,17 @@ def test_a_pod_of_higher_priority_gets_the_place_of_those_whose_loss_is_least(wo
     assert ("Preempted", "low1") in [(one.reason, one.about.metadata.name) for one in world.told]
 
 
+def test_when_there_is_room_again_the_most_important_is_asked_first_then_the_oldest(world, pod, node):
+    scheduler = Scheduling()
+    gone = world.put(pod("gone", node="node1"))
+    for name, priority in (("c", 1), ("a", 0), ("z", 9), ("b", 1)):
+        world.put(pod(name, priority=priority))
+        world.pass_seconds(1)
+    world.remove(Pod, Key("default", "gone"))
+    (watch,) = [one for one in scheduler.watches if one.view is Pod]
+    assert [key.name for key in watch.keys(gone, None, world)] == ["z", "c", "b", "a"]
+
+
 @pytest.mark.parametrize(
     "victim, spec",
     [

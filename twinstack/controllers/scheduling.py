@@ -87,7 +87,10 @@ class Scheduling:
         return ours and not pod.spec.nodeName and pod.metadata.deletionTimestamp is None and not finished(pod)
 
     def _waiting(self, world: World) -> Iterable[Key]:
-        return (Key(pod.metadata.namespace, pod.metadata.name) for pod in world.indexed(Pod, _by_waiting, True) if self._waits(pod))
+        """The pods that wait, the most important first, then the oldest."""
+        pods = [pod for pod in world.indexed(Pod, _by_waiting, True) if self._waits(pod)]
+        pods.sort(key=lambda pod: (-priority_of(pod), pod.metadata.creationTimestamp or ""))
+        return [Key(pod.metadata.namespace, pod.metadata.name) for pod in pods]
 
     def _keys_of_pod(self, before: Pod | None, after: Pod | None, world: World) -> Iterable[Key]:
         if after is not None and self._waits(after):
