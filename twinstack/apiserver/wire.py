@@ -95,9 +95,9 @@ class Connection(asyncio.Protocol):
     """One client's connection, until it is lost."""
 
     __slots__ = (
-        "_body", "_body_size", "_drained", "_dropping", "_due", "_head_size", "_headers", "_held", "_is_full", "_is_reading", "_line", "_loop", "_owner",
-        "_parser", "_place", "_raw", "_receiver", "_request", "_since", "_taken", "_target", "_tls", "_turning", "active", "gone", "last", "peer", "stream",
-        "subject", "transport",
+        "_body", "_body_size", "_drained", "_dropping", "_due", "_head_size", "_headers", "_held", "_is_reading", "_line", "_loop", "_owner",
+        "_parser", "_place", "_raw", "_receiver", "_request", "_since", "_taken", "_target", "_tls", "_turning", "active", "gone", "is_full", "last", "peer",
+        "stream", "subject", "transport",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._is_reading = True
         # ---- out
-        self._is_full = False
+        self.is_full = False
         self._drained: list[asyncio.Future[None]] = []
         self._taken: asyncio.TimerHandle | None = None
 
@@ -204,12 +204,12 @@ class Connection(asyncio.Protocol):
         self._parser = self._receiver = self.stream = self.transport = self._request = None
 
     def pause_writing(self) -> None:
-        self._is_full = True
+        self.is_full = True
         if self._taken is None and self.stream is None and self._receiver is None:
             self._expect_progress()
 
     def resume_writing(self) -> None:
-        self._is_full = False
+        self.is_full = False
         if self._taken is not None:
             self._taken.cancel()
             self._taken = None
@@ -300,7 +300,7 @@ class Connection(asyncio.Protocol):
         """Pass on what is next, if nothing is being answered and everything was taken."""
         self._turning = True
         try:
-            while self._line and self.active is None and not self._is_full and not self.gone:
+            while self._line and self.active is None and not self.is_full and not self.gone:
                 request = self.active = self._line.popleft()
                 self._owner.serve(self, request)
         finally:
@@ -430,7 +430,7 @@ class Connection(asyncio.Protocol):
         """Wait while the client is behind; ConnectionError when it is gone."""
         if self.gone or self.transport is None or self.transport.is_closing():
             raise ConnectionResetError("the client is gone")
-        if self._is_full:
+        if self.is_full:
             taken = self._loop.create_future()
             self._drained.append(taken)
             await taken
@@ -506,7 +506,8 @@ class Streaming(Stream):
 
     @property
     def backlog(self) -> int:
-        return self._connection.backlog if not self._over else 0
+        # Below its high-water mark a transport need not be asked, and a thousand of them need not for each change.
+        return self._connection.backlog if self._connection.is_full and not self._over else 0
 
     def abort(self) -> None:
         self.end()
