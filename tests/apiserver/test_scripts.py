@@ -425,6 +425,39 @@ async def test_statuses(api: Any, script: Sequence[Line]) -> None:
     await play(api, script)
 
 
+CRON = {"schedule": "@daily", "jobTemplate": {"spec": JOB}}
+CLASSES: dict[str, Sequence[Line]] = {
+    "of priority: one is the default": [
+        Line("POST", "priorityclasses", {**named("tst-a"), "value": 5, "globalDefault": True}, 201, {"metadata.generation": 1}),
+        Line("POST", "priorityclasses", {**named("tst-b"), "value": 5, "globalDefault": True}, 403, {"reason": "Forbidden"}),
+        Line("POST", "priorityclasses", {**named("tst-b"), "value": 5}, 201),
+        Line("MERGE", "priorityclasses/tst-b", {"globalDefault": True}, 403, {"reason": "Forbidden"}),
+        Line("MERGE", "priorityclasses/tst-a", {"description": "x"}, 200, {"metadata.generation": 1}),
+        Line("MERGE", "priorityclasses/tst-a", {"value": 6, "preemptionPolicy": "Never"}, 422,
+             {"causes": [("preemptionPolicy", "FieldValueInvalid"), ("value", "FieldValueForbidden")]}),
+    ],
+    "of priority: two are the cluster's own": [
+        Line("GET", "priorityclasses/system-cluster-critical", None, 200, {"value": 2_000_000_000, "metadata.generation": 1}),
+        Line("DELETE", "priorityclasses/system-node-critical", None, 403, {"reason": "Forbidden", "details.kind": "priorityclasses"}),
+        Line("GET", "priorityclasses/system-node-critical", None, 200, {"value": 2_000_001_000}),
+    ],
+    "a pod's policy is its class's": [
+        Line("POST", "pods", named("a", spec={**POD, "priorityClassName": "system-node-critical", "preemptionPolicy": "Never"}), 403),
+        Line("POST", "pods", named("a", spec={**POD, "preemptionPolicy": "PreemptLowerPriority"}), 201, {"spec.priority": 0}),
+    ],
+    "the template of a CronJob's Jobs keeps what was written, but for the pods'": [
+        Line("POST", "cronjobs", named("a", spec=CRON), 201,
+             {"spec.jobTemplate.spec.backoffLimit": None, "spec.jobTemplate.spec.completionMode": None,
+              "spec.jobTemplate.spec.template.spec.dnsPolicy": "ClusterFirst", "spec.successfulJobsHistoryLimit": 3}),
+    ],
+}  # fmt: skip
+
+
+@scripts(CLASSES)
+async def test_classes_and_templates(api: Any, script: Sequence[Line]) -> None:
+    await play(api, script)
+
+
 REVIEWS = "/apis/authorization.k8s.io/v1"
 A_PATH = {"path": "/x", "verb": "get"}
 PODS_OF = {"verb": "get", "resource": "pods"}

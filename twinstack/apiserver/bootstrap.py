@@ -31,6 +31,7 @@ from twinstack.rules import cidrs
 from twinstack.rules.address_records import HolderSketch
 from twinstack.rules.addresses import special_problem
 from twinstack.rules.families import SINGLE
+from twinstack.rules.priorities import built_in_classes
 from twinstack.rules.reconfiguration import concern_about
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ OWN_SERVICE = Key("default", "kubernetes")
 AGAIN_SECONDS, KEEP_SECONDS, REPAIR_SECONDS, WITHDRAW_SECONDS = 1.0, 10.0, 180.0, 2.0
 MOST_NAMED = 20
 _NAMESPACES, _ENDPOINTS, _SLICES = (resource_of(view) for view in (kinds.Namespace, kinds.Endpoints, kinds.EndpointSlice))
+_CLASSES = resource_of(kinds.PriorityClass)
 
 
 class BootstrapSettings(Protocol):
@@ -112,7 +114,14 @@ class Bootstrap:
 
     async def keep(self) -> None:
         """Make again what is missing."""
-        for step in (self._keep_namespaces, self._keep_default_cidr, self._keep_own_service, self._keep_own_endpoints, self._repair.missing):
+        for step in (
+            self._keep_namespaces,
+            self._keep_priority_classes,
+            self._keep_default_cidr,
+            self._keep_own_service,
+            self._keep_own_endpoints,
+            self._repair.missing,
+        ):
             try:
                 await step()
             except APIError as error:
@@ -165,6 +174,11 @@ class Bootstrap:
         for name in SYSTEM_NAMESPACES:
             if self._api.reader.get(_NAMESPACES, Key("", name)) is None:
                 await self._api.create(_NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+
+    async def _keep_priority_classes(self) -> None:
+        for document in built_in_classes():
+            if self._api.reader.get(_CLASSES, key_of(document)) is None:
+                await self._api.create(_CLASSES, document)
 
     async def _keep_default_cidr(self) -> None:
         """The table of spec/api.md 4.6."""

@@ -14,15 +14,17 @@ from typing import Final
 
 from twinstack.api import errors, objects
 from twinstack.api.objects import Document, Key
-from twinstack.api.resources import SHOWN_WHEN_GONE, Resource
+from twinstack.api.resources import BY_KIND, SHOWN_WHEN_GONE, Resource
 from twinstack.apiserver.bodies import DeleteOptions
 from twinstack.apiserver.cache import Collection, Stored
 from twinstack.apiserver.changes import ATTEMPTS, MODIFIED, NAMESPACES, Changes, Outcome, is_finally_gone, timestamp
 from twinstack.apiserver.strategies.base import Strategy, Transaction
+from twinstack.rules.priorities import BUILT_IN
 from twinstack.store.base import RevisionMismatch
 
 ORPHAN: Final = "orphan"
 FOREGROUND: Final = "foregroundDeletion"
+PRIORITY_CLASSES: Final = BY_KIND["scheduling.k8s.io/v1", "PriorityClass"]
 IMMORTAL: Final = frozenset(("default", "kube-system", "kube-public"))
 _AT_ONCE: Final = 64
 PLAIN: Final = DeleteOptions()
@@ -38,6 +40,9 @@ class Deletions:
         """Delete an object, or ask for its deletion. The outcome is the object as it is now, or a Status when it is gone."""
         if resource == NAMESPACES and key.name in IMMORTAL:
             raise errors.Forbidden(f'namespaces "{key.name}" is forbidden: this namespace may not be deleted', kind=resource.plural, name=key.name)
+        if resource == PRIORITY_CLASSES and key.name in BUILT_IN:
+            told = f'priorityclasses.scheduling.k8s.io "{key.name}" is forbidden: this class is the cluster\'s own and may not be deleted'
+            raise errors.Forbidden(told, kind=resource.plural, name=key.name, group=resource.group)
         changes = self._changes
         collection = changes.cache.collections[resource]
         for attempt in range(ATTEMPTS):
