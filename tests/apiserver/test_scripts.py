@@ -171,8 +171,13 @@ CONTINUE = "metadata.continue"
 LISTS: dict[str, Sequence[Line]] = {
     "a deletion of many obeys a limit, and answers what was": [
         *[Line("POST", "configmaps", named(name, meta={"labels": {"a": "b"}}), 201) for name in ("a", "b", "c")],
-        Line("DELETE", "configmaps?labelSelector=a=b&limit=2", None, 200,
-             {"items.0.metadata.name": "a", "items.1.metadata.name": "b", "items.2": None, "items.0.kind": None}),
+        Line(
+            "DELETE",
+            "configmaps?labelSelector=a=b&limit=2",
+            None,
+            200,
+            {"items.0.metadata.name": "a", "items.1.metadata.name": "b", "items.2": None, "items.0.kind": None},
+        ),
         Line("GET", "configmaps?labelSelector=a=b", None, 200, {"items.0.metadata.name": "c", "items.1": None}),
         Line("DELETE", "configmaps?labelSelector=a=b&resourceVersionMatch=Exact", None, 422),
         Line("DELETE", "configmaps?labelSelector=a=b&dryRun=All", None, 200, {"items.0.metadata.name": "c"}),

@@ -76,6 +76,8 @@ def _fields(text: str) -> str:
     fields = text.split()
     if len(fields) != 5 or not all(_FIELD.match(one) for one in fields):
         raise ScheduleError(f"{text!r} has not five fields of digits, names, '*', '/', ',' and '-'; '*/5 * * * *' would do")
+    if "7" in re.split(r"[,-]", re.sub(r"/[^,]*", "", fields[4])):
+        raise ScheduleError(f"{text!r} has a day of the week above 6; Sunday is 0")
     return text.replace("?", "*")
 
 
