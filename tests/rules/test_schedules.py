@@ -36,7 +36,9 @@ def test_times_of_a_schedule(schedule, zone, first):
     assert [text(one) for one in islice(times_after(schedule, zone, START), 2)] == first
 
 
-@pytest.mark.parametrize("schedule", ["", "* * * *", "* * * * * *", "61 * * * *", "@sometimes", "@every 0s", "@every soon", "0 0 * * 1#2", "0 0 * * 5-7", "a b c d e"])
+@pytest.mark.parametrize(
+    "schedule", ["", "* * * *", "* * * * * *", "61 * * * *", "@sometimes", "@every 0s", "@every soon", "0 0 * * 1#2", "0 0 * * 5-7", "a b c d e"]
+)
 def test_what_is_no_schedule_is_refused_with_one_that_would_do(schedule):
     with pytest.raises(ScheduleError, match=r"would do|@every"):
         check_schedule(schedule)

@@ -77,7 +77,7 @@ def _fields(text: str) -> str:
     if len(fields) != 5 or not all(_FIELD.match(one) for one in fields):
         raise ScheduleError(f"{text!r} has not five fields of digits, names, '*', '/', ',' and '-'; '*/5 * * * *' would do")
     if "7" in re.split(r"[,-]", re.sub(r"/[^,]*", "", fields[4])):
-        raise ScheduleError(f"{text!r} has a day of the week above 6; Sunday is 0")
+        raise ScheduleError(f"{text!r} has a day of the week above 6; Sunday is 0, so '0 0 * * 0' would do")
     return text.replace("?", "*")
 
 
