@@ -16,6 +16,7 @@ from twinstack.api.resources import resource_of
 from twinstack.api.world import Absent, After, Bind, Create, Delete, DeleteCollection, Patch, Replace
 from twinstack.client.client import Client, _chunks
 from twinstack.client.kubeconfig import Connection
+from twinstack.client.throttle import Throttle
 
 CONFIGMAPS = resource_of(kinds.ConfigMap)
 PODS = resource_of(kinds.Pod)
@@ -146,3 +147,20 @@ async def test_a_connection_that_is_lost_without_a_word_between_two_reads_is_tro
     with pytest.raises(aiohttp.ClientConnectionError):
         async for _ in _chunks(SimpleNamespace(content=Content())):  # type: ignore[arg-type]
             raise AssertionError("nothing came")
+
+
+async def test_a_client_that_may_ask_so_often_waits_for_its_turn_with_all_but_watches(server: Any) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(round(seconds, 3))
+
+    throttle = Throttle(10, 2, now=lambda: 100.0, sleep=sleep)
+    async with Client(Connection(server=server.url, token="secret"), throttle=throttle) as client:
+        await client.create(CONFIGMAPS, configmap(data={"a": "1"}))
+        events = client.watch(CONFIGMAPS, resource_version="100")
+        assert (await anext(events)).kind == "ADDED"
+        await events.aclose()
+        for _ in range(3):
+            await client.get(CONFIGMAPS, ONE)
+    assert waited == [0.1, 0.2], "two at once, then ten a second"
