@@ -450,6 +450,16 @@ CLASSES: dict[str, Sequence[Line]] = {
         Line("POST", "pods", named("a", spec={**POD, "priorityClassName": "system-node-critical", "preemptionPolicy": "Never"}), 403),
         Line("POST", "pods", named("a", spec={**POD, "preemptionPolicy": "PreemptLowerPriority"}), 201, {"spec.priority": 0}),
     ],
+    "where the pods of a Job go may change while it was never started": [
+        Line("POST", "jobs", named("a", spec={**JOB, "suspend": True}), 201),
+        Line("MERGE", "jobs/a", {"spec": {"template": {"spec": {"nodeSelector": {"a": "b"}}, "metadata": {"annotations": {"a": "b"}}}}}, 200,
+             {"spec.template.spec.nodeSelector": {"a": "b"}}),
+        Line("STRATEGIC", "jobs/a", {"spec": {"template": {"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}}}}, 200),
+        Line("STRATEGIC", "jobs/a", {"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "j"}]}}}}, 422,
+             {"causes": [("spec.template", "FieldValueInvalid")]}),
+        Line("MERGE", "jobs/a", {"spec": {"suspend": False}}, 200),
+        Line("MERGE", "jobs/a", {"spec": {"template": {"spec": {"nodeSelector": {"a": "c"}}}}}, 422, {"causes": [("spec.template", "FieldValueInvalid")]}),
+    ],
     "the template of a CronJob's Jobs keeps what was written, but for the pods'": [
         Line("POST", "cronjobs", named("a", spec=CRON), 201,
              {"spec.jobTemplate.spec.backoffLimit": None, "spec.jobTemplate.spec.completionMode": None,

@@ -15,6 +15,7 @@ from twinstack.rules.workload_validation import default_template, problems_with_
 _COUNTS = ("active", "succeeded", "failed")
 _FIXED = ("completions", "selector", "template", "completionMode", "manualSelector")
 _FIXED_POLICIES = ("podFailurePolicy", "successPolicy", "backoffLimitPerIndex", "managedBy")
+_DIRECTIVES = frozenset(("nodeSelector", "affinity", "tolerations", "schedulingGates"))
 _FOR_INDEXED = ("successPolicy", "backoffLimitPerIndex", "maxFailedIndexes")
 _ACTIONS = ("Count", "FailIndex", "FailJob", "Ignore")
 _MODES, _REPLACEMENTS = ("Indexed", "NonIndexed"), ("Failed", "TerminatingOrFailed")
@@ -77,12 +78,26 @@ def problems_with_job(after: Document, before: Document | None = None) -> list[F
     if before is not None:
         had: dict[str, Any] = before.get("spec") or {}
         fixed = [field for field in (*_FIXED, *_FIXED_POLICIES) if not (field == "completions" and spec.get("completionMode") == "Indexed")]
+        if had.get("suspend") and not (before.get("status") or {}).get("startTime"):
+            # Nothing runs yet, so something else may still say where it will.
+            spec, had = {**spec, "template": _without_directives(spec)}, {**had, "template": _without_directives(had)}
         problems += [wrong(f"spec.{field}", spec.get(field), "may not change") for field in fixed if spec.get(field) != had.get(field)]
         if "completions" not in fixed and spec.get("completions") != had.get("completions") and spec.get("completions") != spec.get("parallelism"):
             problems.append(
                 wrong("spec.completions", spec.get("completions"), "of an Indexed Job may change only together with parallelism, to the same number")
             )
     return problems
+
+
+def _without_directives(spec: dict[str, Any]) -> dict[str, Any]:
+    """A Job's template without what may change while it is suspended and was never started: where its pods go, and what they get there."""
+    template = spec.get("template") or {}
+    pod = {name: value for name, value in (template.get("spec") or {}).items() if name not in _DIRECTIVES}
+    for field in ("initContainers", "containers"):
+        if pod.get(field):
+            pod[field] = [{name: value for name, value in one.items() if name != "resources"} for one in pod[field]]
+    metadata = {name: value for name, value in (template.get("metadata") or {}).items() if name not in ("labels", "annotations")}
+    return {**template, "metadata": metadata, "spec": pod}
 
 
 def problems_with_job_spec(spec: dict[str, Any], path: str) -> list[FieldProblem]:
