@@ -13,6 +13,7 @@ from twinstack.api import kinds
 STANDARD = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 _STATUS = ("get", "patch", "update")
 _ASKED = ("create",)
+_PROXIED = ("create", "delete", "get", "patch", "update")
 
 
 class Subresource(NamedTuple):
@@ -85,17 +86,23 @@ def _stream(name: str, kind: str) -> Subresource:
     return Subresource(name, ("create", "get"), kind, stream=True)
 
 
+def _proxy(kind: str) -> Subresource:
+    return Subresource("proxy", _PROXIED, kind, stream=True)
+
+
 RESOURCES: tuple[Resource, ...] = (
     Resource("", "v1", "namespaces", "namespace", "Namespace", False, kinds.Namespace, ("ns",),
              verbs=tuple(verb for verb in STANDARD if verb != "deletecollection"),
              subresources=(Subresource("finalize", ("update",)), _status)),
-    Resource("", "v1", "nodes", "node", "Node", False, kinds.Node, ("no",), subresources=(_status,)),
+    Resource("", "v1", "nodes", "node", "Node", False, kinds.Node, ("no",), subresources=(_proxy("NodeProxyOptions"), _status)),
     Resource("", "v1", "pods", "pod", "Pod", True, kinds.Pod, ("po",), ("all",),
              subresources=(_stream("attach", "PodAttachOptions"), Subresource("binding", ("create",), "Binding"),
                            Subresource("ephemeralcontainers", _STATUS),
                            Subresource("eviction", ("create",), "Eviction", "policy", "v1"), _stream("exec", "PodExecOptions"),
-                           Subresource("log", ("get",)), _stream("portforward", "PodPortForwardOptions"), _status)),
-    Resource("", "v1", "services", "service", "Service", True, kinds.Service, ("svc",), ("all",), subresources=(_status,)),
+                           Subresource("log", ("get",)), _stream("portforward", "PodPortForwardOptions"),
+                           _proxy("PodProxyOptions"), _status)),
+    Resource("", "v1", "services", "service", "Service", True, kinds.Service, ("svc",), ("all",),
+             subresources=(_proxy("ServiceProxyOptions"), _status)),
     Resource("", "v1", "endpoints", "endpoints", "Endpoints", True, kinds.Endpoints, ("ep",),
              deprecation="v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
     Resource("", "v1", "configmaps", "configmap", "ConfigMap", True, kinds.ConfigMap, ("cm",)),

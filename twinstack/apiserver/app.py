@@ -25,10 +25,11 @@ from twinstack.apiserver.auth import Authenticator, is_open, read_token_file
 from twinstack.apiserver.authorization import Authorizer, asked_by, asked_of_path, modes_of
 from twinstack.apiserver.bootstrap_tokens import BootstrapTokens
 from twinstack.apiserver.cache import Cache, Stored
-from twinstack.apiserver.calls import CALLER, Answer, Call, Reaction, Stream, Streamed, Upgraded, User, failure
+from twinstack.apiserver.calls import CALLER, Answer, Call, Reaction, Stream, Streamed, Switched, Upgraded, User, failure
 from twinstack.apiserver.changes import OURSELVES, Uids
 from twinstack.apiserver.discovery import Discovery
 from twinstack.apiserver.fairness import Seats, Turns
+from twinstack.apiserver.forwarding import Forwarder
 from twinstack.apiserver.handlers import Handlers
 from twinstack.apiserver.http import HTTPServer, unexpected
 from twinstack.apiserver.metrics import RequestMetrics
@@ -81,7 +82,7 @@ class Application:
         advertised = settings.advertise_address
         self.discovery = Discovery(server_address=host_port(advertised, settings.secure_port) if advertised else "")
         kubelet = Kubelet(self.cache, settings)
-        self.handlers = Handlers(self.cache, store, self.openapi, logs=kubelet.logs, streams=kubelet.stream)
+        self.handlers = Handlers(self.cache, store, self.openapi, logs=kubelet.logs, streams=kubelet.stream, proxy=Forwarder(self.cache, settings).connect)
         self.handlers.min_watch_seconds = float(settings.min_request_timeout_seconds)
         tokens = read_token_file(Path(settings.token_auth_file)) if settings.token_auth_file else {}
         self.authorizer = Authorizer(modes_of(settings.authorization_mode), self.cache)
@@ -147,7 +148,7 @@ class Application:
             self.audit.tell(visit, "ResponseStarted" if goes_on else "ResponseComplete", reaction.status)
         if isinstance(reaction, Streamed):
             return reaction._replace(run=self._counted(visit, reaction.run, reaction.status, start))
-        if isinstance(reaction, Upgraded):
+        if isinstance(reaction, Upgraded | Switched):
             return reaction._replace(run=self._counted(visit, reaction.run, reaction.status, start))
         self.metrics.observe(visit.request, reaction.status, time.perf_counter() - start)
         return reaction

@@ -240,7 +240,7 @@ def event_of(entry: Entry) -> Document:
         event["objectRef"] = _reference(request)
     if entry.code:
         event["responseStatus"] = {"metadata": {}, "code": entry.code}
-    if entry.level == "Request" and request is not None and entry.verb in _WITH_BODY and call.body:
+    if entry.level == "Request" and request is not None and entry.verb in _WITH_BODY and request.sub != "proxy" and call.body:
         event["requestObject"] = _body(call, lean=entry.lean)
     event["requestReceivedTimestamp"] = text_of_micro_time(entry.received)
     event["stageTimestamp"] = text_of_micro_time(entry.told)

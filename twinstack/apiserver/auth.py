@@ -22,7 +22,7 @@ from twinstack.apiserver.tokens import ServiceAccountTokens
 
 AUTHENTICATED = "system:authenticated"
 ANONYMOUS = User("system:anonymous", "", ("system:unauthenticated",))
-_HIDDEN = "base64url.bearer.authorization.k8s.io."
+HIDDEN_TOKEN = "base64url.bearer.authorization.k8s.io."
 _OPEN_TO_ALL = ("/livez", "/readyz", "/healthz", "/version")
 
 
@@ -101,9 +101,9 @@ def _bearer(headers: Mapping[str, str]) -> str | None:
     if "Upgrade" in headers:
         for protocol in headers.get("Sec-WebSocket-Protocol", "").split(","):
             hidden = protocol.strip()
-            if hidden.startswith(_HIDDEN):
+            if hidden.startswith(HIDDEN_TOKEN):
                 with suppress(ValueError):
-                    return _unpadded(hidden.removeprefix(_HIDDEN))
+                    return _unpadded(hidden.removeprefix(HIDDEN_TOKEN))
     return None
 
 

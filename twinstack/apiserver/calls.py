@@ -105,10 +105,7 @@ class Streamed(NamedTuple):
     content_type: str
     run: Callable[[Stream], Awaitable[None]]
     headers: Sequence[tuple[str, str]] = ()
-
-    @property
-    def status(self) -> int:
-        return 200
+    status: int = 200
 
 
 class Upgraded(NamedTuple):
@@ -123,7 +120,18 @@ class Upgraded(NamedTuple):
         return 101
 
 
-Reaction = Answer | Streamed | Upgraded
+class Switched(NamedTuple):
+    """A connection that goes on in a protocol that is not ours: ``run`` takes and gives its bytes, and returns when it is over."""
+
+    run: Callable[[Socket], Awaitable[None]]
+    headers: Sequence[tuple[str, str]] = ()  # with those of the upgrade
+
+    @property
+    def status(self) -> int:
+        return 101
+
+
+Reaction = Answer | Streamed | Upgraded | Switched
 
 
 def frame(data: bytes) -> bytes:

@@ -38,7 +38,8 @@ from twinstack.store.base import Store
 
 Logs = Callable[[Request, Document], Awaitable[Reaction]]
 Streams = Callable[[Request, Call, Document], Awaitable[Reaction]]
-STREAMS: Final = frozenset(("exec", "attach", "portforward"))
+Proxy = Callable[[Request, Call], Awaitable[Reaction]]
+STREAMS: Final = frozenset(("exec", "attach", "portforward", "proxy"))
 PODS: Final = resource_of(kinds.Pod)
 _CARRIES_NO_OBJECT: Final = frozenset(("binding", "eviction", "log"))
 
@@ -48,7 +49,7 @@ def utc_now() -> datetime:
 
 
 class Handlers:
-    """Reacts to requests for objects. ``logs`` answers for a pod's log, ``streams`` for what is talked with a pod."""
+    """Reacts to requests for objects. ``logs`` answers for a pod's log, ``streams`` for what is talked with a pod, ``proxy`` for what is passed on."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class Handlers:
         *,
         logs: Logs | None = None,
         streams: Streams | None = None,
+        proxy: Proxy | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.cache = cache
@@ -67,7 +69,7 @@ class Handlers:
         self.changes = Changes(cache, store, now, doors=self.doors)
         self.deletions = Deletions(self.changes)
         self._openapi = openapi
-        self._logs, self._streams = logs, streams
+        self._logs, self._streams, self._proxy = logs, streams, proxy
         self._verbs: dict[str, Callable[[Request, Call], Reaction | Awaitable[Reaction]]] = {
             "get": self._get,
             "list": self._list,
@@ -82,6 +84,8 @@ class Handlers:
     def react(self, request: Request, call: Call) -> Reaction | Awaitable[Reaction]:
         """The answer or the stream, at once where it comes from memory; any APIError is the failure."""
         if request.sub in STREAMS:
+            if request.sub == "proxy" and self._proxy is not None:
+                return self._proxy(request, call)
             if self._streams is None:
                 raise MethodNotAllowed("this server does not know how to reach kubelets")
             return self._streams(request, call, self._stored(request).document())

@@ -25,7 +25,7 @@ from typing import Final
 
 from twinstack.api.errors import APIError, BadRequest, InternalError
 from twinstack.apiserver import upgrades
-from twinstack.apiserver.calls import Answer, Call, Reaction, Streamed, Upgraded, failure
+from twinstack.apiserver.calls import Answer, Call, Reaction, Streamed, Switched, Upgraded, failure
 from twinstack.apiserver.wire import Connection, Request, Streaming
 from twinstack.net.errors import Error
 
@@ -156,6 +156,8 @@ class HTTPServer:
                     self._answer(connection, request, reaction)
             elif isinstance(reaction, Upgraded):
                 await self._upgrade(connection, request, reaction)
+            elif isinstance(reaction, Switched):
+                await self._switch(connection, reaction)
             elif request.method == "HEAD":
                 self._answer(connection, request, Answer(200, b"", reaction.content_type, reaction.headers))
             else:
@@ -268,6 +270,20 @@ class HTTPServer:
         finally:
             with suppress(ConnectionError):
                 await talk.close(code)
+            connection.close()
+
+    async def _switch(self, connection: Connection, switched: Switched) -> None:
+        """Give the connection's bytes to what runs on it, until it is over or the server stops."""
+        parts = [_status_line(101)]
+        _add_headers(parts, switched.headers)
+        connection.write("".join((*parts, "\r\n")).encode("utf-8", "surrogateescape"))
+        talk = upgrades.Bytes(connection)
+        connection.become(talk)
+        if self.stopping:
+            talk.lost()
+        try:
+            await switched.run(talk)
+        finally:
             connection.close()
 
 

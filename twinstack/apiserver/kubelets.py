@@ -1,4 +1,4 @@
-"""The other side of logs and streams: kubelets, asked over HTTP. Of the API server, this module alone knows the client's library.
+"""The other side of logs and streams: kubelets, asked over HTTP. Of the API server, this module and ``backends`` alone know the client's library.
 
 Rule of this file: whatever goes wrong on the way to a kubelet is a ServiceUnavailable, and what was opened is closed whoever leaves first.
 """
@@ -33,7 +33,7 @@ class Kubelets:
     async def get(self, url: str, query: str, *, follow: bool) -> Reaction:
         """The kubelet's answer, whole or as it comes; the kubelet's own failure, or ServiceUnavailable when it cannot be reached."""
         timeout = aiohttp.ClientTimeout(total=None if follow else 60.0, connect=5.0)
-        session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(ssl=self._context()))
+        session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(ssl=self.context()))
         try:
             response = await session.get(URL(f"{url}?{query}" if query else url, encoded=True))
             if response.status != 200:
@@ -49,27 +49,13 @@ class Kubelets:
             raise
 
         async def run(stream: Stream) -> None:
-            async def copy() -> None:
-                async for data in response.content.iter_any():
-                    await stream.send(data)
-
-            async def until_ended() -> None:
-                while not await stream.ended(3600.0):
-                    pass
-
-            try:
-                await _first_of(copy(), until_ended())
-            except aiohttp.ClientError as error:
-                raise ServiceUnavailable(f"the kubelet's answer broke off: {error}") from error
-            finally:
-                response.close()
-                await session.close()
+            await copied(response, session, stream, "the kubelet's answer")
 
         return Streamed(response.headers.get("Content-Type", "text/plain"), run)
 
     async def reach(self, host_url: str) -> None:
         """ServiceUnavailable when a kubelet does not answer at all."""
-        session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0), connector=aiohttp.TCPConnector(ssl=self._context()))
+        session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0), connector=aiohttp.TCPConnector(ssl=self.context()))
         try:
             async with session, session.get(f"{host_url}/healthz") as response:
                 await response.read()
@@ -78,7 +64,7 @@ class Kubelets:
 
     async def talk(self, url: str, query: str, protocols: Sequence[str]) -> Upgraded:
         """A WebSocket to the kubelet, to be handed through to the client; ServiceUnavailable when there is none."""
-        session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, connect=5.0), connector=aiohttp.TCPConnector(ssl=self._context()))
+        session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, connect=5.0), connector=aiohttp.TCPConnector(ssl=self.context()))
         target = URL(f"{url}?{query}" if query else url, encoded=True)
         try:
             async with asyncio.timeout(10.0):
@@ -93,14 +79,15 @@ class Kubelets:
         async def run(client: Socket) -> None:
             near, far = client, WebSocket(kubelet)
             try:
-                await _first_of(_pass(near, far), _pass(far, near))
+                await first_of(_pass(near, far), _pass(far, near))
             finally:
                 await kubelet.close()
                 await session.close()
 
         return Upgraded(kubelet.protocol or "", run)
 
-    def _context(self) -> ssl.SSLContext:
+    def context(self) -> ssl.SSLContext:
+        """What connections to kubelets are encrypted with."""
         if self._tls is None:
             certificate_file, key_file, authority_file = self._files
             pair = Pair(Path(certificate_file).read_bytes(), Path(key_file).read_bytes()) if certificate_file else None
@@ -116,7 +103,27 @@ async def _pass(source: Socket, target: Socket) -> None:
         await target.send(message)
 
 
-async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
+async def copied(response: aiohttp.ClientResponse, session: aiohttp.ClientSession, stream: Stream, what: str) -> None:
+    """Hand an answer's body on as it comes, until it ends or the client goes; ServiceUnavailable when it breaks off."""
+
+    async def copy() -> None:
+        async for data in response.content.iter_any():
+            await stream.send(data)
+
+    async def until_ended() -> None:
+        while not await stream.ended(3600.0):
+            pass
+
+    try:
+        await first_of(copy(), until_ended())
+    except aiohttp.ClientError as error:
+        raise ServiceUnavailable(f"{what} broke off: {error}") from error
+    finally:
+        response.close()
+        await session.close()
+
+
+async def first_of(*works: Coroutine[Any, Any, None]) -> None:
     """Run all until the first is over; the others are cancelled, and an error of any is raised."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:

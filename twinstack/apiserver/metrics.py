@@ -55,7 +55,8 @@ class RequestMetrics(Collector):
         key = (request.verb, id(resource), request.sub, bool(request.name), bool(request.namespace))
         labels = self._keys.get(key)
         if labels is None:
-            verb = _VERBS.get(request.verb, request.verb.upper())
+            connects = request.subresource is not None and request.subresource.stream
+            verb = "CONNECT" if connects else _VERBS.get(request.verb, request.verb.upper())
             labels = (verb, resource.group, resource.version, resource.plural, request.sub, request.scope, "apiserver")
             self._keys[key] = labels
         return labels

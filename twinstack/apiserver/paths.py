@@ -58,7 +58,9 @@ _STREAMS: Final[Mapping[str, Mapping[str, str]]] = {
     "exec": {"command": "string", "container": "string", "stderr": "boolean", "stdin": "boolean", "stdout": "boolean", "tty": "boolean"},
     "attach": {"container": "string", "stderr": "boolean", "stdin": "boolean", "stdout": "boolean", "tty": "boolean"},
     "portforward": {"ports": "integer"},
+    "proxy": {"path": "string"},
 }
+_PROXIED: Final = ("get", "put", "post", "delete", "options", "head", "patch")
 _CODES: Final[Mapping[str, tuple[str, ...]]] = {"create": ("201", "202"), "update": ("201",), "patch": ("201",), "delete": ("202",)}
 _COLLECTION: Final = ("list", "create", "deletecollection")
 _ITEM: Final = ("get", "update", "patch", "delete")
@@ -76,7 +78,11 @@ def path_items(resource: Resource, name_of: NameOf, dialect: Dialect) -> Iterato
     if set(_ITEM) & set(resource.verbs):
         yield one, maker.item([verb for verb in _ITEM if verb in resource.verbs], (*namespace, "name"))
     for sub in resource.subresources:
-        yield f"{one}/{sub.name}", maker.item(sub.verbs, (*namespace, "name"), sub=sub)
+        if sub.name == "proxy":
+            yield f"{one}/proxy", maker.proxy((*namespace, "name"), sub)
+            yield f"{one}/proxy/{{path}}", maker.proxy((*namespace, "name", "path"), sub)
+        else:
+            yield f"{one}/{sub.name}", maker.item(sub.verbs, (*namespace, "name"), sub=sub)
 
 
 class _Maker(NamedTuple):
@@ -94,6 +100,11 @@ class _Maker(NamedTuple):
         if parameters:
             item["parameters"] = parameters
         return item
+
+    def proxy(self, in_path: tuple[str, ...], sub: Subresource) -> Mapping[str, Any]:
+        """A path item with an operation for each method that is passed on."""
+        item = {method: self._stream(method, sub, "WithPath" if "path" in in_path else "") for method in _PROXIED}
+        return item | {"parameters": [self._parameter(name, "path", "string") for name in in_path]}
 
     def _operation(self, verb: str, action: str, query: Mapping[str, str], sub: Subresource | None, scope: str) -> Mapping[str, Any]:
         resource = self.resource
@@ -132,16 +143,17 @@ class _Maker(NamedTuple):
         operation["x-kubernetes-group-version-kind"] = {"group": group, "kind": kind, "version": version}
         return operation
 
-    def _stream(self, method: str, sub: Subresource) -> Mapping[str, Any]:
+    def _stream(self, method: str, sub: Subresource, suffix: str = "") -> Mapping[str, Any]:
         """The operation of a stream, which takes parameters and answers with whatever is said."""
         resource = self.resource
         place = (resource.group.partition(".")[0] or "core").capitalize() + resource.version.upper()
+        namespaced = "Namespaced" if resource.namespaced else ""
         answer: dict[str, Any] = {"description": "OK"}
         answer |= {"content": {"*/*": {"schema": {"type": "string"}}}} if self.dialect is V3 else {"schema": {"type": "string"}}
         operation: dict[str, Any] = {
             "tags": [place[:1].lower() + place[1:]],
-            "operationId": f"connect{place}{method.capitalize()}Namespaced{resource.kind}{sub.name.capitalize()}",
-            "parameters": [self._parameter(name, "query", type_) for name, type_ in _STREAMS[sub.name].items()],
+            "operationId": f"connect{place}{method.capitalize()}{namespaced}{resource.kind}{sub.name.capitalize()}{suffix}",
+            "parameters": [self._parameter(name, "query", type_) for name, type_ in _STREAMS[sub.name].items() if not suffix],
             "responses": {"200": answer},
             "x-kubernetes-action": "connect",
             "x-kubernetes-group-version-kind": {"group": resource.group, "kind": sub.kind, "version": resource.version},

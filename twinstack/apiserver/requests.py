@@ -92,6 +92,8 @@ class Request(NamedTuple):
 
 
 _WITH_NAME = {"GET": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+# What is passed on is allowed by what it does here; nothing but a rule for every verb allows OPTIONS, as upstream has it.
+_PROXIED = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete", "OPTIONS": ""}
 _WITHOUT_NAME = {"GET": "list", "POST": "create", "DELETE": "deletecollection"}
 
 
@@ -115,9 +117,19 @@ def is_resource_path(path: str) -> bool:
     return (path.startswith("/apis/") and path.count("/") > 3 and not path.endswith("/")) or (path.startswith("/apis/") and path.count("/") > 4)
 
 
+def _without_way(parts: list[str]) -> list[str]:
+    """The parts of a path without those that follow an object's ``proxy``, which are read elsewhere."""
+    if parts[:2] != ["api", "v1"]:
+        return parts
+    at = 6 if parts[2:3] == ["namespaces"] else 4
+    return parts[: at + 1] if parts[at : at + 1] == ["proxy"] else parts
+
+
 def parse(method: str, path: str, query_text: str = "") -> Request:
     """What a request asks for; BadRequest, NotFound or MethodNotAllowed when it asks for nothing we have."""
     parts = path.split("/")[1:]
+    if "proxy" in parts:
+        parts = _without_way(parts)
     if parts and parts[-1] == "":
         parts.pop()
     if "%" in path:
@@ -151,6 +163,10 @@ def parse(method: str, path: str, query_text: str = "") -> Request:
         raise NotFound(_NO_RESOURCE)
     if name in (".", "..") or namespace in (".", ".."):
         raise BadRequest("a name is not '.' or '..'")
+    if len(rest) > 2 and rest[2] == "proxy" and (subresource := resource.subresource("proxy")) is not None:
+        if method not in _PROXIED:
+            raise MethodNotAllowed(_NO_METHOD)
+        return Request(_PROXIED[method], resource, namespace, name, subresource, _EMPTY)  # the query is not for us
     query = Query.parse(query_text)
     if len(rest) > 2:
         subresource = resource.subresource(rest[2])

@@ -13,17 +13,16 @@ from urllib.parse import urlencode
 from twinstack.api import channels, errors
 from twinstack.api.errors import BadRequest, FieldProblem, ProblemType
 from twinstack.api.objects import Document, Key
-from twinstack.api.resources import BY_PATH
 from twinstack.apiserver.cache import Cache
 from twinstack.apiserver.calls import Call, Reaction
 from twinstack.apiserver.requests import Request
 from twinstack.apiserver.settings import Settings
+from twinstack.apiserver.targets import NODES, kubelet_of
 from twinstack.net.cidr import host_port
 
 if TYPE_CHECKING:
     from twinstack.apiserver.kubelets import Kubelets
 
-NODES: Final = BY_PATH["", "v1", "nodes"]
 _OPTIONS: Final = ("follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream")
 _DOORS: Final = {"exec": "exec", "attach": "attach", "portforward": "portForward"}  # subresource → the kubelet's path
 _COUNTS: Final = ("sinceSeconds", "tailLines", "limitBytes")
@@ -88,16 +87,11 @@ class Kubelet:
         return await self._kubelets.talk(base + path, options, [one for one in offers if one in spoken])
 
     def _kubelet(self, node_name: str) -> tuple[str, int]:
-        """Where a node's kubelet listens: its first internal address, of whichever family comes first for the node."""
+        """Where a node's kubelet listens."""
         node = self._cache.get(NODES, Key("", node_name))
         if node is None:
             raise errors.ServiceUnavailable(f'the pod\'s node "{node_name}" does not exist')
-        status = node.get("status") or {}
-        address = next((one.get("address") for one in status.get("addresses") or () if one.get("type") == "InternalIP"), None)
-        if not address:
-            raise errors.ServiceUnavailable(f'node "{node_name}" has no internal address')
-        endpoint = (status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}
-        return address, int(endpoint.get("Port") or 10250)
+        return kubelet_of(node)
 
 
 def _command_options(request: Request) -> str:

@@ -1,4 +1,4 @@
-"""A connection that has become a WebSocket: the handshake's answer (RFC 6455 section 4.2.2), and messages in and out.
+"""A connection that has become a WebSocket: the handshake's answer (RFC 6455 section 4.2.2), and messages in and out; or bytes of a protocol not ours.
 
 Frames are the library's; the handshake is ours, because ``SPDY/3.1+portforward.k8s.io`` is no token as the RFC wants
 a protocol's name, and kubectl asks for it.
@@ -128,3 +128,48 @@ class WebSocket(Socket):
         if not self._is_over:
             self._wanted = asyncio.get_running_loop().create_future()
             await asyncio.wait((self._wanted,), timeout=CLOSE_SECONDS)
+
+
+class Bytes(Socket):
+    """A connection in a protocol that others speak through us: what came, as it came."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._pieces: deque[bytes] = deque()
+        self._waiting = 0
+        self._is_over = False
+        self._come = asyncio.Event()
+
+    # ---- the connection's calls
+
+    def feed(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._waiting += len(data)
+        if self._waiting > _MOST_WAITING:
+            self._connection.pause()
+        self._come.set()
+
+    def lost(self) -> None:
+        self._is_over = True
+        self._come.set()
+
+    # ---- the talk
+
+    async def receive(self) -> bytes | None:
+        while not self._pieces:
+            if self._is_over:
+                return None
+            self._come.clear()
+            await self._come.wait()
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        self._waiting = 0
+        self._connection.read_on()
+        return data
+
+    async def send(self, message: bytes) -> None:
+        self._connection.write(message)
+        await self._connection.drain()
+
+    async def close(self) -> None:
+        self._connection.close()
