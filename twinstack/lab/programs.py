@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -166,45 +166,44 @@ async def _scheduler(places: Places, ready: Ready) -> None:
 
 
 async def _watch_nodes(topology: Topology, places: Places, report: Callable[[Report], None]) -> None:
-    """Tell of each node that becomes ready, until all are; then rest, unless the fabric has to know the way to pods that are not masqueraded."""
+    """Tell of each node that becomes ready, and keep the ways to pods: the control plane's, and the fabric's to those that are not masqueraded."""
     from twinstack.api.kinds import Node as NodeView
     from twinstack.client import kubeconfig
     from twinstack.client.client import Client
     from twinstack.client.informer import Informer
 
-    waiting, done = {node.name for node in topology.nodes}, asyncio.Event()
+    waiting = {node.name for node in topology.nodes}
 
     def look(before: Any, after: Any) -> None:
         if after is not None and after.metadata.name in waiting and is_ready(after, len(topology.families)):
             waiting.discard(after.metadata.name)
             report(Report(node=after.metadata.name))
-            if not waiting and not topology.unmasqueraded:
-                done.set()
+        _lead_to_pods(None, topology.families, informer.list())
         if topology.unmasqueraded:
-            _lead_back(topology, places, informer.list())
+            _lead_to_pods(places.netns("fabric"), topology.unmasqueraded, informer.list())
 
     async with Client(kubeconfig.load(places.kubeconfig("admin")), user_agent="twinstack") as client:
         informer = Informer(client, NodeView)
         informer.subscribe(look)
-        async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(informer.run())
-            await done.wait()
-            running.cancel()
-    await asyncio.Event().wait()
+        await informer.run()
 
 
-def _lead_back(topology: Topology, places: Places, nodes: Iterable[Any]) -> None:
-    """Let the fabric know the way to the pods that reach outside under their own addresses: over their nodes."""
+def _lead_to_pods(netns: str | None, families: Collection[Family], nodes: Iterable[Any]) -> None:
+    """Let a machine know the way to pods, over their nodes; None: this one.
+
+    The fabric needs it for pods that reach outside under their own addresses, the control plane for what the API server passes on to pods. It hangs on
+    the nodes' own network, so this holds in a tunnelled cluster as well.
+    """
     from twinstack.agent.routes import wanted_routes
     from twinstack.dataplane.host import difference
     from twinstack.kernel.netlink import Netlink
 
-    wanted = [route for route in wanted_routes(nodes, "") if route.family in topology.unmasqueraded]
+    wanted = [route for route in wanted_routes(nodes, "") if route.family in families]
     try:
-        with Netlink(places.netns("fabric")) as fabric:
-            fabric.apply(difference([route._replace(link="") for route in fabric.routes()], wanted))
+        with Netlink(netns) as machine:
+            machine.apply(difference([route._replace(link="") for route in machine.routes()], wanted))
     except KernelError as error:
-        log.warning("The fabric does not take a route", extra={"error": str(error)})
+        log.warning("A route to pods is not taken", extra={"netns": netns or "own", "error": str(error)})
 
 
 def is_ready(node: Any, families: int) -> bool:
