@@ -56,29 +56,34 @@ log = logging.getLogger(__name__)
 
 
 class Bucket(Generic[V]):
-    """Objects by key, listed in the order of their keys."""
+    """Objects by key, listed in the order of their keys. Who lists again what has not changed gets the same list."""
 
-    __slots__ = ("_keys", "_sorted", "objects")
+    __slots__ = ("_keys", "_listed", "_sorted", "objects")
 
     def __init__(self) -> None:
         self.objects: dict[Key, V] = {}
         self._keys: list[Key] = []
         self._sorted = True
+        self._listed: list[V] | None = None
 
     def put(self, key: Key, one: V) -> None:
+        self._listed = None
         if key not in self.objects:
             self._sorted = self._sorted and (not self._keys or self._keys[-1] < key)
             self._keys.append(key)
         self.objects[key] = one
 
     def drop(self, key: Key) -> None:
+        self._listed = None
         if self.objects.pop(key, None) is not None:
             self._sort()
             del self._keys[bisect_left(self._keys, key)]
 
     def listed(self) -> list[V]:
-        self._sort()
-        return [self.objects[key] for key in self._keys]
+        if self._listed is None:
+            self._sort()
+            self._listed = [self.objects[key] for key in self._keys]
+        return self._listed
 
     def _sort(self) -> None:
         if not self._sorted:

@@ -74,7 +74,7 @@ class Places:
     def place(self, node: Node, pods: Sequence[Pod]) -> Place:
         name = node.metadata.name
         known = self._known.get(name)
-        if known is None or len(known.pods) != len(pods) or not all(map(is_, known.pods, pods)):
+        if known is None or (known.pods is not pods and (len(known.pods) != len(pods) or not all(map(is_, known.pods, pods)))):
             known = self._known[name] = place_of(node, pods)
         elif known.node is not node:
             known = self._known[name] = known._replace(node=node, allocatable=allocatable_of(node))
