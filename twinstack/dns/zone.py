@@ -27,7 +27,7 @@ MOST_ALIASES = 8  # in a row, before they are taken for a circle
 _ADDRESS_TYPES = tuple(wire.type_of(family.facts.dns_type) for family in FAMILIES)
 _SOA, _NS, _CNAME, _SRV = (int(one) for one in (dns.rdatatype.SOA, dns.rdatatype.NS, dns.rdatatype.CNAME, dns.rdatatype.SRV))
 _ANY = int(dns.rdatatype.ANY)
-_CHANGING = (_SOA, _NS, _ANY)  # their answers change with other sources than the name's own
+_CHANGING = (_SOA, _NS)  # their answers change with other sources than the name's own
 _REFRESH, _RETRY, _EXPIRE = 7200, 1800, 86400  # of a SOA; nobody transfers our zones
 
 
@@ -135,6 +135,8 @@ class Zone:
             return kept
         found = self._records(node, name, wire.OWNER_IS_QUESTION, type_)
         if not found:
+            if type_ == _ANY and apex is not None:  # whose answers attacks are made of: no data, as CoreDNS says (RFC 8482 4)
+                return self._negative(apex, wire.NOERROR)
             if alias := self._alias(node):
                 return self._follow(alias, type_)
             return None if apex is None else self._negative(apex, wire.NOERROR)
@@ -157,13 +159,13 @@ class Zone:
         for some in node.records.values():
             for one in some:
                 number = wire.type_of(one.type)
-                if type_ in (number, _ANY):
+                if type_ == number:
                     try:
                         data = wire.data_of(one.type, one.data)
                     except ValueError:  # it leads to a name that is too long, which was told when it was put
                         continue
                     found[wire.record(owner, number, self._ttl if one.ttl < 0 else one.ttl, data)] = None
-        if name in self._apexes and type_ in (_SOA, _ANY):
+        if name in self._apexes and type_ == _SOA:
             found[self._soa(name, owner)] = None
         return list(found)
 
@@ -231,6 +233,6 @@ class Zone:
 
     def _of_address(self, apex: bytes, address: Address, type_: int) -> wire.Answer:
         text = Family.of(address).facts.dns_type
-        if type_ not in (wire.type_of(text), _ANY):
+        if type_ != wire.type_of(text):
             return self._negative(apex, wire.NOERROR)
         return wire.Answer(wire.NOERROR, (wire.record(wire.OWNER_IS_QUESTION, wire.type_of(text), self._ttl, wire.data_of(text, str(address))),))
