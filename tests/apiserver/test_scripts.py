@@ -414,6 +414,23 @@ STATUSES: dict[str, Sequence[Line]] = {
         Line("MERGE", "pods/b/status", {"status": {"containerStatuses": [ENDED]}}, 200),
         Line("MERGE", "pods/b/status", {"status": {"containerStatuses": [RUNS]}}, 200),
     ],
+    "of a Job, whoever runs it": [
+        Line("POST", "jobs", named("a", spec=JOB), 201),
+        Line("MERGE", "jobs/a/status", {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}, 422,
+             {"causes": [("status.completionTime", "FieldValueRequired"), ("status.conditions", "FieldValueInvalid"),
+                         ("status.startTime", "FieldValueRequired")]}),
+        Line("MERGE", "jobs/a/status", {"status": {"active": 1, "ready": 2, "startTime": "2026-01-02T03:04:05Z"}}, 422,
+             {"causes": [("status.ready", "FieldValueInvalid")]}),
+        Line("MERGE", "jobs/a/status", {"status": {"active": 1, "failed": 1, "startTime": "2026-01-02T03:04:05Z"}}, 200),
+        Line("MERGE", "jobs/a/status", {"status": {"failed": 0}}, 422, {"causes": [("status.failed", "FieldValueInvalid")]}),
+        Line("MERGE", "jobs/a/status", {"status": {"startTime": None}}, 422, {"causes": [("status.startTime", "FieldValueRequired")]}),
+        Line("MERGE", "jobs/a/status", {"status": {"active": 0, "completionTime": "2026-01-02T03:04:06Z", "conditions": [
+            {"type": "SuccessCriteriaMet", "status": "True"}, {"type": "Complete", "status": "True"}]}}, 200),
+        Line("MERGE", "jobs/a/status", {"status": {"completionTime": None, "conditions": None}}, 422,
+             {"causes": [("status.conditions", "FieldValueInvalid")]}),
+        Line("POST", "jobs", named("b", spec={**JOB, "managedBy": "me"}), 422, {"causes": [("spec.managedBy", "FieldValueInvalid")]}),
+        Line("POST", "jobs", named("b", spec={**JOB, "managedBy": "example.com/me"}), 201),
+    ],
     "times": [
         Line("POST", "pods", named("a", spec=POD), 201),
         Line("MERGE", "pods/a/status", {"status": {"startTime": "2026-01-02T03:04:05+01:00"}}, 200, {"status.startTime": "2026-01-02T02:04:05Z"}),
@@ -459,6 +476,10 @@ CLASSES: dict[str, Sequence[Line]] = {
              {"causes": [("spec.template", "FieldValueInvalid")]}),
         Line("MERGE", "jobs/a", {"spec": {"suspend": False}}, 200),
         Line("MERGE", "jobs/a", {"spec": {"template": {"spec": {"nodeSelector": {"a": "c"}}}}}, 422, {"causes": [("spec.template", "FieldValueInvalid")]}),
+    ],
+    "the Jobs of a CronJob select their own pods": [
+        Line("POST", "cronjobs", named("a", spec={**CRON, "jobTemplate": {"spec": {**JOB, "manualSelector": True, "selector": {}}}}), 422,
+             {"causes": [("spec.jobTemplate.spec.manualSelector", "FieldValueNotSupported"), ("spec.jobTemplate.spec.selector", "FieldValueInvalid")]}),
     ],
     "the template of a CronJob's Jobs keeps what was written, but for the pods'": [
         Line("POST", "cronjobs", named("a", spec=CRON), 201,

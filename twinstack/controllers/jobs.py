@@ -227,6 +227,8 @@ def _on_its_way(one: Job, pods: Sequence[Pod], status: Document, world: World) -
     live = [pod for pod in pods if active(pod)]
     verdict = _verdict(one, live, pods, status, world)
     if verdict is not None:
+        if not status.get("startTime"):
+            status["startTime"] = text_of_time(world.now)
         type_, reason, message = verdict
         if not _has(status, type_):
             _set(status, type_, "True", reason, message, world.now)

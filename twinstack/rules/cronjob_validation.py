@@ -8,7 +8,7 @@ from typing import Any
 from twinstack.api.errors import FieldProblem
 from twinstack.api.objects import Document
 from twinstack.rules.job_validation import default_job_template, problems_with_job_spec
-from twinstack.rules.problems import forbidden, required, unsupported, wrong
+from twinstack.rules.problems import required, unsupported, wrong
 from twinstack.rules.schedules import ScheduleError, check_schedule, zone_of
 from twinstack.rules.shape import default, part
 
@@ -63,7 +63,8 @@ def _problems(document: Document, had: dict[str, Any]) -> Iterator[FieldProblem]
     if spec.get("concurrencyPolicy") not in POLICIES:
         yield unsupported("spec.concurrencyPolicy", spec.get("concurrencyPolicy"), POLICIES)
     job = (spec.get("jobTemplate") or {}).get("spec") or {}
-    for field in ("selector", "manualSelector"):
-        if job.get(field):
-            yield forbidden(f"spec.jobTemplate.spec.{field}", "each Job selects its own pods")
+    if job.get("selector") is not None:
+        yield wrong("spec.jobTemplate.spec.selector", job["selector"], "each Job selects its own pods")
+    if job.get("manualSelector"):
+        yield unsupported("spec.jobTemplate.spec.manualSelector", True, ("false",))
     yield from problems_with_job_spec(job, "spec.jobTemplate.spec")

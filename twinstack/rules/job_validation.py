@@ -8,6 +8,7 @@ from typing import Any
 from twinstack.api.errors import FieldProblem
 from twinstack.api.objects import Document
 from twinstack.rules.indexes import parse_indexes, text_of_indexes
+from twinstack.rules.names import subdomain_problem
 from twinstack.rules.problems import required, unsupported, wrong
 from twinstack.rules.shape import default, default_conditions, drop_zeros, part
 from twinstack.rules.workload_validation import default_template, problems_with_template, problems_with_workload
@@ -15,11 +16,12 @@ from twinstack.rules.workload_validation import default_template, problems_with_
 _COUNTS = ("active", "succeeded", "failed")
 _FIXED = ("completions", "selector", "template", "completionMode", "manualSelector")
 _FIXED_POLICIES = ("podFailurePolicy", "successPolicy", "backoffLimitPerIndex", "managedBy")
+_FINAL = frozenset(("Complete", "Failed"))
 _DIRECTIVES = frozenset(("nodeSelector", "affinity", "tolerations", "schedulingGates"))
 _FOR_INDEXED = ("successPolicy", "backoffLimitPerIndex", "maxFailedIndexes")
 _ACTIONS = ("Count", "FailIndex", "FailJob", "Ignore")
 _MODES, _REPLACEMENTS = ("Indexed", "NonIndexed"), ("Failed", "TerminatingOrFailed")
-_LONGEST_INDEXED, _MOST_RULES, _NO_LIMIT = 100_000, 20, 2**31 - 1
+_LONGEST_INDEXED, _LONGEST_MANAGER, _MOST_RULES, _NO_LIMIT = 100_000, 63, 20, 2**31 - 1
 RESTARTS = ("OnFailure", "Never")
 
 
@@ -114,6 +116,12 @@ def _problems_with_numbers(spec: dict[str, Any]) -> Iterator[FieldProblem]:
     for field, given in (("completionMode", _MODES), ("podReplacementPolicy", _REPLACEMENTS)):
         if spec.get(field) not in (None, *given):
             yield unsupported(f"spec.{field}", spec.get(field), given)
+    if spec.get("managedBy") is not None:
+        domain, _, path = spec["managedBy"].partition("/")
+        if not path or subdomain_problem(domain) or len(spec["managedBy"]) > _LONGEST_MANAGER:
+            yield wrong(
+                "spec.managedBy", spec["managedBy"], f"must be a path with a domain before it, such as example.com/it, of at most {_LONGEST_MANAGER} characters"
+            )
     indexed = spec.get("completionMode") == "Indexed"
     if indexed and spec.get("completions") is None:
         yield required("spec.completions", "an Indexed Job needs to know how many indexes there are")
@@ -185,8 +193,44 @@ def _problems_with_success_policy(policy: dict[str, Any], spec: dict[str, Any]) 
             yield wrong(f"{path}[{number}].succeededCount", count, "must be positive, and at most as many as there are")
 
 
-def problems_with_job_status(after: Document) -> list[FieldProblem]:
-    """Counts are not negative."""
-    status = after.get("status") or {}
-    fields = (*_COUNTS, "ready", "terminating")
-    return [wrong(f"status.{field}", status[field], "must not be negative") for field in fields if (status.get(field) or 0) < 0]
+def problems_with_job_status(after: Document, before: Document) -> list[FieldProblem]:
+    """What no Job's status may say, where it says something new: others than our own controller may run Jobs (``managedBy``)."""
+    return list(_problems_with_status(after.get("status") or {}, before.get("status") or {}, after.get("spec") or {}))
+
+
+def _problems_with_status(now: dict[str, Any], was: dict[str, Any], spec: dict[str, Any]) -> Iterator[FieldProblem]:
+    for field in (*_COUNTS, "ready", "terminating"):
+        if (now.get(field) or 0) < 0:
+            yield wrong(f"status.{field}", now[field], "must not be negative")
+    changed = {field for field in (*_COUNTS, "ready", "terminating", "completionTime", "startTime") if now.get(field) != was.get(field)}
+    true, had = ({one.get("type") for one in status.get("conditions") or () if one.get("status") == "True"} for status in (now, was))
+    finished = bool(true & _FINAL)
+    ends = finished != bool(had & _FINAL)
+    for field in ("active", "terminating"):
+        if finished and (ends or field in changed) and now.get(field):
+            yield wrong(f"status.{field}", now[field], "must be 0 once the Job has ended")
+    if finished and (ends or "startTime" in changed) and not now.get("startTime"):
+        yield required("status.startTime", "a Job that has ended had begun")
+    if "Complete" in true and (ends or "completionTime" in changed) and not now.get("completionTime"):
+        yield required("status.completionTime", "a Job that is Complete was so at some time")
+    if "Complete" not in true and (ends or "completionTime" in changed) and now.get("completionTime"):
+        yield wrong("status.completionTime", now["completionTime"], "is for Jobs that are Complete")
+    if now.get("completionTime") and was.get("completionTime") and "completionTime" in changed:
+        yield wrong("status.completionTime", now["completionTime"], "may not change")
+    for final, decided in (("Complete", "SuccessCriteriaMet"), ("Failed", "FailureTarget")):
+        if final in true and decided not in true and (final not in had or decided in had):
+            yield wrong("status.conditions", None, f"{final} comes after {decided}")
+    for one, other in (("Complete", "Failed"), ("Complete", "FailureTarget"), ("SuccessCriteriaMet", "Failed"), ("SuccessCriteriaMet", "FailureTarget")):
+        if {one, other} <= true and not {one, other} <= had:
+            yield wrong("status.conditions", None, f"{one} and {other} exclude each other")
+    for gone in sorted((had - true) & {*_FINAL, "FailureTarget", "SuccessCriteriaMet"}):
+        yield wrong("status.conditions", None, f"{gone} is for ever")
+    if changed & {"ready", "active"} and (now.get("ready") or 0) > (now.get("active") or 0):
+        yield wrong("status.ready", now["ready"], "must be at most active")
+    if (now.get("failed") or 0) < (was.get("failed") or 0):
+        yield wrong("status.failed", now.get("failed", 0), "must not decrease")
+    elastic = spec.get("completionMode") == "Indexed" and spec.get("completions") == spec.get("parallelism")
+    if not elastic and (now.get("succeeded") or 0) < (was.get("succeeded") or 0):
+        yield wrong("status.succeeded", now.get("succeeded", 0), "must not decrease")
+    if "startTime" in changed and was.get("startTime") and not spec.get("suspend"):
+        yield required("status.startTime", "stays as long as the Job is not suspended")

@@ -117,7 +117,7 @@ class Jobs(Workload):
 
     def problems_with_update(self, after: Document, before: Document, subresource: str) -> list[FieldProblem]:
         if subresource == "status":
-            return job_validation.problems_with_job_status(after)
+            return job_validation.problems_with_job_status(after, before)
         return job_validation.problems_with_job(after, before)
 
     def fields(self, document: Document) -> dict[str, str]:
