@@ -133,6 +133,17 @@ def test_other_pods_decide_too(world, place, pod, node, other, spec, where):
     assert place() == where
 
 
+def test_a_namespaces_labels_may_let_a_waiting_pod_go(world, place, pod, node):
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "other", "labels": {"team": "blue"}}}
+    world.put(namespace)
+    world.put(node("node1"))
+    world.put(pod("b", namespace="other", labels=APP, node="node1"))
+    world.put(pod("a", affinity=together(namespaceSelector={"matchLabels": {"team": "red"}})))
+    assert place() == "0/1 nodes are available: 1 node(s) without a pod near that this one must meet."
+    world.put(namespace | {"metadata": {"name": "other", "labels": {"team": "red"}}})
+    assert place() == "node1"
+
+
 def test_the_first_of_a_group_that_wants_to_be_together_may_go_anywhere(world, place, pod, node):
     world.put(node("node1"))
     world.put(node("node2"))

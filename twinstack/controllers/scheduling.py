@@ -43,7 +43,7 @@ class Scheduling:
             Watch(Pod, self._keys_of_pod),
             Watch(Node, self._keys_of_node),
             Watch(Service, _nothing),
-            Watch(Namespace, _nothing),
+            Watch(Namespace, self._keys_of_namespace),
             Watch(PodDisruptionBudget, _nothing),
         )
 
@@ -102,6 +102,12 @@ class Scheduling:
             for pod in world.indexed(Pod, _by_waiting, True):  # it may be whom another wants to meet, or that evens out places
                 if pod.spec.topologySpreadConstraints or (pod.spec.affinity is not None and pod.spec.affinity.podAffinity):
                     yield from (Key(pod.metadata.namespace, pod.metadata.name),) if self._waits(pod) else ()
+
+    def _keys_of_namespace(self, before: Namespace | None, after: Namespace | None, world: World) -> Iterable[Key]:
+        """Other labels may mean other pods, to those who choose namespaces by label."""
+        if (before.labels if before else {}) == (after.labels if after else {}):
+            return ()
+        return self._waiting(world)
 
     def _keys_of_node(self, before: Node | None, after: Node | None, world: World) -> Iterable[Key]:
         if before is not None and after is not None and _relevant(before) == _relevant(after):
