@@ -213,6 +213,39 @@ def test_a_pod_stays_as_long_as_it_tolerates(world, lifecycle, toleration, secon
     assert bool(world.get(Pod, Key("default", "a")).metadata.deletionTimestamp) == (seconds is not None)
 
 
+def test_a_pod_has_its_time_when_somebody_taints_the_node_without_saying_when(world, lifecycle):
+    world.change(Pod, Key("default", "a"), {"spec": {"tolerations": [{"key": "k", "operator": "Exists", "tolerationSeconds": 10}]}})
+    world.change(Node, N1, {"spec": {"taints": [{"key": "k", "effect": "NoExecute"}]}})  # as kubectl taint does
+    for _ in range(3):
+        lifecycle()
+        assert world.get(Pod, Key("default", "a")).metadata.deletionTimestamp is None
+        world.pass_seconds(3)
+    world.change(Node, N1, {"spec": {"taints": None}})  # taken away, and set again: the time begins anew
+    lifecycle()
+    world.change(Node, N1, {"spec": {"taints": [{"key": "k", "effect": "NoExecute"}]}})
+    lifecycle()
+    world.pass_seconds(9)
+    lifecycle()
+    assert world.get(Pod, Key("default", "a")).metadata.deletionTimestamp is None
+    world.pass_seconds(1)
+    lifecycle()
+    gone = world.get(Pod, Key("default", "a"))
+    assert gone.metadata.deletionTimestamp
+    assert condition_of(gone.status.conditions, "DisruptionTarget").reason == "DeletionByTaintManager"
+
+
+def test_a_pod_that_came_after_the_taint_has_its_whole_time(world, lifecycle):
+    world.change(Node, N1, {"spec": {"taints": [{"key": "k", "effect": "NoExecute", "timeAdded": text_of_micro_time(world.now)}]}})
+    world.pass_seconds(60)
+    came = {"spec": {"tolerations": [{"key": "k", "operator": "Exists", "tolerationSeconds": 10}]}, "status": {"startTime": text_of_micro_time(world.now)}}
+    world.change(Pod, Key("default", "a"), came)
+    lifecycle()
+    assert world.get(Pod, Key("default", "a")).metadata.deletionTimestamp is None
+    world.pass_seconds(10)
+    lifecycle()
+    assert world.get(Pod, Key("default", "a")).metadata.deletionTimestamp
+
+
 # ---- Pods that nobody ends
 
 

@@ -39,6 +39,7 @@ _PRESSURES = {
     "PIDPressure": "node.kubernetes.io/pid-pressure",
     "NetworkUnavailable": "node.kubernetes.io/network-unavailable",
 }
+_TAINTED = "The pod does not tolerate a NoExecute taint of its node, or does not any longer"
 _RATES = Rates()
 _OURS = {NOT_READY, UNREACHABLE, UNSCHEDULABLE, *_PRESSURES.values()}
 
@@ -54,6 +55,7 @@ class NodeLifecycle:
         """*startup_seconds* is the grace of a node that has not said yet how it is; *period_seconds* how often is looked again at what waits."""
         self._grace, self._startup, self._period, self._eviction, self._rates = grace_seconds, startup_seconds, period_seconds, eviction_seconds, rates
         self._since: datetime | None = None  # when we began to look: nothing in the world tells that
+        self._seen: dict[str, dict[tuple[str, str], datetime]] = {}  # by a node's name: since when we know taints that do not say since when they are there
         self.watches: Sequence[Watch] = (Watch(Node, _keys_of_node), Watch(Lease, _keys_of_lease), Watch(Pod, _keys_of_pod))
 
     def decide(self, key: Key, world: World) -> list[Action]:
@@ -61,6 +63,7 @@ class NodeLifecycle:
             self._since = world.now
         node = world.get(Node, key)
         if node is None or node.metadata.deletionTimestamp is not None:
+            self._seen.pop(key.name, None)
             return []
         current = condition_of(node.status.conditions, "Ready")
         status = current.status if current is not None else "Unknown"
@@ -82,7 +85,7 @@ class NodeLifecycle:
             actions.append(Tell(node, "Normal", "NodeNotReady", f"{key.name} has not been heard of for {self._grace:.0f} seconds"))
         elif left > 0:
             actions.append(After(left))
-        forbidding = [taint for taint in (node.spec.taints or () if taints is None else taints) if taint.effect == "NoExecute"]
+        forbidding = self._dated(key.name, node.spec.taints or () if taints is None else taints, world.now)
         silent = status == "Unknown" and (current is not None or left <= 0)
         if forbidding or silent:
             for pod in world.indexed(Pod, by_node, key.name):
@@ -92,6 +95,21 @@ class NodeLifecycle:
                     if pod.metadata.deletionTimestamp is None:
                         actions.extend(self._eviction_of(pod, forbidding, world.now))
         return actions
+
+    def _dated(self, node: str, taints: Iterable[Taint], now: datetime) -> list[tuple[Taint, datetime]]:
+        """Those that drive pods away, each with since when: of what people set (``kubectl taint``), that is when we saw it first."""
+        before, seen = self._seen.pop(node, {}), {}
+        dated = []
+        for taint in taints:
+            if taint.effect != "NoExecute":
+                continue
+            since = parse_time(taint.timeAdded)
+            if since is None:
+                since = seen[taint.key, taint.value or ""] = before.get((taint.key, taint.value or ""), now)
+            dated.append((taint, since))
+        if seen:
+            self._seen[node] = seen
+        return dated
 
     def _seconds_to_wait(self, node: Node, world: World) -> float:
         """How long the node's pods may stay yet; less than nothing when that is for as long as things are as they are."""
@@ -115,20 +133,22 @@ class NodeLifecycle:
         ]
         return max(since, *(moment for moment in moments if moment is not None))
 
-    def _eviction_of(self, pod: Pod, taints: Iterable[Taint], now: datetime) -> Iterable[Action]:
-        """The deletion of a pod, or when it is due; nothing when it may stay."""
+    def _eviction_of(self, pod: Pod, taints: Iterable[tuple[Taint, datetime]], now: datetime) -> Iterable[Action]:
+        """The deletion of a pod, or when it is due; nothing when it may stay. A pod that came after the taint has its whole time."""
         soonest: float | None = None
-        for taint in taints:
+        came = parse_time(pod.status.startTime) or parse_time(pod.metadata.creationTimestamp)
+        for taint, since in taints:
             seconds = self._tolerated_seconds(pod, taint)
             if seconds is not None:
-                began = parse_time(taint.timeAdded) or now
-                left = seconds - (now - began).total_seconds()
+                left = seconds - (now - max(since, came or since)).total_seconds()
                 soonest = left if soonest is None else min(soonest, left)
         if soonest is None:
             return
         if soonest > 0:
             yield After(soonest)
             return
+        if condition_of(pod.status.conditions, "DisruptionTarget") is None:  # a Job that ignores disruptions looks at it
+            yield _condition(pod, {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": _TAINTED}, now)
         yield Delete(_PODS, Key(pod.metadata.namespace, pod.metadata.name), uid=pod.metadata.uid)
         yield Tell(pod, "Normal", "TaintManagerEviction", f"{pod.metadata.name} is deleted: it does not tolerate the taints of {pod.spec.nodeName}")
 
@@ -184,9 +204,13 @@ def _taints(node: Node, status: str, now: datetime, *, evicts: bool, takes_back:
 
 
 def _not_ready(pod: Pod, now: datetime) -> Patch:
-    condition = {"type": "Ready", "status": "False", "reason": "NodeNotReady", "lastTransitionTime": text_of_time(now)}
-    key = Key(pod.metadata.namespace, pod.metadata.name)
-    return Patch(_PODS, key, {"status": {"conditions": [condition]}}, subresource="status", strategic=True, uid=pod.metadata.uid)
+    return _condition(pod, {"type": "Ready", "status": "False", "reason": "NodeNotReady"}, now)
+
+
+def _condition(pod: Pod, condition: Document, now: datetime) -> Patch:
+    """A condition of a pod, from now on."""
+    patch: Document = {"status": {"conditions": [condition | {"lastTransitionTime": text_of_time(now)}]}}
+    return Patch(_PODS, Key(pod.metadata.namespace, pod.metadata.name), patch, subresource="status", strategic=True, uid=pod.metadata.uid)
 
 
 # ---- What wakes us
