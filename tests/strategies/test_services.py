@@ -36,6 +36,17 @@ async def test_a_service_gets_one_recorded_address_of_each_of_its_families(new_s
     assert server.leaks() == []
 
 
+async def test_an_address_that_was_given_back_rests_while_there_are_others(new_server):
+    server = await new_server("v4v6")
+    given = []
+    for number in range(20):
+        given.append((await server.service(f"s{number}", ipFamilyPolicy="PreferDualStack"))["spec"]["clusterIPs"])
+        await server.delete("services", f"s{number}")
+    for texts in zip(*given, strict=True):
+        numbers = [int(parse_address(text)) for text in texts]
+        assert numbers == list(range(numbers[0], numbers[0] + 20))
+
+
 @pytest.mark.parametrize(
     "spec, keys",
     [
