@@ -35,6 +35,7 @@ from twinstack.agent.pods import (
     decide,
     everything,
     grace_of,
+    is_over,
     next_backoff,
 )  # fmt: skip
 from twinstack.agent.probes import Prober
@@ -43,6 +44,7 @@ from twinstack.agent.pulls import ALSO_TOLD, ImageRefused
 from twinstack.agent.sandboxes import Sandbox, Sandboxes
 from twinstack.agent.status import EVICTED, SCHEME, newly_backing_off, status_of, told_before
 from twinstack.agent.sysctls import SysctlForbidden
+from twinstack.agent.volumes import VolumeError
 from twinstack.api import cni, errors
 from twinstack.api.kinds import Container, Pod, condition_of
 from twinstack.api.objects import Document, Key
@@ -51,6 +53,7 @@ from twinstack.api.times import parse_time
 from twinstack.kernel.errors import KernelError
 from twinstack.net.cidr import parse_address
 from twinstack.net.family import Family
+from twinstack.rules.node_admission import Refusal
 
 log = logging.getLogger(__name__)
 PODS = resource_of(Pod)
@@ -140,6 +143,19 @@ class Worker:
             self._node.event(self.pod, "Warning", EVICTED, why)
             self._failure = Failure(EVICTED, why, grace)
             self._wake.set()
+
+    def refuse(self, why: Refusal) -> None:
+        """The node does not take the pod."""
+        self._node.event(self.pod, "Warning", why.reason, why.message)
+        self._failure = Failure(why.reason, f"Pod was refused by its node: {why.message}")
+
+    @property
+    def holds_place(self) -> bool:
+        """Whether what the pod asked for is taken: until it is over, or has to end, and nothing of it runs."""
+        if any(one.running for one in self.seen.values()):
+            return True
+        ending = self.gone or self._failure is not None or self.pod.metadata.deletionTimestamp is not None
+        return not ending and not is_over(self.pod, self.seen)
 
     async def stopped(self) -> None:
         """Wait until none of the pod's containers runs."""
@@ -306,11 +322,15 @@ class Worker:
             if launch.rootfs and not brought:
                 node.event(pod, "Normal", "Pulled", f'Container image "{container.image}" is here already', container)
         except (ConfigError, errors.APIError, KernelError, OSError, msgspec.MsgspecError) as error:
-            reason = error.reason if isinstance(error, ImageRefused) else "CreateContainerConfigError"
+            unmounted = isinstance(error, VolumeError)  # concerns the pod: its containers wait as if nothing were
+            reason = error.reason if isinstance(error, ImageRefused) else "" if unmounted else "CreateContainerConfigError"
             if (before.waiting, before.message) != (reason, str(error)):
                 if (told := ALSO_TOLD.get(reason)) is not None:
                     node.event(pod, "Warning", told, str(error), container)
-                node.event(pod, "Warning", "Failed", f"Error: {error}", container)
+                if unmounted:
+                    node.event(pod, "Warning", "FailedMount", str(error))
+                else:
+                    node.event(pod, "Warning", "Failed", f"Error: {error}", container)
             retry = RETRY_SECONDS if isinstance(error, errors.ServiceUnavailable) else CONFIG_RETRY_SECONDS
             if isinstance(error, ImageRefused) and error.retry_seconds is not None:
                 retry = error.retry_seconds
@@ -324,6 +344,7 @@ class Worker:
             record = self._with_last_words(node.limiter.judged(record), container)  # it may have ended already
         except (ContainerError, KernelError) as error:
             if isinstance(error, KernelError) or not error.errno:
+                log.warning("A container cannot be started at the moment", extra={"pod": self._key, "container": container.name, "error": str(error)})
                 await self._pause(RETRY_SECONDS)  # the runtime itself is not there at the moment
                 return True
             record = Record(

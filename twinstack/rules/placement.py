@@ -78,10 +78,14 @@ def misfit(pod: Pod, node: Node) -> Reason | None:
         keys = {taint.key for taint in taints}
         plain = {NOT_READY: "node(s) not ready", UNREACHABLE: "node(s) not heard of any more", UNSCHEDULABLE: "node(s) cordoned"}
         return Reason(next((words for key, words in plain.items() if key in keys), f"node(s) with the untolerated taint {_text_of(taints[0])}"))
-    missing = {key: value for key, value in (pod.spec.nodeSelector or {}).items() if node.labels.get(key) != value}
-    if missing:
+    if missing := missing_labels(pod, node):
         return Reason("node(s) without the label " + ",".join(f"{key}={value}" for key, value in sorted(missing.items())))
     return None if matches_node_affinity(pod, node) else Reason("node(s) that the pod's node affinity does not choose")
+
+
+def missing_labels(pod: Pod, node: Node) -> dict[str, str]:
+    """What the pod's node selector wants and the node has not."""
+    return {key: value for key, value in (pod.spec.nodeSelector or {}).items() if node.labels.get(key) != value}
 
 
 def _text_of(taint: Taint) -> str:
