@@ -209,3 +209,41 @@ def test_what_is_mounted_on_the_host_later_appears_where_the_pod_says_so(world, 
             unmount_below(str(shown))
 
     world(story)
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+@pytest.mark.parametrize("of", [of_image, of_host], ids=["from an image", "from the host"])
+def test_what_is_mounted_below_a_read_only_volume_is_read_only_where_the_pod_says_so(world, busybox, of) -> None:
+    async def story(w) -> None:
+        await w.give_pod_cidrs()
+        Images(w.folder / "images").load(busybox())
+        shown = w.folder / "shown"
+        (shown / "below").mkdir(parents=True)
+        mounted("-t", "tmpfs", "tst", str(shown / "below"))
+        try:
+            mounts = [
+                {"name": "h", "mountPath": "/plain", "readOnly": True},
+                {"name": "h", "mountPath": "/all", "readOnly": True, "recursiveReadOnly": "Enabled"},
+            ]
+            script = "for p in /plain /all; do touch $p/x 2>/dev/null; echo $?; touch $p/below/x 2>/dev/null; echo $?; done"
+            context = {"runAsUser": 0, "runAsGroup": 7}
+            volumes = [{"name": "h", "hostPath": {"path": str(shown)}}]
+            shared = {"supplementalGroups": [9]}
+            one = of(script, volumeMounts=mounts, securityContext=context)
+            await w.create("pod", init="", restartPolicy="Never", volumes=volumes, container=one, securityContext=shared)
+            pod = await w.until_pod("pod", ended)
+            assert ["0" if one == "0" else "no" for one in (await w.logs("pod"))[1].split()] == ["no", "0", "no", "no"]
+            (status,) = pod["status"]["containerStatuses"]
+            assert {one["mountPath"]: one["recursiveReadOnly"] for one in status["volumeMounts"] if one["name"] == "h"} == {
+                "/plain": "Disabled",
+                "/all": "Enabled",
+            }
+            assert status["user"] == {"linux": {"uid": 0, "gid": 7, "supplementalGroups": [7, 9]}}
+            await w.delete("pod", grace_period_seconds=0)
+            await w.until_gone("pod")
+            await w.nothing_is_left()
+        finally:
+            unmount_below(str(shown))
+
+    world(story)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from twinstack.agent.containers.base import Record
+from twinstack.agent.containers.base import USER, Record, label_of_user
 from twinstack.agent.pods import Backoff, Failure, Seen
 from twinstack.agent.status import host_network_addresses, newly_backing_off, sorted_addresses, status_of, told_before
 from twinstack.api.kinds import Condition, Container, ContainerStatus, ObjectMeta, Pod, PodIP, PodSpec, PodStatus
@@ -100,7 +101,26 @@ def test_what_a_container_may_use_and_which_spec_it_is_of_are_told():
     assert status["observedGeneration"] == 3
     one, other = status["containerStatuses"]
     assert (one["resources"], one["allocatedResources"]) == ({"requests": {"cpu": "100m"}, "limits": {"memory": "1Gi"}}, {"cpu": "100m"})
-    assert "resources" not in other and "observedGeneration" not in told(pod(), {"a": seen()})
+    assert (other["resources"], "allocatedResources" in other) == ({}, False)
+    assert "observedGeneration" not in told(pod(), {"a": seen()})
+
+
+def test_who_a_container_is_and_how_it_sees_its_volumes_are_told():
+    mounts = [
+        {"name": "v", "mountPath": "/w"},
+        {"name": "v", "mountPath": "/r", "readOnly": True},
+        {"name": "v", "mountPath": "/a", "readOnly": True, "recursiveReadOnly": "IfPossible"},
+    ]
+    document = {"metadata": {"name": "p", "uid": "u"}, "spec": {"containers": [{"name": "a", "volumeMounts": mounts}]}}
+    one = seen()
+    labelled = msgspec.structs.replace(one.record, labels={USER: label_of_user(1000, None, (7, 8))})
+    (found,) = told(view_of(Pod, document), {"a": msgspec.structs.replace(one, record=labelled)})["containerStatuses"]
+    assert found["user"] == {"linux": {"uid": 1000, "gid": 0, "supplementalGroups": [0, 7, 8]}}
+    assert found["volumeMounts"] == [
+        {"name": "v", "mountPath": "/w"},
+        {"name": "v", "mountPath": "/r", "readOnly": True, "recursiveReadOnly": "Disabled"},
+        {"name": "v", "mountPath": "/a", "readOnly": True, "recursiveReadOnly": "Enabled"},
+    ]
 
 
 def test_a_container_that_is_not_ready_is_named():

@@ -20,7 +20,7 @@ import msgspec
 from twinstack.agent import amounts, environment, hooks, volumes
 from twinstack.agent.containers import oci, seccomp, shared
 from twinstack.agent.containers.archives import ImageError
-from twinstack.agent.containers.base import Launch, Mount, Record
+from twinstack.agent.containers.base import USER, Launch, Mount, Record, label_of_user
 from twinstack.agent.containers.images import Image, Images
 from twinstack.agent.containers.pulling import puller_problem
 from twinstack.agent.environment import ConfigError, Facts, Sources
@@ -141,10 +141,7 @@ class Maker:
             raise ConfigError(problem)
         facts = self._facts(sandbox, host_ips)
         given = await self._known(pod, environment.sources_named(container) | volumes.sources_named(pod))
-        texts = {
-            named: None if found is None else {key: value.decode(errors="replace") for key, value in volumes.contents_of(found).items()}
-            for named, found in given.objects.items()
-        }
+        texts = {named: None if found is None else volumes.texts_of(found) for named, found in given.objects.items()}
         variables = environment.environment_of(container, pod, facts, services=self._service_variables(pod), sources=Sources(texts), hostname=sandbox.hostname)
         made = volumes.prepare(pod, self._sandboxes.path(pod.metadata.uid, "volumes"), given, facts)
         mounts = [*self._sandboxes.mounts(sandbox), *volumes.mounts_of(container, made, variables, volumes.from_the_api(pod))]
@@ -172,6 +169,7 @@ class Maker:
                 "pod": pod.metadata.name,
                 "container": container.name,
                 "attempt": str(attempt),
+                USER: label_of_user(uid, gid, groups),
                 **_stop(container, image),
             },
             argv=environment.command_of(container, variables) if image is None else (),

@@ -38,6 +38,10 @@ Files = dict[str, tuple[bytes, int | None]]
 """File name → content and mode; None is the volume's default."""
 
 
+class VolumeError(ConfigError):
+    """A volume cannot be made; retried, for what is missing may come."""
+
+
 class Token(NamedTuple):
     """What a token is asked for: for whom it is meant, empty for the API server, and how long it shall hold."""
 
@@ -95,7 +99,7 @@ def _parts(volume: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Mapping[
 def prepare(pod: Pod, folder: Path, given: Given, facts: Facts) -> dict[str, Path]:
     """Make every volume below *folder*, and bring what comes from the API up to date; the path of each by name.
 
-    ConfigError when one cannot be made.
+    VolumeError when one cannot be made.
     """
     made = {}
     group = (pod.spec.securityContext or {}).get("fsGroup")
@@ -103,12 +107,15 @@ def prepare(pod: Pod, folder: Path, given: Given, facts: Facts) -> dict[str, Pat
         name, kind = str(volume.get("name", "")), kind_of(volume)
         path = folder / name
         source = volume[kind] or {}
-        if kind == "hostPath":
-            path = _host_path(source)
-        elif kind == "emptyDir":
-            _empty(path, source, group)
-        else:
-            _swap(path, _files(volume, kind, pod, given, facts), int(source.get("defaultMode") or 0o644), group)
+        try:
+            if kind == "hostPath":
+                path = _host_path(source)
+            elif kind == "emptyDir":
+                _empty(path, source, group)
+            else:
+                _swap(path, _files(volume, kind, pod, given, facts), int(source.get("defaultMode") or 0o644), group)
+        except (ConfigError, OSError) as error:
+            raise VolumeError(f'MountVolume.SetUp failed for volume "{name}" : {error}') from error
         made[name] = path
     return made
 
@@ -233,6 +240,13 @@ def _token_mode(pod: Pod) -> int | None:
     return None if any(users) else 0o600
 
 
+def texts_of(found: ConfigMap | Secret) -> Mapping[str, str]:
+    """What variables are made of: all values of a Secret, of a ConfigMap those that are texts."""
+    if isinstance(found, Secret):
+        return {key: value.decode(errors="replace") for key, value in decoded_secret(found.data).items()}
+    return found.data or {}
+
+
 def contents_of(found: ConfigMap | Secret) -> dict[str, bytes]:
     """The values of a ConfigMap or Secret as bytes."""
     if isinstance(found, Secret):
@@ -308,6 +322,11 @@ def _held(folder: Path) -> dict[str, tuple[bytes, int]]:
     return held
 
 
+def is_recursive(mount: Mapping[str, Any]) -> bool:
+    """Whether what is mounted below a volume is to be read-only, too (KEP-3857)."""
+    return bool(mount.get("readOnly")) and mount.get("recursiveReadOnly") in ("Enabled", "IfPossible")
+
+
 def mounts_of(container: Container, volumes: Mapping[str, Path], variables: Mapping[str, str], readonly: frozenset[str] = frozenset()) -> list[Mount]:
     """Where a container sees the volumes; those named *readonly* are never written through."""
     made = []
@@ -331,7 +350,8 @@ def mounts_of(container: Container, volumes: Mapping[str, Path], variables: Mapp
         propagation = wanted.get("mountPropagation") or "None"
         if propagation == "Bidirectional":
             raise ConfigError(f"volumeMount {target!r}: mountPropagation Bidirectional is not supported, for what a container mounts ends with it")
-        made.append(Mount(str(source), target, bool(wanted.get("readOnly")) or name in readonly, propagation == "HostToContainer"))
+        asked, recursively = bool(wanted.get("readOnly")), is_recursive(wanted)
+        made.append(Mount(str(source), target, asked or name in readonly, propagation == "HostToContainer", recursively))
     return made
 
 

@@ -179,3 +179,17 @@ def problems_with_container_security(context: Mapping[str, Any], path: str) -> I
             yield wrong(path, context, "cannot be privileged and not escalate")
         if any(name in ("CAP_SYS_ADMIN", "SYS_ADMIN") for name in (context.get("capabilities") or {}).get("add") or ()):
             yield wrong(path, context, "cannot have CAP_SYS_ADMIN and not escalate")
+
+
+def problems_with_recursion(mount: Mapping[str, Any], path: str) -> Iterator[FieldProblem]:
+    """What is wrong with what a mount says of mounts below it (KEP-3857)."""
+    asked = mount.get("recursiveReadOnly")
+    if asked in (None, "Disabled"):
+        return
+    if asked not in ("Enabled", "IfPossible"):
+        yield unsupported(f"{path}.recursiveReadOnly", asked, ("Disabled", "Enabled", "IfPossible"))
+        return
+    if not mount.get("readOnly"):
+        yield forbidden(f"{path}.recursiveReadOnly", "may only be specified when readOnly is true")
+    if mount.get("mountPropagation") not in (None, "None"):
+        yield forbidden(f"{path}.recursiveReadOnly", "may only be specified when mountPropagation is None or not specified")

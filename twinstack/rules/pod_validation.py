@@ -19,6 +19,7 @@ from twinstack.rules.container_validation import (
     fractions_of_bytes,
     problems_with_container_security,
     problems_with_identity,
+    problems_with_recursion,
     problems_with_resources,
     problems_with_variable_sources,
     problems_with_variables,
@@ -119,6 +120,7 @@ def _problems_with_container(container: Mapping[str, Any], path: str, volumes: s
         elif mount["mountPath"] in mounts:
             yield wrong(f"{here}.mountPath", mount["mountPath"], "must be unique")
         mounts.add(mount.get("mountPath", ""))
+        yield from problems_with_recursion(mount, here)
         for field in ("subPath", "subPathExpr"):
             if mount.get(field):  # where Kubernetes does not say which mount it is
                 yield from problems_with_place_below(mount[field], f"{path}.volumeMounts.{field}")

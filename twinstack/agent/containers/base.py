@@ -5,12 +5,19 @@ The agent's pods know this protocol only; ``process`` is the first runtime behin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from twinstack.net.errors import Error
+
+USER = "user"  # label of a record: as whom its first process was started
+
+
+def label_of_user(uid: int | None, gid: int | None, groups: Iterable[int]) -> str:
+    """User, group and all groups, the group among them, as a label's text."""
+    return f"{uid or 0}:{gid or 0}:{','.join(map(str, dict.fromkeys((gid or 0, *groups))))}"
 
 
 class Mount(NamedTuple):
@@ -20,6 +27,7 @@ class Mount(NamedTuple):
     target: str
     readonly: bool = False
     follows: bool = False  # what is mounted below it on the host later appears (HostToContainer)
+    recursively: bool = False  # whether what is mounted below it is read-only, too
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):

@@ -116,16 +116,20 @@ class _Mounts:
         """*binds*: (source, target, read-only, …) each; targets that do not exist are made. All follow what is mounted on the host."""
         mount(None, "/", None, _MS_REC | _MS_SLAVE)
         self._show_links()
-        trees = [(_tree(source), os.path.normpath(target), readonly) for source, target, readonly, *_ in binds]  # before anything hides them
+        trees = [
+            (_tree(source), os.path.normpath(target), readonly, recursively) for source, target, readonly, _, recursively in binds
+        ]  # before anything hides them
         for place in ("/tmp", "/dev/shm"):
             if os.path.isdir(place):
                 mount("tmpfs", place, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=1777")
                 self._ours.add(os.stat(place).st_dev)
-        for tree, target, readonly in sorted(trees, key=lambda one: one[1].count("/")):
+        for tree, target, readonly, recursively in sorted(trees, key=lambda one: one[1].count("/")):
             self._make(target, directory=stat.S_ISDIR(os.fstat(tree).st_mode))
             _checked(_libc.syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH), f"mount {target}")
             os.close(tree)
-            if readonly:
+            if readonly and recursively:
+                _set_read_only(target, True)
+            elif readonly:
                 mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
         mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from twinstack.agent.containers import seccomp
-from twinstack.agent.containers.base import Launch, Record
+from twinstack.agent.containers.base import USER, Launch, Record, label_of_user
 from twinstack.agent.containers.images import Image, Images
 from twinstack.agent.containers.layers import read_inside
 from twinstack.agent.environment import DEFAULT_PATH, ConfigError, expand
@@ -168,7 +168,7 @@ def config_of(launch: Launch, user: User, security: Mapping[str, Any], capabilit
             "destination": mount.target,
             "type": "bind",
             "source": mount.source,
-            "options": ["rbind", "ro" if mount.readonly else "rw", "rslave" if mount.follows else "rprivate"],
+            "options": ["rbind", ("rro" if mount.recursively else "ro") if mount.readonly else "rw", "rslave" if mount.follows else "rprivate"],
         }
         for mount in sorted(launch.mounts, key=lambda one: one.target.rstrip("/").count("/"))
     ]
@@ -228,7 +228,7 @@ def prepared(
         groups=user.groups,
         bundle=str(place),
         rootfs=image.rootfs,
-        labels={**launch.labels, BUNDLE: str(place), "image": image.id},
+        labels={**launch.labels, BUNDLE: str(place), "image": image.id, USER: label_of_user(user.uid, user.gid, user.groups)},
         capabilities=[CAPABILITY_NUMBERS[name] for name in given],
         seccomp=compiled(profile) if profile is not None else b"",
     )
