@@ -203,7 +203,7 @@ class Handlers:
             patched = self._patched(resource, "", kind, stored, patch)
             twice = json_duplicates(call.body, patch) if options.mode != "Ignore" else ()
             # The rest stands as it was judged when it was written.
-            touched = patch if kind == "merge" and stored else None
+            touched = patch if stored and kind != "json" and not any(name.startswith("$") for name in patch) else None
             warnings.extend(judged(resource, patched, self._schema(request), options.mode, twice, patch=True, touched=touched))
             if kind == "json" or b"null" in call.body:
                 without_nulls(patched)
