@@ -216,7 +216,8 @@ class Connection(asyncio.Protocol):
         for one in self._drained:
             _wake(one)
         self._drained.clear()
-        self._turn()
+        if not self._turning:  # a transport may say so within a write
+            self._turn()
 
     # ---- the parser's calls
 
