@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from twinstack.api import errors
 from twinstack.api.kinds import ConfigMap, Node, Service
 from twinstack.api.objects import Key
 from twinstack.controllers.loadbalancers import CONFIG, LoadBalancers
@@ -206,3 +207,44 @@ def test_an_interruption_at_any_write_gives_nothing_twice_and_leaves_nobody_with
         assert world.get(Service, Key("default", "s1")) is None and len(ingress(world, "s2")) == 1 and len(ingress(world, "waits")) == 2
         given = [ip for name in ("s0", "s2", "s3", "waits") for ip in ingress(world, name)]
         assert len(given) == len(set(given)) == 7
+
+
+CHANGES = [
+    ({"loadBalancerSourceRanges": ["192.0.2.0/24", "2001:db8::/64"]}, "LoadBalancerSourceRanges", "[] -> [192.0.2.0/24, 2001:db8::/64]"),
+    ({"loadBalancerIP": "192.0.2.9"}, "LoadbalancerIP", "none -> 192.0.2.9"),
+    ({"externalIPs": ["198.51.100.7", "2001:db8::7"]}, "ExternalIP", "[] -> [198.51.100.7, 2001:db8::7]"),
+    ({"externalTrafficPolicy": "Local"}, "ExternalTrafficPolicy", "Cluster -> Local"),
+    ({"healthCheckNodePort": 31000}, "HealthCheckNodePort", "0 -> 31000"),
+    ({"type": "NodePort"}, "Type", "LoadBalancer -> NodePort"),
+    ({"internalTrafficPolicy": "Local"}, None, None),
+]
+
+
+@pytest.mark.parametrize("change, reason, message", CHANGES, ids=[f"{next(iter(change))} is told as {reason}" for change, reason, _ in CHANGES])
+def test_what_changes_of_a_load_balancer_is_told_once_as_the_service_controller_does(world, loop, change, reason, message) -> None:
+    world.put(service(externalTrafficPolicy="Cluster"))
+    one = loop(world, LoadBalancers(POOLS))
+    one.run()
+    before = len(world.told)
+    world.change(Service, Key("default", "a"), {"spec": change})
+    one.run()
+    known = {"EnsuringLoadBalancer", "EnsuredLoadBalancer", "UpdatedLoadBalancer", "DeletingLoadBalancer", "DeletedLoadBalancer"}
+    assert [(told.reason, told.message) for told in world.told[before:] if told.reason not in known] == ([(reason, message)] if reason else [])
+
+
+def test_a_service_that_becomes_a_load_balancer_is_told_of_as_such_and_one_that_is_new_is_not(world, loop) -> None:
+    world.put(service("a", type="ClusterIP"))
+    world.put(service("b"))
+    one = loop(world, LoadBalancers(POOLS))
+    one.run()
+    assert "Type" not in reasons(world)
+    world.change(Service, Key("default", "a"), {"spec": {"type": "LoadBalancer"}})
+    one.run()
+    assert [(told.about.metadata.name, told.message) for told in world.told if told.reason == "Type"] == [("a", "ClusterIP -> LoadBalancer")]
+
+
+@pytest.mark.parametrize(("change", "reason"), [({}, "SyncLoadBalancerFailed"), ({"type": "ClusterIP"}, "DeleteLoadBalancerFailed")], ids=["given", "taken"])
+def test_what_the_server_refuses_is_told_at_the_service(world, change, reason) -> None:
+    world.put(service(**change))
+    (told,) = LoadBalancers(POOLS).refused(Key("default", "a"), errors.Forbidden("no"), world)
+    assert (told.type, told.reason) == ("Warning", reason) and "no" in told.message

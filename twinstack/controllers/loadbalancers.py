@@ -18,6 +18,7 @@ from twinstack.api.objects import Document, Key
 from twinstack.api.resources import resource_of
 from twinstack.api.world import Action, Patch, Tell, Watch, World
 from twinstack.net.family import Address
+from twinstack.rules.balancer_changes import changes
 from twinstack.rules.balancer_owners import may_balance
 from twinstack.rules.balancer_pools import AddressPool, PoolsError, parse_pools
 from twinstack.rules.loadbalancers import CLASS, FINALIZER, assign, claim_of, held_by, is_ours
@@ -35,14 +36,41 @@ class LoadBalancers:
 
     def __init__(self, pools: Sequence[AddressPool] = ()) -> None:
         self._pools = tuple(pools)
-        self.watches: Sequence[Watch] = (Watch(Service, _keys_of_service), Watch(ConfigMap, _keys_of_config), Watch(Node, _keys_of_node))
+        self._seen: dict[Key, Service] = {}  # as we saw them last: what an event tells is a difference, and nothing in the world is one
+        self.watches: Sequence[Watch] = (Watch(Service, self._keys_of_service), Watch(ConfigMap, _keys_of_config), Watch(Node, _keys_of_node))
 
     def decide(self, key: Key, world: World) -> list[Action]:
         service = world.get(Service, key)
+        told = self._told(key, service)
+        if service is None:
+            return told
+        if not is_ours(service):
+            return [*told, *(_cleaned(service) if _is_left(service) else ())]
+        return [*told, *self._served(service, world)]
+
+    def refused(self, key: Key, error: Exception, world: World) -> list[Action]:
+        """Say so at the Service."""
+        service = world.get(Service, key)
         if service is None:
             return []
-        if not is_ours(service):
-            return _cleaned(service) if _is_left(service) else []
+        return [Tell(service, "Warning", "SyncLoadBalancerFailed" if is_ours(service) else "DeleteLoadBalancerFailed", f"The API server refuses it: {error}")]
+
+    def _told(self, key: Key, service: Service | None) -> list[Action]:
+        """What has changed since we looked last."""
+        before = self._seen.pop(key, None)
+        if service is None:
+            return []
+        if is_ours(service):
+            self._seen[key] = service
+        return [Tell(service, "Normal", reason, message) for reason, message in (changes(before, service) if before is not None else ())]
+
+    def _keys_of_service(self, before: Service | None, after: Service | None, world: World) -> Iterable[Key]:
+        if before is not None and after is not None and not is_ours(before) and is_ours(after):
+            self._seen.setdefault(Key(after.metadata.namespace, after.metadata.name), before)
+        return _keys_of_service(before, after, world)
+
+    def _served(self, service: Service, world: World) -> list[Action]:
+        """What a Service that is ours lacks."""
         try:
             pools = self.pools(world)
         except PoolsError as error:
