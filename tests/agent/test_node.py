@@ -244,6 +244,33 @@ def test_init_containers_restarts_and_refusals(world):
     world(story)
 
 
+def test_a_pod_waits_for_a_volume_without_a_word_in_its_containers_and_is_told_by_an_event(world):
+    """As for every volume that cannot be mounted; the files may hold what variables cannot."""
+
+    async def story(w) -> None:
+        await w.give_pod_cidrs()
+        await w.create(
+            "files",
+            restartPolicy="Never",
+            volumes=[{"name": "v", "configMap": {"name": "both"}}],
+            container={
+                "command": ["sh", "-c", "echo $text $bytes; wc -c < /v/bytes"],
+                "envFrom": [{"configMapRef": {"name": "both", "optional": True}}],
+                "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+            },
+        )
+        await w.until(lambda: _has(w, "files", "FailedMount"))
+        told = await w.until_pod("files", lambda status: "containerStatuses" in status)
+        assert told["status"]["containerStatuses"][0]["state"] == {"waiting": {"reason": "ContainerCreating"}}
+        assert "Failed" not in await w.events("files")
+        both = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "both", "namespace": "default"}}
+        await w.client.create(resource_of(ConfigMap), {**both, "data": {"text": "words"}, "binaryData": {"bytes": "/wD+"}})
+        await w.until_pod("files", lambda status: status.get("phase") == "Succeeded")
+        assert (await w.logs("files"))[1].split() == ["words", "3"]
+
+    world(story)
+
+
 async def _has(w, name: str, reason: str) -> bool:
     return reason in await w.events(name)
 

@@ -123,6 +123,14 @@ def test_who_a_container_is_and_how_it_sees_its_volumes_are_told():
     ]
 
 
+def test_what_waits_for_init_containers_says_so_and_so_do_they():
+    one = pod(initContainers=[Container(name="i"), Container(name="j")])
+    status = told(one, {})
+    waiting = [each["state"]["waiting"]["reason"] for each in (*status["initContainerStatuses"], *status["containerStatuses"])]
+    assert waiting == ["PodInitializing"] * 3
+    assert told(pod(), {})["containerStatuses"][0]["state"]["waiting"]["reason"] == "ContainerCreating"
+
+
 def test_a_container_that_is_not_ready_is_named():
     status = told(pod(containers=("a", "b")), {"a": seen(), "b": seen(ready=False)})
     assert conditions(status)["Ready"] == ("False", "ContainersNotReady")

@@ -131,6 +131,16 @@ def test_what_is_missing_is_named():
         environment_of(container({"envFrom": [{"configMapRef": {"name": "cm"}}]}), POD, FACTS, services={}, sources=Sources(), hostname="p")
     with pytest.raises(ConfigError, match="neither command nor args"):
         command_of(container({}), {})
+    nul = Sources({("configmap", "cm"): {"k": "a\0b"}})
+    with pytest.raises(ConfigError, match="env k has a NUL byte"):
+        environment_of(container({"envFrom": [{"configMapRef": {"name": "cm"}}]}), POD, FACTS, services={}, sources=nul, hostname="p")
+    with pytest.raises(ConfigError, match="NUL byte in its command or args"):
+        command_of(container({"command": ["echo", "a\0b"]}), {})
+
+
+def test_labels_and_annotations_are_quoted_in_files_as_go_quotes():
+    pod = view_of(Pod, {"metadata": {"annotations": {"a": 'tab\t "q" \\ \x01\x7f → \u00a0\u2028 \U0001f600\r\n'}}})
+    assert field_value("metadata.annotations", pod, FACTS) == 'a="tab\\t \\"q\\" \\\\ \\x01\\x7f → \\u00a0\\u2028 \U0001f600\\r\\n"'
 
 
 def test_services_tell_their_primary_address_in_brackets_where_needed():

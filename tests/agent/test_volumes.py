@@ -10,7 +10,7 @@ import pytest
 
 from twinstack.agent.containers.base import Mount
 from twinstack.agent.environment import ConfigError, Facts
-from twinstack.agent.volumes import Given, Token, mounts_of, over_limit, prepare, refresh, sources_named, tokens_named
+from twinstack.agent.volumes import Given, Token, mounts_of, over_limit, prepare, refresh, sources_named, texts_of, tokens_named
 from twinstack.api.kinds import ConfigMap, Container, Pod, Secret
 from twinstack.api.objects import view_of
 from twinstack.kernel.mounts import mounted_below, unmount_below
@@ -168,6 +168,12 @@ def test_an_empty_directory_keeps_what_containers_put_there(tmp_path):
 def test_what_cannot_be_is_refused_by_name(tmp_path, volume, reason):
     with pytest.raises(ConfigError, match=reason):
         prepare(pod(volume), tmp_path, GIVEN, Facts())
+
+
+def test_variables_are_made_of_a_configmaps_texts_and_of_all_of_a_secret():
+    """Bytes are for files alone: no variable can hold them all."""
+    assert texts_of(view_of(ConfigMap, {"data": {"a": "ü"}, "binaryData": {"b": "/wD+"}})) == {"a": "ü"}
+    assert texts_of(view_of(Secret, {"data": {"a": "w7w="}})) == {"a": "ü"}
 
 
 def test_a_container_sees_a_volume_where_it_says(tmp_path):

@@ -35,6 +35,7 @@ from twinstack.agent.sandboxes import Sandboxes
 from twinstack.agent.server import Server, serving_pair
 from twinstack.agent.settings import Settings, preferred_family
 from twinstack.agent.static import StaticPods
+from twinstack.agent.status import waiting_reason
 from twinstack.agent.workers import PODS, Worker, end_orphan
 from twinstack.api import errors
 from twinstack.api.kinds import Container, Node, Pod, Service
@@ -50,6 +51,7 @@ from twinstack.loops.metrics import new_registry
 from twinstack.loops.supervisor import supervise
 from twinstack.net.family import FAMILIES, Family
 from twinstack.rules.node_access import MIRROR
+from twinstack.rules.node_admission import Refusal, refusal
 
 log = logging.getLogger(__name__)
 MOST_WRITES = 16
@@ -115,6 +117,7 @@ class Agent:
         self._running = Gauge("kubelet_running_pods", "Pods that this node keeps.", registry=registry)
         self._ends = Counter("kubelet_container_exits_total", "Containers that have ended.", registry=registry)
         self._evictions = Counter("kubelet_evictions_total", "Pods that were evicted, by what the node was short of.", ["eviction_signal"], registry=registry)
+        self._refusals = Counter("kubelet_admission_rejections_total", "Pods that the node has not taken, by why.", ["reason"], registry=registry)
         name_metric = Gauge("kubelet_node_name", "The node's name, as a label.", ["node"], registry=registry)
         name_metric.labels(name).set(1)
         containers = Gauge("kubelet_running_containers", "Containers that are kept, by what they do.", ["container_state"], registry=registry)
@@ -198,7 +201,7 @@ class Agent:
         if previous and not path.exists():
             raise errors.BadRequest(f'previous terminated container "{container}" in pod "{pod}" not found')
         if not path.exists():
-            raise errors.BadRequest(f'container "{container}" in pod "{pod}" is waiting to start: {one.waiting or "ContainerCreating"}')
+            raise errors.BadRequest(f'container "{container}" in pod "{pod}" is waiting to start: {one.waiting or waiting_reason(worker.pod)}')
         return _Log(path, lambda: worker.seen[container].attempt != attempt or not worker.seen[container].running)
 
     def pod_list(self, *, running: bool = False) -> dict[str, object]:
@@ -231,7 +234,7 @@ class Agent:
 
     async def keep_pods(self) -> None:
         """Give each of the node's pods a worker, and end what is left of pods that are no more."""
-        await asyncio.gather(self.pods.synced(), self.services.synced(), self.static.were_read.wait())
+        await asyncio.gather(self.pods.synced(), self.nodes.synced(), self.services.synced(), self.static.were_read.wait())
         self.limiter.adopt(self.sandboxes.known())
         async with asyncio.TaskGroup() as tasks:
 
@@ -248,7 +251,7 @@ class Agent:
                 if uid in self._workers:
                     self._workers[uid].update(after)
                 elif before is None or replaced:
-                    tasks.create_task(self._keep(self._new_worker(after)), name=f"pod {after.metadata.namespace}/{after.metadata.name}")
+                    tasks.create_task(self._keep(self._admitted(after)), name=f"pod {after.metadata.namespace}/{after.metadata.name}")
 
             unsubscribe = self.pods.subscribe(changed)
             try:
@@ -258,6 +261,21 @@ class Agent:
                 await asyncio.Event().wait()
             finally:
                 unsubscribe()
+
+    def _admitted(self, pod: Pod) -> Worker:
+        """A worker for a pod that was bound to this node, and what the node says to it; what was taken once stays so."""
+        node = self.nodes.get(Key("", self.node_name))
+        why: Refusal | None = None
+        if node is not None and pod.status.startTime is None and pod.metadata.deletionTimestamp is None:
+            here = [worker.pod for worker in self._workers.values() if worker.holds_place]
+            # an agent that begins hears of its pods in any order
+            running = (one for one in self.pods.list() if one.status.startTime is not None and one.status.phase not in ("Succeeded", "Failed"))
+            why = refusal(pod, node, [*here, *(one for one in running if one.metadata.uid not in self._workers and MIRROR not in one.annotations)])
+        worker = self._new_worker(pod)
+        if why is not None:
+            self._refusals.labels(why.reason).inc()
+            worker.refuse(why)
+        return worker
 
     def _new_worker(self, pod: Pod) -> Worker:
         worker = self._workers[pod.metadata.uid] = Worker(pod, self)

@@ -18,6 +18,7 @@ from twinstack.net.errors import Error
 
 _REFERENCE = re.compile(r"\$(?:\$|\(([^()]*)\))")
 _INDEXED = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]\Z")
+_SHORT = {"\\": "\\\\", '"': '\\"', "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -73,7 +74,15 @@ def _lines(values: Mapping[str, str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return "".join(map(_escaped_character, text))
+
+
+def _escaped_character(one: str) -> str:
+    """As Go's ``%q`` has it."""
+    if (short := _SHORT.get(one)) is not None:
+        return short
+    code = ord(one)
+    return one if one.isprintable() else f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def service_variables(services: Iterable[Service]) -> dict[str, str]:
@@ -167,9 +176,9 @@ def environment_of(container: Container, pod: Pod, facts: Facts, *, services: Ma
         else:
             raise ConfigError(f"env {variable.name}: valueFrom names none of fieldRef, resourceFieldRef, configMapKeyRef and secretKeyRef")
         if value is not None:
-            if "\0" in value:
-                raise ConfigError(f"env {variable.name} has a NUL byte")
             result[variable.name] = value
+    if (name := next((name for name, value in result.items() if "\0" in value), None)) is not None:
+        raise ConfigError(f"env {name} has a NUL byte")
     return result
 
 
@@ -193,4 +202,6 @@ def command_of(container: Container, variables: Mapping[str, str]) -> list[str]:
     words: Sequence[str] = [*(container.command or ()), *(container.args or ())]
     if not words:
         raise ConfigError(f'container "{container.name}" names neither command nor args, and its image is the host, which has no default')
+    if any("\0" in word for word in words):
+        raise ConfigError(f'container "{container.name}" has a NUL byte in its command or args')
     return [expand(word, variables) for word in words]

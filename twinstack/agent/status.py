@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from twinstack.agent import families
-from twinstack.agent.containers.base import Record
+from twinstack.agent.containers.base import USER, Record
 from twinstack.agent.pods import NOTHING, Failure, Seen, failed_init, is_initialized, is_sidecar, restart_at, restarts
+from twinstack.agent.volumes import is_recursive
 from twinstack.api.kinds import Container, ContainerStatus, Pod, condition_of
 from twinstack.api.objects import Document
 from twinstack.api.times import parse_time, text_of_time
@@ -112,7 +113,7 @@ def container_status(pod: Pod, container: Container, one: Seen, *, now: float, i
         state = {"waiting": {"reason": one.waiting, **({"message": one.message} if one.message else {})}}
         last = record or last
     elif record is None:
-        state = {"waiting": {"reason": "ContainerCreating" if init or is_initialized_enough(pod) else "PodInitializing"}}
+        state = {"waiting": {"reason": waiting_reason(pod)}}
     elif record.running:
         state = {"running": {"startedAt": _text(record.started_at)}}
     elif restarted and not ending and restart_at(one.backoff, record.finished_at) > now:
@@ -133,16 +134,29 @@ def container_status(pod: Pod, container: Container, one: Seen, *, now: float, i
     }
     if record is not None:
         status["containerID"] = SCHEME + record.id
-    if container.resources:
-        status["resources"] = container.resources
-        if container.resources.get("requests"):
-            status["allocatedResources"] = container.resources["requests"]
+        if text := record.labels.get(USER):
+            uid, gid, groups = text.split(":")
+            status["user"] = {"linux": {"uid": int(uid), "gid": int(gid), "supplementalGroups": list(map(int, groups.split(",")))}}
+    if container.resources or record is not None:
+        status["resources"] = container.resources or {}
+    if container.resources and container.resources.get("requests"):
+        status["allocatedResources"] = container.resources["requests"]
+    if container.volumeMounts:
+        status["volumeMounts"] = [_mounted(one) for one in container.volumeMounts]
     return status
 
 
-def is_initialized_enough(pod: Pod) -> bool:
-    """Whether there is nothing to initialize, so that a container that waits is being created."""
-    return not pod.spec.initContainers
+def _mounted(mount: Mapping[str, Any]) -> Document:
+    """How a volume is seen in a container; whether what is mounted below it is read-only is told where it is read-only itself."""
+    told: Document = {"name": mount["name"], "mountPath": mount["mountPath"]}
+    if mount.get("readOnly"):
+        told |= {"readOnly": True, "recursiveReadOnly": "Enabled" if is_recursive(mount) else "Disabled"}
+    return told
+
+
+def waiting_reason(pod: Pod) -> str:
+    """Why a container waits that has not been started and of which nothing else is known."""
+    return "PodInitializing" if pod.spec.initContainers else "ContainerCreating"
 
 
 def _terminated(record: Record) -> Document:
