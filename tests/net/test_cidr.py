@@ -98,7 +98,11 @@ def test_any_text_is_an_address_or_our_own_error(text):
             parse(text)
 
 
-@given(st.one_of(st.ip_addresses().map(str), st.text(alphabet="0123456789abcdef:.%/ -", max_size=40)))
+GROUPS = st.lists(st.sampled_from(["0", "1", "a", "ff", "10", "0a", "fff0", ""]), max_size=9).map(":".join)
+OCTETS = st.lists(st.sampled_from(["0", "1", "10", "99", "100", "255", "256", "01", ""]), min_size=3, max_size=5).map(".".join)
+
+
+@given(st.one_of(st.ip_addresses().map(str), GROUPS, OCTETS, st.text(alphabet="0123456789abcdef:.%/ -", max_size=40)))
 @example("::ffff:192.0.2.1")
 @example("01.2.3.4")
 @example("1.2.3")

@@ -9,7 +9,6 @@ an IPv4-mapped IPv6 address; a CIDR must besides have no host bits, unless it is
 from __future__ import annotations
 
 import ipaddress
-import socket
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
@@ -88,20 +87,16 @@ def parse_cidrs(text: str, *, masked: bool = False) -> tuple[Network, ...]:
 def canonical_text(text: str) -> tuple[Family, str] | None:
     """The family and the canonical text of an address; None when the text means none.
 
-    The same as :func:`parse_address` and ``str``, by the C library, which takes a tenth of the time: for whoever has very many, each once.
+    The same as :func:`parse_address` and ``str``, and an order of magnitude faster for what is canonical already: for whoever has
+    very many, each once.
     """
     family = FAMILIES[":" in text]
-    kind = family.facts.socket_family
+    if family.facts.plain.fullmatch(text):
+        return family, text
     try:
-        found = socket.inet_ntop(kind, socket.inet_pton(kind, text))
-    except (OSError, ValueError):
-        found = ""
-    if not found or (":" in found and "." in found):  # what the two spell differently
-        try:
-            return family, str(parse_address(text))
-        except AddressError:
-            return None
-    return family, found
+        return family, str(parse_address(text))
+    except AddressError:
+        return None
 
 
 def text_of(value: Address | Network) -> str:

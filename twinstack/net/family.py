@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
@@ -35,6 +36,7 @@ class Facts(NamedTuple):
     cni_version: str  # CNI before 1.0: ips[].version
     dns_type: str  # DNS record type of an address (RFC 1035, RFC 3596)
     dns_reverse: str  # DNS zone of pointers
+    plain: re.Pattern[str]  # what this matches is canonical; of the canonical texts it matches nearly all
     separator: str  # of the parts of an address; no address of the other has it
     unspecified: str
     loopback: str
@@ -134,6 +136,7 @@ _FACTS: Mapping[Family, Facts] = {
         cni_version="4",
         dns_type="A",
         dns_reverse="in-addr.arpa.",
+        plain=re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?=\d)|$)){4}", re.ASCII),
         separator=".",
         unspecified="0.0.0.0",
         loopback="127.0.0.1",
@@ -185,6 +188,7 @@ _FACTS: Mapping[Family, Facts] = {
         cni_version="6",
         dns_type="AAAA",
         dns_reverse="ip6.arpa.",
+        plain=re.compile("(?:G:){1,4}(?::G){1,2}|(?:G:){1,3}(?::G){3}|(?:G:){1,2}(?::G){4}|(?:G:){1,5}:".replace("G", "[1-9a-f][0-9a-f]{0,3}")),
         separator=":",
         unspecified="::",
         loopback="::1",

@@ -17,7 +17,6 @@ clients are refused; with one, a Local policy without local endpoints drops.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,7 +24,7 @@ import msgspec
 
 from twinstack.api import kinds
 from twinstack.dataplane.text import interval_text
-from twinstack.net.cidr import collapsed, parse_cidr
+from twinstack.net.cidr import canonical_text, collapsed, parse_cidr
 from twinstack.net.errors import AddressError
 from twinstack.net.family import FAMILIES, Family, Network
 
@@ -121,12 +120,8 @@ class _Candidate(NamedTuple):
 
 def canonical(text: str, family: Family) -> str | None:
     """The canonical text of an address of the family; None for the other family's and for what is no address."""
-    number = family.facts.socket_family
-    try:
-        found = socket.inet_ntop(number, socket.inet_pton(number, text))
-    except (OSError, ValueError):
-        return None
-    return text if found == text else found  # thousands of addresses, each once
+    found = canonical_text(text)
+    return found[1] if found is not None and found[0] is family else None
 
 
 def is_ours(service: kinds.Service) -> bool:
@@ -138,8 +133,9 @@ def is_ours(service: kinds.Service) -> bool:
 def cluster_ip(service: kinds.Service, family: Family) -> str | None:
     """The Service's cluster IP of the family; None when it does not exist there."""
     spec = service.spec
+    type_ = family.value
     for asked, text in zip(spec.ipFamilies, spec.clusterIPs, strict=False):
-        if asked == family.value:
+        if asked == type_:
             return canonical(text, family)
     return canonical(spec.clusterIP, family) if not spec.ipFamilies else None
 
@@ -165,12 +161,13 @@ def service_ports(service: kinds.Service, slices: Iterable[kinds.EndpointSlice],
         internal_local = spec.internalTrafficPolicy == "Local"
         external_local = external_policy and reachable_from_outside
         candidates = _candidates(own, port, place)
+        near = {backend: one for backend, one in candidates.items() if one.local}
         cluster: tuple[Backend, ...] = ()
         local: tuple[Backend, ...] = ()
         if not internal_local or reachable_from_outside:
             cluster = _chosen(_nearest(candidates, place))
         if internal_local or external_local:
-            local = _chosen({backend: one for backend, one in candidates.items() if one.local})
+            local = _chosen(near)
         result.append(
             ServicePort(
                 name=f"{service.metadata.namespace}/{service.metadata.name}" + (f":{port.name}" if port.name else ""),
@@ -187,7 +184,7 @@ def service_ports(service: kinds.Service, slices: Iterable[kinds.EndpointSlice],
                 internal_local=internal_local,
                 external_local=external_local,
                 affinity_seconds=affinity,
-                here=frozenset([backend[0] for backend in (*cluster, *local) if candidates[backend].local]),
+                here=frozenset([backend[0] for backend in near if backend in cluster or backend in local]),
                 serving=frozenset([backend for backend, one in candidates.items() if one.serving]) if port.protocol in FLOWING else frozenset(),
             )
         )
@@ -349,8 +346,9 @@ def _nearest(candidates: Mapping[Backend, _Candidate], place: Place) -> Mapping[
     A level counts only if every ready endpoint has a hint of it and one names us. The fall-back to terminating
     endpoints knows no topology, so those stay.
     """
-    if any(one.hints is None for one in candidates.values() if one.ready):
-        return candidates
+    for one in candidates.values():
+        if one.ready and one.hints is None:
+            return candidates
     ready = {backend: one for backend, one in candidates.items() if one.ready}
     if not ready:
         return candidates
