@@ -7,6 +7,7 @@ python tools/reference.py --check   exit 1 when what stands differs
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import sys
 from collections.abc import Iterator
@@ -24,10 +25,19 @@ from twinstack.proxy.metrics import Metrics as ProxyMetrics
 _METRIC = re.compile(r"(apiserver|coredns|kubelet|kubeproxy|kubernetes|leader_election|process|twinstack|workqueue)_[a-z0-9_]+")
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 LAW = "../law.md"
+STATUSES = [
+    "| exit status | means |",
+    "|---|---|",
+    "| 0 | done |",
+    "| 1 | not done, and one line for each reason on stderr (`error: …`); or a check that found something: `status`, `demo`, `store check`, `store rescue` |",
+    "| 2 | the command line cannot be read: no such command or flag, no value of its type |",
+    "| 128 + N | ended by signal N: 130 after Ctrl-C; `up` leaves nothing behind then |",
+    "| another | `shell NODE -- COMMAND` has the status of the command |",
+]
 
 
 def commands() -> str:
-    lines = ["# Commands", "", "Written from the code by `make docs`. Every command takes `--help`.", ""]
+    lines = ["# Commands", "", "Written from the code by `make docs`. Every command takes `--help`.", "", *STATUSES, ""]
     root = click.Context(group, info_name="twinstack")
     for title, section in COMMANDS.items():
         lines += [f"## {title}", ""]
@@ -41,7 +51,7 @@ def commands() -> str:
 def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     yield f"### `{context.command_path}`"
     yield ""
-    yield (command.help or "").replace("\b\n", "").strip()
+    yield from _paragraphs(inspect.cleandoc(command.help or ""))
     yield ""
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
@@ -57,6 +67,20 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
         for flag, meaning in rows:
             yield f"| `{flag.replace('|', chr(92) + '|')}` | {' '.join(meaning.split()).replace('|', chr(92) + '|')} |"
         yield ""
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """A command's help; a paragraph that keeps its lines (click's mark for it) is a title, if it has one, and a block of them."""
+    for index, paragraph in enumerate(text.split("\n\n")):
+        if index:
+            yield ""
+        if paragraph.startswith("\b\n"):
+            lines = paragraph.splitlines()[1:]
+            if not lines[0].startswith(" "):
+                yield from (lines.pop(0), "")
+            yield from ("```", *inspect.cleandoc("\n" + "\n".join(lines)).splitlines(), "```")
+        else:
+            yield paragraph
 
 
 def resources() -> str:

@@ -12,8 +12,10 @@ from click.testing import CliRunner
 
 from twinstack.cli.cluster_output import age
 from twinstack.cli.main import group, main
-from twinstack.lab import preflight
+from twinstack.lab import preflight, record
 from twinstack.lab.errors import LabError
+from twinstack.lab.places import Places
+from twinstack.lab.topology import Request, Topology, plan
 
 
 @pytest.fixture
@@ -31,6 +33,52 @@ def test_a_shell_is_told_how_to_complete(runner: CliRunner, shell: str) -> None:
 def test_commands_and_flags_are_completed(runner: CliRunner) -> None:
     words = {"_TWINSTACK_COMPLETE": "bash_complete", "COMP_WORDS": "twinstack up --fam", "COMP_CWORD": "2"}
     assert "--families" in runner.invoke(group, [], prog_name="twinstack", env=words).stdout
+
+
+def test_a_word_that_is_no_command_is_told_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    for word, near in (("upp", " Did you mean 'up'?"), ("kube-prxy", " Did you mean 'kube-proxy'?"), ("xyzzy", "")):
+        with pytest.raises(SystemExit) as ended:
+            main([word])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.endswith(f"No such command '{word}'.{near}\n")
+
+
+def test_the_status_of_a_flag_that_is_none_is_2_and_of_help_0(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, status in ((["up", "--node", "3"], 2), (["up", "--nodes", "x"], 2), (["down", "--help"], 0), (["--version"], 0), (["up", "--nodes", "0"], 1)):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == status, words
+    assert "Did you mean" in capsys.readouterr().err
+
+
+def test_the_clusters_name_may_stand_in_the_environment(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("TWINSTACK_NAME", "tst-nobody")
+    for words, name in (([], "tst-nobody"), (["--name", "tst-other"], "tst-other")):
+        with pytest.raises(SystemExit):
+            main(["status", *words])
+        assert capsys.readouterr().err.startswith(f"error: there is no cluster {name}")
+
+
+def test_what_a_cluster_has_is_completed(runner: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    topology = plan(Request(name="tst-complete", nodes=2))
+    assert isinstance(topology, Topology)
+    places = Places.of("tst-complete")
+    os.makedirs(places.state)
+    record.write(places.record, record.Record.of(topology, created=0.0, version="0", kubeconfig="", verbosity=0))
+
+    def completed(line: str) -> list[str]:
+        words = {"_TWINSTACK_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        said = runner.invoke(group, [], prog_name="twinstack", env={**words, "XDG_STATE_HOME": str(tmp_path)}).stdout
+        return [one.removeprefix("plain,") for one in said.splitlines()]
+
+    assert completed("twinstack status --name tst-c") == ["tst-complete"]
+    assert completed("twinstack shell --name tst-complete ") == ["node1", "node2", "control-plane", "outside", "fabric"]
+    assert completed("twinstack node remove --name tst-complete n") == ["node1", "node2"]
+    assert completed("twinstack restart --name tst-complete kube-a") == ["kube-apiserver"]
+    assert completed("twinstack logs --name tst-complete node2/k") == ["node2/kube-proxy", "node2/kubelet"]
+    assert completed("twinstack logs --name tst-nobody n") == [""]
 
 
 def test_lists_are_documents_for_programs(runner: CliRunner) -> None:

@@ -38,7 +38,8 @@ class Refused(Error):
 
 def name_option(function: F) -> F:
     """The flag that says which cluster."""
-    return click.option("--name", default="twinstack", show_default=True, help="The cluster's name.", shell_complete=_complete_names)(function)
+    text = "The cluster's name; the variable TWINSTACK_NAME says it, too."
+    return click.option("--name", default="twinstack", envvar="TWINSTACK_NAME", show_default=True, help=text, shell_complete=_complete_names)(function)
 
 
 def color_option(function: F) -> F:
@@ -56,6 +57,38 @@ def _complete_names(context: click.Context, parameter: click.Parameter, incomple
     from twinstack.lab import removal
 
     return [name for name in removal.names() if name.startswith(incomplete)]
+
+
+def _record(context: click.Context) -> Any:
+    """The record of the cluster that a command line speaks of; None where there is none."""
+    from twinstack.lab import record, removal
+
+    name = context.params.get("name") or "twinstack"
+    return record.read_record(removal.find(name)) if _is_name(name) else None
+
+
+def complete_nodes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The nodes of the cluster that is named before."""
+    found = _record(context)
+    return [node.name for node in found.topology.nodes if node.name.startswith(incomplete)] if found else []
+
+
+def _complete_places(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from twinstack.lab import entering
+
+    found = _record(context)
+    return [one for one in entering.roles(found.topology) if one.startswith(incomplete)] if found else []
+
+
+def _complete_components(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from twinstack.lab import programs
+
+    found = _record(context)
+    if found is None:
+        return []
+    processes = programs.processes(found.topology, places_of(found.topology.name), None)
+    names = [word for process in processes for word in (process.name, *process.components)]
+    return sorted({one for one in names if one.startswith(incomplete)})
 
 
 def colors(wish: bool | None) -> bool:
@@ -144,7 +177,11 @@ def up(context: click.Context, /, config_file: str | None, kubeconfig: str, set_
     quiet = output != "text"
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what is half-made is undone
         signal.signal(number, lambda got, _: sys.exit(128 + got))
-    made = cluster.up(topology, options, (lambda step, seconds: None) if quiet else cluster_output.step(color))
+    try:
+        made = cluster.up(topology, options, (lambda step, seconds: None) if quiet else cluster_output.step(color))
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: nothing of cluster {topology.name} is left", err=True)
+        sys.exit(130)
     document = summary(made.topology, server=made.server, kubeconfig_file=made.kubeconfig)
     if quiet:
         show({**document, "seconds": round(made.seconds, 3), "steps": {step: round(seconds, 4) for step, seconds in made.steps.items()}}, output)
@@ -181,7 +218,14 @@ def _asked(context: click.Context, config_file: str | None, flags: dict[str, Any
 @name_option
 @click.option("--all", "every", is_flag=True, help="All clusters of this machine.")
 def down(name: str, every: bool) -> None:
-    """Remove a cluster and everything it made: processes, namespaces, files, kubeconfig context. Succeeds when it is gone already."""
+    """Remove a cluster and everything it made: processes, namespaces, files, kubeconfig context. Succeeds when it is gone already.
+
+    \b
+    Examples:
+      twinstack down
+      twinstack down --name six-first
+      twinstack down --all
+    """
     from twinstack.lab import removal
 
     chosen = [one for one in removal.names() if _is_name(one)] if every else [name]
@@ -218,7 +262,13 @@ def list_(color: bool | None, output: str) -> None:
 @color_option
 @output_option
 def status(name: str, color: bool | None, output: str) -> None:
-    """Show a cluster's nodes and components. The exit status is 1 when not all is as it should be."""
+    """Show a cluster's nodes and components. The exit status is 1 when not all is as it should be.
+
+    \b
+    Examples:
+      twinstack status
+      twinstack status -o json | jq '.components[] | select(.state != "running")'
+    """
     from twinstack.cli import cluster_output
     from twinstack.lab import status as lab_status
 
@@ -235,9 +285,15 @@ def status(name: str, color: bool | None, output: str) -> None:
 @name_option
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is added.")
 @click.option("--tail", type=click.IntRange(min=0), default=None, help="Only so many lines of each log at first.")
-@click.argument("component", required=False)
+@click.argument("component", required=False, shell_complete=_complete_components)
 def logs(name: str, follow: bool, tail: int | None, component: str | None) -> None:
-    """Print a component's log: kube-apiserver, node1/kubelet, kubelet (of every node), supervisor …; without one, their names."""
+    """Print a component's log: kube-apiserver, node1/kubelet, kubelet (of every node), supervisor …; without one, their names.
+
+    \b
+    Examples:
+      twinstack logs
+      twinstack logs node1/kubelet --tail 20 --follow
+    """
     from twinstack.lab import logreading
     from twinstack.lab.status import record_of
 
@@ -259,7 +315,7 @@ def logs(name: str, follow: bool, tail: int | None, component: str | None) -> No
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @name_option
-@click.argument("where", metavar="NODE")
+@click.argument("where", metavar="NODE", shell_complete=_complete_places)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def shell(name: str, where: str, command: tuple[str, ...]) -> None:
     """Open a shell on NODE, or run a command there: a node, `outside`, `control-plane`, `fabric`, or a pod (NAME or NAMESPACE/NAME).
@@ -294,9 +350,15 @@ def shell(name: str, where: str, command: tuple[str, ...]) -> None:
 
 @click.command()
 @name_option
-@click.argument("component")
+@click.argument("component", shell_complete=_complete_components)
 def restart(name: str, component: str) -> None:
-    """End a component and start it anew: a program (kube-apiserver, node1/kubelet) or a whole process (control-plane, node1)."""
+    """End a component and start it anew: a program (kube-apiserver, node1/kubelet) or a whole process (control-plane, node1).
+
+    \b
+    Examples:
+      twinstack restart kube-apiserver
+      twinstack restart node1/kube-proxy
+    """
     from twinstack.lab import cluster
     from twinstack.lab.status import record_of
 

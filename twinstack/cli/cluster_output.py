@@ -45,16 +45,29 @@ def cluster(made: Cluster, *, current: bool, color: bool) -> None:
         click.echo(f"  … and {len(topology.nodes) - 5} more nodes")
     click.echo(f"\n  API server  {made.server}\n  kubeconfig  {made.kubeconfig}, context {topology.context}{' (current)' if current else ''}\n")
     which = "" if topology.name == "twinstack" else f" --name {topology.name}"
+    program = _program()
     kubectl = "kubectl" if current else f"kubectl --context {topology.context}"
     click.echo(click.style("Next:", bold=True), color=color)
     for command, text in (
         (f"{kubectl} get nodes -o wide", "the nodes, as Kubernetes sees them"),
-        (f"twinstack demo{which}", "every path, measured in every family"),
-        (f"twinstack shell{which} {topology.nodes[0].name}", "a shell on a node"),
-        (f"twinstack status{which}", "what runs"),
-        (f"twinstack down{which}", "remove it all"),
+        (f"{program} demo{which}", "every path, measured in every family"),
+        (f"{program} shell{which} {topology.nodes[0].name}", "a shell on a node"),
+        (f"{program} status{which}", "what runs"),
+        (f"{program} down{which}", "remove it all"),
     ):
         click.echo(f"  {click.style(f'{command:<42}', fg='cyan')} {text}", color=color)
+
+
+def _program() -> str:
+    """How this program can be called again: by its name where that is on the PATH, else as it was called now."""
+    import os
+    import shutil
+    import sys
+
+    called = sys.argv[0]
+    found = shutil.which("twinstack")
+    is_on_path = found is not None and os.path.exists(called) and os.path.samefile(found, called)
+    return called if os.path.basename(called) == "twinstack" and not is_on_path else "twinstack"
 
 
 def plan(topology: Topology) -> None:

@@ -31,7 +31,7 @@ def _images(name: str, directory: str) -> Any:
     return Images(Path(places.images))
 
 
-@image.command()
+@image.command(short_help="Load archives or layout directories.")
 @name_option
 @_directory
 @click.option("--tag", default="", help="The image's name, where its archive has none, or another one is wanted.")
@@ -64,7 +64,7 @@ def list_(name: str, image_dir: str, color: bool | None, output: str) -> None:
         click.echo(f"{row[0]:<12}  {row[1]:>10}  {row[2]}", color=colors(color))
 
 
-@image.command()
+@image.command(short_help="Remove images by name.")
 @name_option
 @_directory
 @click.argument("references", nargs=-1, required=True, metavar="IMAGE...")
@@ -76,14 +76,20 @@ def remove(name: str, image_dir: str, references: tuple[str, ...]) -> None:
         click.echo(f"removed {reference}")
 
 
-@image.command()
+@image.command(short_help="Fetch an image from a registry, and load it.")
 @name_option
 @_directory
 @click.option("--tls-verify/--no-tls-verify", default=None, help="Whether the registry's certificate is checked.  [default: except on loopback addresses]")
 @click.option("--authfile", type=click.Path(exists=True, dir_okay=False), help="Credentials by registry, in the form of ~/.docker/config.json.")
 @click.argument("reference", metavar="IMAGE")
 def pull(name: str, image_dir: str, tls_verify: bool | None, authfile: str | None, reference: str) -> None:
-    """Fetch an image from a registry with skopeo, by tag or digest, and load it. What is here already is not fetched again."""
+    """Fetch an image from a registry with skopeo, by tag or digest, and load it. What is here already is not fetched again.
+
+    \b
+    Examples:
+      twinstack image pull docker.io/library/busybox:1.36
+      twinstack image pull --no-tls-verify registry.lan:5000/web@sha256:…
+    """
     from twinstack.agent.containers import pulling
 
     file = Path(authfile).absolute() if authfile else None

@@ -62,6 +62,16 @@ class Commands(click.Group):
             return _load(*HIDDEN[cmd_name])
         return None
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, but a word that is no command is told the nearest that is."""
+        name = args[0]
+        if not name.startswith("-") and not ctx.resilient_parsing and self.get_command(ctx, name) is None:
+            import difflib
+
+            near = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
+            raise click.UsageError(f"No such command '{name}'." + (f" Did you mean '{near[0]}'?" if near else ""), ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, section in COMMANDS.items():
             with formatter.section(title):
@@ -85,12 +95,23 @@ def group() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; the one exit for failure: our own errors become one line on stderr and status 1."""
+    """Run the command line; the one exit for failure.
+
+    The status is 0, 1 with one line on stderr for our own errors (or a check that found something), 2 for a command line that
+    cannot be read, and 128 + N for signal N: 130 after Ctrl-C.
+    """
     try:
-        group.main(args=list(arguments) if arguments is not None else None, prog_name="twinstack")
+        status = group.main(args=list(arguments) if arguments is not None else None, prog_name="twinstack", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
     except Error as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from twinstack.cli.cluster import name_option, places_of
+from twinstack.cli.cluster import complete_nodes, name_option, places_of
 
 
 @click.group("node")
@@ -25,7 +25,7 @@ def add(name: str, wait_seconds: float) -> None:
 
 @node.command()
 @name_option
-@click.argument("node_name", metavar="NODE")
+@click.argument("node_name", metavar="NODE", shell_complete=complete_nodes)
 def remove(name: str, node_name: str) -> None:
     """Remove a node, with its pods."""
     from twinstack.lab import membership

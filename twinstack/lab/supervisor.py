@@ -324,7 +324,7 @@ class Supervisor:
             return ""
         owner = next((child for child in self._children.values() if name in child.process.components), None)
         if owner is None:
-            return f"there is no component {name}"
+            return f"there is no component {name}; `twinstack status` lists them"
         if owner.pid == 0 or owner.channel is None:
             return f"process {owner.process.name} of component {name} does not run"
         owner.channel.send(msgspec.json.encode(Order(restart=name)))
