@@ -261,8 +261,9 @@ def test_a_kubelet_pulls_as_the_policy_says_and_tells_what_comes_of_it(world, re
         await w.create("known", container=container(f"{guarded.host}/app:v1", "Always"), imagePullSecrets=[{"name": "pull"}], **once)
         await w.until_pod("known", ended)
         await w.until_pod("stranger", waits("ImagePullBackOff"))
-        await w.create("wrong", container=container("Not A Name", "IfNotPresent"), **once)
-        await w.until_pod("wrong", waits("InvalidImageName"))
+        for name, policy in (("wrong", "IfNotPresent"), ("wrong-always", "Always")):
+            await w.create(name, container=container("Not A Name", policy), **once)
+            await w.until_pod(name, waits("InvalidImageName"))
 
         async def told() -> bool:
             events = (await w.client.list(resource_of(Event), "default"))["items"]
@@ -273,9 +274,9 @@ def test_a_kubelet_pulls_as_the_policy_says_and_tells_what_comes_of_it(world, re
             }  # fmt: skip
 
         await w.until(told)
-        for name in ("absent", "first", "again", "always", "stranger", "known", "wrong"):
+        for name in ("absent", "first", "again", "always", "stranger", "known", "wrong", "wrong-always"):
             await w.delete(name, grace_period_seconds=0)
-        for name in ("absent", "first", "again", "always", "stranger", "known", "wrong"):
+        for name in ("absent", "first", "again", "always", "stranger", "known", "wrong", "wrong-always"):
             await w.until_gone(name)
         await w.nothing_is_left()
 

@@ -67,7 +67,7 @@ class Puller:
         if is_host(container.image) or container.imagePullPolicy == "Never" or puller_problem():
             return False
         try:
-            return container.imagePullPolicy == "Always" or self._images.find(container.image) is None
+            return self._images.find(container.image) is None or container.imagePullPolicy == "Always"
         except ImageError:  # which is told when it is to be started
             return False
 
