@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from twinstack.agent.containers.base import USER, Record, label_of_user
-from twinstack.agent.pods import Backoff, Failure, Seen
+from twinstack.agent.pods import NOTHING, Backoff, Failure, Seen
 from twinstack.agent.status import host_network_addresses, newly_backing_off, sorted_addresses, status_of, told_before
 from twinstack.api.kinds import Condition, Container, ContainerStatus, ObjectMeta, Pod, PodIP, PodSpec, PodStatus
 from twinstack.api.objects import view_of
@@ -177,6 +177,13 @@ def test_a_failed_pod_says_why():
     status = told(pod(), {"a": seen(running=False, code=137)}, failure=Failure("DeadlineExceeded", "too long"))
     assert (status["phase"], status["reason"], status["message"]) == ("Failed", "DeadlineExceeded", "too long")
     assert conditions(status)["Ready"] == ("False", "PodFailed")
+
+
+def test_a_pod_that_its_node_has_refused_tells_of_no_container():
+    """So that kubectl shows why it was refused, and not that it waits."""
+    status = told(pod(initContainers=[Container(name="i")]), {"a": NOTHING}, sandbox=False, pod_ips=(), failure=Failure("NodePorts", "taken"))
+    assert (status["phase"], status["reason"], status["containerStatuses"]) == ("Failed", "NodePorts", [])
+    assert "initContainerStatuses" not in status
 
 
 def test_what_an_earlier_agent_told_is_taken_over_when_nothing_stands():

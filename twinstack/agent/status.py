@@ -85,7 +85,16 @@ def status_of(
     addresses = host_network_addresses(present, host_ips) if pod.spec.hostNetwork else (tuple(pod_ips) or tuple(present))
     if addresses and (sandbox or present):
         told |= {"podIP": addresses[0], "podIPs": [{"ip": ip} for ip in addresses]}
-    told["containerStatuses"] = [container_status(pod, container, seen.get(container.name, NOTHING), now=now) for container in pod.spec.containers]
+    told |= _container_statuses(pod, seen, now) if failure is None or any(one.attempt >= 0 for one in seen.values()) else {"containerStatuses": []}
+    earlier = (before or {}).get("conditions", ())
+    told["conditions"] = _conditions(pod, seen, phase, addresses, earlier, sandbox=sandbox, now=now)
+    if failure is not None and failure.reason == EVICTED:
+        told["conditions"].append(_condition(pod, "DisruptionTarget", True, "TerminationByKubelet", failure.message, earlier=earlier, now=now))
+    return told
+
+
+def _container_statuses(pod: Pod, seen: Mapping[str, Seen], now: float) -> Document:
+    told = {"containerStatuses": [container_status(pod, container, seen.get(container.name, NOTHING), now=now) for container in pod.spec.containers]}
     if pod.spec.initContainers:
         told["initContainerStatuses"] = [
             container_status(pod, container, seen.get(container.name, NOTHING), now=now, init=True) for container in pod.spec.initContainers
@@ -94,10 +103,6 @@ def status_of(
         told["ephemeralContainerStatuses"] = [
             container_status(pod, container, seen.get(container.name, NOTHING), now=now, once=True) for container in pod.spec.ephemeralContainers
         ]
-    earlier = (before or {}).get("conditions", ())
-    told["conditions"] = _conditions(pod, seen, phase, addresses, earlier, sandbox=sandbox, now=now)
-    if failure is not None and failure.reason == EVICTED:
-        told["conditions"].append(_condition(pod, "DisruptionTarget", True, "TerminationByKubelet", failure.message, earlier=earlier, now=now))
     return told
 
 
