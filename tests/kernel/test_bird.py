@@ -213,3 +213,46 @@ async def test_a_session_needs_the_same_password_at_both_ends(wires: dict[str, s
         assert not await both(), "the wrong one is not heard"
         await node.configure(speaker("a", [session._replace(password="one key") for session in sessions], ()))
         await until(both, "the session whose password was put right")
+
+
+@pytest.mark.parametrize("seconds", [30, 0], ids=["routes stay where it was agreed to", "routes are taken back where it was not"])
+async def test_while_it_is_away_for_a_restart(wires: dict[str, str], tmp_path: Path, seconds: int) -> None:
+    routes = [TOLD[family][7] for family in FAMILIES]
+    sessions = [Session(own(family, 11), 64513, own(family, 1), 64512, restart_seconds=seconds) for family in FAMILIES]
+    wanted = {address: {str(own(Family.of(address), 11))} for address in routes}
+    holes: set[Address] = set()
+
+    async def all_told() -> bool:
+        missing = {address for address in routes if await hops(wires["router"], address) != wanted[address]}
+        holes.update(missing)
+        return not missing
+
+    async def none_told() -> bool:
+        return not any([await hops(wires["router"], address) for address in routes])
+
+    async def watch() -> None:
+        while True:
+            await all_told()
+
+    async with running(tmp_path / "r", wires["router"], routers_text()):
+        before = Bird(str(tmp_path / "a"), netns=wires["a"])
+        await before.start(speaker("a", sessions, routes), returns=seconds > 0)
+        await until(all_told, "routes")
+        holes.clear()
+        watching = asyncio.create_task(watch())
+        await before.leave()
+        assert not processes.marked(bird.MARK, str(tmp_path / "a"))
+        if not seconds:
+            await until(none_told, "routes taken back")
+        after = Bird(str(tmp_path / "a"), netns=wires["a"])
+        await after.start(speaker("a", sessions, routes[:1]), returns=seconds > 0)  # the other one was given up meanwhile
+
+        async def one_told() -> bool:
+            return [await hops(wires["router"], address) for address in routes] == [wanted[routes[0]], set()]
+
+        try:
+            await until(one_told, "the routes of now")
+            watching.cancel()
+            assert (routes[0] in holes) is (seconds == 0), "what is told before and after is there all the time"
+        finally:
+            after.close()

@@ -47,12 +47,13 @@ def test_pools_are_read_and_written() -> None:
 
 
 def test_pools_are_announced_on_the_link_or_by_bgp_to_peers_of_their_families() -> None:
-    peers = "[{peerAddress: 192.0.2.1, peerASN: 64512, myASN: 64513, bfd: true}, {peerAddress: 'fd00::1', peerASN: 4200000000, myASN: 7, peerPort: 1179}]"
+    second = "{peerAddress: 'fd00::1', peerASN: 4200000000, myASN: 7, peerPort: 1179, gracefulRestartSeconds: 30}"
+    peers = f"[{{peerAddress: 192.0.2.1, peerASN: 64512, myASN: 64513, bfd: true}}, {second}]"
     text = f"{{pools: [{{name: a, addresses: [198.51.100.0/30, 'fd02::/126'], announce: bgp}}, {{name: b, addresses: [203.0.113.7]}}], peers: {peers}}}"
     found = parse_configuration(text)
     assert found.peers == (
         Peer(parse_address("192.0.2.1"), 64512, 64513, bfd=True),
-        Peer(parse_address("fd00::1"), 4200000000, 7, port=1179),
+        Peer(parse_address("fd00::1"), 4200000000, 7, port=1179, restart_seconds=30),
     )
     ways = {one: found.way_of(parse_address(one)) for one in ("198.51.100.1", "fd02::1", "203.0.113.7", "192.0.2.77")}
     assert list(ways.values()) == [BGP, BGP, LINK, LINK] and found.speaks_bgp
@@ -69,6 +70,10 @@ def test_pools_are_announced_on_the_link_or_by_bgp_to_peers_of_their_families() 
         ("{pools: [], peers: [3, {peerAddress: 3}]}", r"peers\[0\]: not a mapping; peers\[1\].peerASN: None is not a number from 1.*peers\[1\].peerAddress: "),
         ("{pools: [], peers: [{peerAddress: 192.0.2.1, peerASN: 1, myASN: true}]}", r"peers\[0\].myASN: True is not a number"),
         ("{pools: [], peers: [{peerAddress: 192.0.2.1, peerASN: 1, myASN: 1, holdTimeSeconds: 2}]}", r"holdTimeSeconds: 2 is not a number from 3"),
+        (
+            "{pools: [], peers: [{peerAddress: 192.0.2.1, peerASN: 1, myASN: 1, gracefulRestartSeconds: 4096}]}",
+            r"gracefulRestartSeconds: 4096 is not a number from 0",
+        ),
         ("{pools: [], peers: [{peerAddress: 192.0.2.1, peerASN: 1, myASN: 1, bfd: 1, x: 1}]}", r"peers\[0\].x: not a field.*bfd: 1 is neither"),
         ("{pools: [], peers: [{peerAddress: 192.0.2.1, peerASN: 1, myASN: 1}, {peerAddress: 192.0.2.1, peerASN: 1, myASN: 1}]}", "192.0.2.1 is named twice"),
         ("{pools: [], more: []}", "nothing beside but 'peers'"),

@@ -18,6 +18,7 @@ from twinstack.net.family import FAMILIES, Address, Family, Network
 BFD_MILLISECONDS, BFD_MULTIPLIER = 300, 3  # a peer is dead after three of these without a word
 _RETRY_SECONDS = 2
 _HEAD = "log stderr {{ warning, error, fatal, bug, auth }};\nrouter id {0};\nprotocol device {{ scan time 10; }}\n"
+_COME_BACK = "graceful restart wait 5;\n"  # after a restart, for peers that do not answer, before all has been said
 _BFD = f'protocol bfd {{ interface "*" {{ interval {BFD_MILLISECONDS} ms; multiplier {BFD_MULTIPLIER}; }}; }}\n'
 
 
@@ -30,6 +31,7 @@ class Session(NamedTuple):
     peer_asn: int
     port: int = 179
     hold_seconds: int = 9
+    restart_seconds: int = 0  # how long the other end keeps our routes while we are away for a restart (RFC 4724); 0: not at all
     multihop: bool = False
     bfd: bool = False
     password: str = ""  # signs every segment (RFC 2385); plain_password says which may be
@@ -67,6 +69,8 @@ def speaker(name: str, sessions: Iterable[Session], routes: Iterable[Address]) -
     """The text of a node that tells each peer the routes of its family."""
     ordered = sorted(sessions, key=lambda session: session.name)
     parts = [_HEAD.format(router_id(name))]
+    if any(session.restart_seconds for session in ordered):
+        parts.append(_COME_BACK)
     if any(session.bfd for session in ordered):
         parts.append(_BFD)
     by_family = {family: sorted((one for one in set(routes) if Family.of(one) is family), key=int) for family in FAMILIES}
@@ -89,6 +93,7 @@ def _session(one: Session) -> str:
         "strict bind yes;",
         f"bfd {'yes' if one.bfd else 'no'};",
         "multihop;" if one.multihop else "direct;",
+        *([f"graceful restart yes; graceful restart time {one.restart_seconds};"] if one.restart_seconds else []),
         *_password(one.password),
         f"{_channel(Family.of(one.peer))} {{ import none; export where source = RTS_STATIC; next hop self; }};",
     ]

@@ -56,8 +56,10 @@ class Bird:
         self._configuration, self._socket = f"{directory}/bird.conf", f"{directory}/bird.ctl"
         self.pid = 0
 
-    async def start(self, text: str) -> None:
-        """Begin with this configuration, and return when it listens. KernelError, ``.missing`` when there is no such program."""
+    async def start(self, text: str, *, returns: bool = False) -> None:
+        """Begin with this configuration, and return when it listens. One that *returns* tells peers that what they kept meanwhile is still good.
+
+        KernelError, ``.missing`` when there is no such program."""
         program = find()
         if program is None:
             raise KernelError(errno.ENOENT, "run bird", f"it is not installed; the package {PACKAGE} has it")
@@ -72,7 +74,7 @@ class Bird:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._socket)
         environment = {**os.environ, MARK: self._directory}
-        command = [program, "-f", "-c", self._configuration, "-s", self._socket]
+        command = [program, "-f", *(["-R"] if returns else []), "-c", self._configuration, "-s", self._socket]
         self.pid = processes.start_detached(command, env=environment, stdout_fd=2, stderr_fd=2, netns=self._netns)
         try:
             await self._until_it_answers()
@@ -121,6 +123,13 @@ class Bird:
     async def ended(self) -> None:
         """Wait until the process has ended."""
         await processes.ended(self.pid)
+
+    async def leave(self) -> None:
+        """End it for a restart: peers that agreed to (RFC 4724) keep its routes, all others take them back."""
+        with contextlib.suppress(KernelError):  # it goes before it has answered
+            await self._ask("graceful restart")
+        await processes.ended(self.pid)
+        self.close()
 
     def close(self) -> None:
         """End it: BIRD takes its routes back from its peers as it goes."""

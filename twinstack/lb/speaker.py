@@ -4,14 +4,15 @@ Rule of this file: which routes those are is decided in ``rules.balancer_owners`
 
 Theory. By BGP an address need not have one owner: every node that may take its traffic says so, and the router spreads connections over
 them. So nobody has to know who lives: a node that dies falls silent, and the router forgets it after the hold time, or in a second
-where both speak BFD; one that stops, or drains, takes its routes back at once. While the API server is away, all stays.
+where both speak BFD; one that stops, or drains, takes its routes back at once, unless it agreed with
+the router that it may come back (RFC 4724): then its routes stay for that time. While the API server is away, all stays.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from typing import Any
 
 from twinstack.api.kinds import ConfigMap, EndpointSlice, Node, Service
@@ -53,8 +54,8 @@ class Speaker:
 
     async def run(self) -> None:
         """Take part until cancelled; then take the routes back."""
-        with ExitStack() as undo:
-            undo.callback(self._bird.close)
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._end)
             for view in (Service, EndpointSlice, Node):
                 undo.callback(self._cache.subscribe(view, self._woken))
             undo.callback(self._cache.subscribe(ConfigMap, lambda before, after: self._changed.set()))
@@ -63,6 +64,17 @@ class Speaker:
                 group.create_task(self._work(), name="routes")
                 group.create_task(self._mind(), name="bird")
                 group.create_task(self._look(), name="sessions")
+
+    async def _end(self) -> None:
+        """Take the routes back; where a peer agreed to keep them over a restart, let it."""
+        if self._applied and self._returns:
+            await self._bird.leave()
+        else:
+            self._bird.close()
+
+    @property
+    def _returns(self) -> bool:
+        return any(peer.restart_seconds for peer in self._configuration.current.peers)
 
     def _woken(self, before: Any, after: Any) -> None:
         if concerns_owners(before, after):
@@ -99,7 +111,7 @@ class Speaker:
         if self._applied:
             await self._bird.configure(wanted)
         else:
-            await self._bird.start(wanted)
+            await self._bird.start(wanted, returns=self._returns)
             self._begun.set()
         for peer in {str(peer.address) for peer in configuration.peers} - {str(session.peer) for session in sessions}:
             log.warning("The node has no address of a peer's family, and tells it nothing", extra={"peer": peer})

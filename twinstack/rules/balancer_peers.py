@@ -10,6 +10,7 @@ session for each family, so that one that breaks takes nothing of its twin with 
     myASN: 64513                # the nodes' own; the same number makes the session an internal one
     peerPort: 179
     holdTimeSeconds: 9          # silence after which the router forgets a node (RFC 4271 4.2), 3 or more
+    gracefulRestartSeconds: 0   # how long the router keeps a node's routes while its speaker is restarted (RFC 4724); 0: it takes them back when it stops
     ebgpMultiHop: false         # the router is farther away than one hop
     bfd: false                  # find a dead node in a second (RFC 5880), where the router speaks it, too
 """
@@ -34,6 +35,7 @@ class Peer(NamedTuple):
     own_asn: int
     port: int = 179
     hold_seconds: int = 9
+    restart_seconds: int = 0
     multihop: bool = False
     bfd: bool = False
 
@@ -44,6 +46,7 @@ _NUMBERS: Mapping[str, tuple[int, int, int | None]] = {
     "myASN": (1, MOST_ASN, None),
     "peerPort": (1, 65535, 179),
     "holdTimeSeconds": (3, 65535, 9),
+    "gracefulRestartSeconds": (0, 4095, 0),
 }
 _SWITCHES = ("ebgpMultiHop", "bfd")
 _FIELDS = ("peerAddress", *_NUMBERS, *_SWITCHES)
