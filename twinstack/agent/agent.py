@@ -23,6 +23,7 @@ from twinstack.agent.containers import seccomp
 from twinstack.agent.containers.base import Record, Runtime
 from twinstack.agent.containers.images import Images
 from twinstack.agent.containers.process import ProcessRuntime
+from twinstack.agent.leftovers import end_orphan
 from twinstack.agent.limits import Limiter
 from twinstack.agent.making import Maker
 from twinstack.agent.network import Network
@@ -36,7 +37,7 @@ from twinstack.agent.server import Server, serving_pair
 from twinstack.agent.settings import Settings, preferred_family
 from twinstack.agent.static import StaticPods
 from twinstack.agent.status import waiting_reason
-from twinstack.agent.workers import PODS, Worker, end_orphan
+from twinstack.agent.workers import PODS, Worker
 from twinstack.api import errors
 from twinstack.api.kinds import Container, Node, Pod, Service
 from twinstack.api.objects import Document, Key, document_of
@@ -51,7 +52,7 @@ from twinstack.loops.metrics import new_registry
 from twinstack.loops.supervisor import supervise
 from twinstack.net.family import FAMILIES, Family
 from twinstack.rules.node_access import MIRROR
-from twinstack.rules.node_admission import Refusal, refusal
+from twinstack.rules.node_admission import Refusal, refusal, shortage
 
 log = logging.getLogger(__name__)
 MOST_WRITES = 16
@@ -134,6 +135,12 @@ class Agent:
     def host_ips(self) -> tuple[str, ...]:
         """The node's own addresses, as its object tells them, or as they will be told."""
         return host_ips_of(self.nodes.get(Key("", self.node_name))) or tuple(map(str, self.registration.addresses))
+
+    def shortage(self, pod: Pod, *, alone: bool) -> Refusal | None:
+        """What the node has too little of for the pod, beside its other pods, or if it were *alone*."""
+        node = self.nodes.get(Key("", self.node_name))
+        others = (worker.pod for uid, worker in self._workers.items() if uid != pod.metadata.uid and worker.holds_place)
+        return shortage(pod, node, [] if alone else list(others)) if node is not None else None
 
     def event(self, pod: Pod, type_: str, reason: str, message: str, container: Container | None = None) -> None:
         """Tell people about a pod."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 import msgspec
@@ -60,6 +60,27 @@ class Limiter:
         except OSError as error:
             raise ConfigError(f'the limits of container "{container.name}" cannot be set: {error.filename}: {error.strerror}') from error
 
+    def change(self, before: Pod, after: Pod, staying: Iterable[tuple[Container, str]], ending: Sequence[tuple[Container, str]]) -> None:
+        """Give a pod's running containers (with their ids) other amounts; ConfigError when the kernel refuses.
+
+        No group may be held to less than one that stands in it: so the pod's has the larger of both while its containers' change. Containers that are
+        about to end keep their memory, and the pod's group has it until they are started anew.
+        """
+        group = self._made.get(after.metadata.uid)
+        if group is None:  # nothing of it was ever started
+            return
+        old, new = (limits_of(pod_amounts(pod), pids=self._pids) for pod in (before, after))
+        try:
+            memory = _looser(old.memory, new.memory)
+            self._groups.make(group, new._replace(memory=memory, cpu_quota=_looser(old.cpu_quota, new.cpu_quota)))
+            for container, identifier in staying:
+                self._groups.make(f"{group}/{identifier}", limits_of(amounts_of(container), pids=self._pids))
+            for container, identifier in ending:
+                self._groups.make(f"{group}/{identifier}", limits_of(amounts_of(container), pids=self._pids)._replace(memory=None))
+            self._groups.make(group, new._replace(memory=memory) if ending else new)
+        except OSError as error:
+            raise ConfigError(f"the limits cannot be changed: {error.filename}: {error.strerror}") from error
+
     def judged(self, record: Record) -> Record:
         """A container's end, with its reason if the kernel has ended it because memory was short."""
         if record.running or record.exit_code != KILLED or record.reason or (group := self._made.get(record.pod)) is None:
@@ -100,6 +121,10 @@ class Limiter:
                 return
             await asyncio.sleep(PAUSE_SECONDS)
         log.warning("A control group is still in use", extra={"group": path})
+
+
+def _looser(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else max(one, other)
 
 
 def group_of(pod: Pod) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from twinstack.agent import families
 from twinstack.agent.containers.base import USER, Record
 from twinstack.agent.pods import NOTHING, Failure, Seen, failed_init, is_initialized, is_sidecar, restart_at, restarts
+from twinstack.agent.resizing import Told
 from twinstack.agent.volumes import is_recursive
 from twinstack.api.kinds import Container, ContainerStatus, Pod, condition_of
 from twinstack.api.objects import Document
@@ -69,6 +70,7 @@ def status_of(
     pod_ips: Sequence[str],
     host_ips: Sequence[str],
     failure: Failure | None,
+    resize: Told | None = None,
     before: Document | None = None,
     now: float,
 ) -> Document:
@@ -88,6 +90,8 @@ def status_of(
     told |= _container_statuses(pod, seen, now) if failure is None or any(one.attempt >= 0 for one in seen.values()) else {"containerStatuses": []}
     earlier = (before or {}).get("conditions", ())
     told["conditions"] = _conditions(pod, seen, phase, addresses, earlier, sandbox=sandbox, now=now)
+    if resize is not None:
+        told["conditions"].append(_condition(pod, resize.type, True, resize.reason, resize.message, earlier=earlier, now=now))
     if failure is not None and failure.reason == EVICTED:
         told["conditions"].append(_condition(pod, "DisruptionTarget", True, "TerminationByKubelet", failure.message, earlier=earlier, now=now))
     return told

@@ -20,6 +20,7 @@ from twinstack.agent import hooks
 from twinstack.agent.containers.base import ContainerError, Record, Runtime
 from twinstack.agent.environment import ConfigError
 from twinstack.agent.hostfiles import HostnameError
+from twinstack.agent.leftovers import SIGKILL, clean_up
 from twinstack.agent.limits import Limiter
 from twinstack.agent.making import STOP, Maker
 from twinstack.agent.pods import (
@@ -41,6 +42,7 @@ from twinstack.agent.pods import (
 from twinstack.agent.probes import Prober
 from twinstack.agent.probing import Probing
 from twinstack.agent.pulls import ALSO_TOLD, ImageRefused
+from twinstack.agent.resizing import IN_PROGRESS, PENDING, Resizing
 from twinstack.agent.sandboxes import Sandbox, Sandboxes
 from twinstack.agent.status import EVICTED, SCHEME, newly_backing_off, status_of, told_before
 from twinstack.agent.sysctls import SysctlForbidden
@@ -62,7 +64,7 @@ RETRY_SECONDS = 1.0
 CONFIG_RETRY_SECONDS = 10.0
 KEPT_ATTEMPTS = 2
 LONGEST_HOOK_SECONDS = 24 * 3600.0  # nothing limits a postStart hook but the end of its container
-SIGTERM, SIGKILL = 15, 9
+SIGTERM = 15
 
 
 class Surroundings(Protocol):
@@ -79,6 +81,9 @@ class Surroundings(Protocol):
     def host_ips(self) -> tuple[str, ...]:
         """The node's own addresses, the primary one first."""
 
+    def shortage(self, pod: Pod, *, alone: bool) -> Refusal | None:
+        """What the node has too little of for the pod, beside its other pods, or if it were *alone*."""
+
     def event(self, pod: Pod, type_: str, reason: str, message: str, container: Container | None = None) -> None:
         """Tell people about a pod."""
 
@@ -93,7 +98,8 @@ class Worker:
     """Keeps one pod true until it is gone."""
 
     def __init__(self, pod: Pod, node: Surroundings) -> None:
-        self.pod = pod
+        self._resizing = Resizing()
+        self.pod = self._resizing.adopt(pod)  # with what its containers have, which may not be what they ask for
         self.gone = False
         self.seen: dict[str, Seen] = {}
         self.sandbox: Sandbox | None = None
@@ -123,7 +129,7 @@ class Worker:
         """The pod's object has changed; what somebody else has written into its status is written over."""
         if (pod.labels, pod.annotations) != (self.pod.labels, self.pod.annotations):
             self._refreshes.set()
-        self.pod = pod
+        self.pod = self._resizing.standing(pod)
         written = self._written
         if written is not None and pod.status.phase:
             ready = condition_of(pod.status.conditions, "Ready")
@@ -199,6 +205,8 @@ class Worker:
                 self._deadline(now)
                 if self._ending_since is None and (self.gone or self.pod.metadata.deletionTimestamp is not None or self._failure is not None):
                     self._ending_since = now
+                if self._ending_since is None:
+                    self.pod = self._resizing.change(self.pod, self.seen, self._node, self.kill, now)
                 plan = decide(
                     self.pod,
                     sandbox=self.sandbox is not None,
@@ -219,7 +227,7 @@ class Worker:
                 task.cancel()
 
     async def _sleep(self, until: float | None) -> None:
-        moments = [moment for moment in (until, self._deadline_at()) if moment is not None]
+        moments = [moment for moment in (until, self._deadline_at(), self._resizing.retry_at) if moment is not None]
         timeout = max(0.0, min(moments) - time.time()) if moments else None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -509,6 +517,7 @@ class Worker:
             pod_ips=sandbox.addresses if sandbox else (),
             host_ips=self._node.host_ips(),
             failure=self._failure,
+            resize=self._resizing.told,
             before=before,
             now=now,
         )
@@ -566,29 +575,8 @@ class Worker:
         for field in ("podIPs", "hostIPs"):
             if field in sent:
                 sent[field] = [{"$patch": "replace"}, *sent[field]]
+        there, said = ({one.type for one in self.pod.status.conditions or ()}, {one["type"] for one in status["conditions"]})
+        over = [{"$patch": "delete", "type": type_} for type_ in (PENDING, IN_PROGRESS) if type_ in there - said]
+        sent["conditions"] = [*over, *status["conditions"]]
         await self._node.patch_status(self._key, {"metadata": {"uid": self.pod.metadata.uid}, "status": sent})
         self._written = status
-
-
-async def clean_up(node: Surroundings, uid: str) -> None:
-    """Forget a pod of which nothing runs any more: its ended containers, what they shared, its directory."""
-    for record in node.runtime.records():
-        if record.pod == uid:
-            with contextlib.suppress(ContainerError):
-                await node.runtime.remove(record.id)
-    with contextlib.suppress(ContainerError):
-        await node.runtime.forget(uid)
-    node.maker.forget(uid)
-    await node.limiter.forget(uid)
-    await asyncio.to_thread(node.sandboxes.forget, uid)
-
-
-async def end_orphan(node: Surroundings, uid: str) -> None:
-    """End what is left of a pod whose object was deleted while no agent was there. Errors are those of the steps; try again."""
-    while running := [record for record in node.runtime.records() if record.pod == uid and record.running]:
-        for record in running:
-            await node.runtime.signal(record.id, SIGKILL)
-        await asyncio.sleep(0.05)
-    if (sandbox := node.sandboxes.load(uid)) is not None:
-        await node.sandboxes.remove(sandbox)
-    await clean_up(node, uid)

@@ -89,6 +89,7 @@ class Container(View, frozen=True):
     envFrom: list[dict[str, Any]] | None = None
     volumeMounts: list[dict[str, Any]] | None = None
     resources: dict[str, Any] | None = None
+    resizePolicy: list[dict[str, Any]] | None = None
     livenessProbe: Probe | None = None
     readinessProbe: Probe | None = None
     startupProbe: Probe | None = None
@@ -218,6 +219,7 @@ class ContainerStatus(View, frozen=True):
     containerID: str = ""
     state: ContainerState = ContainerState()
     lastState: ContainerState = ContainerState()
+    resources: dict[str, Any] | None = None
 
 
 class PodStatus(View, frozen=True):

@@ -100,7 +100,7 @@ RESOURCES: tuple[Resource, ...] = (
                            Subresource("ephemeralcontainers", _STATUS),
                            Subresource("eviction", ("create",), "Eviction", "policy", "v1"), _stream("exec", "PodExecOptions"),
                            Subresource("log", ("get",)), _stream("portforward", "PodPortForwardOptions"),
-                           _proxy("PodProxyOptions"), _status)),
+                           _proxy("PodProxyOptions"), Subresource("resize", _STATUS), _status)),
     Resource("", "v1", "services", "service", "Service", True, kinds.Service, ("svc",), ("all",),
              subresources=(_proxy("ServiceProxyOptions"), _status)),
     Resource("", "v1", "endpoints", "endpoints", "Endpoints", True, kinds.Endpoints, ("ep",),

@@ -28,9 +28,11 @@ from twinstack.apiserver.cache import Cache, Collection, Stored
 from twinstack.apiserver.ownership import Doors
 from twinstack.apiserver.strategies.base import Strategy, Transaction
 from twinstack.rules.metadata import problems_with_metadata, problems_with_metadata_update
+from twinstack.rules.resizing import resized_spec
 from twinstack.store.base import KeyExists, RevisionMismatch, Store, StoreError, Write
 
 NAMESPACES = BY_PATH["", "v1", "namespaces"]
+_BEGET = ("", "ephemeralcontainers", "resize")  # doors through which an object becomes one of another generation
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels, no look-alikes: random names spell nothing
 ATTEMPTS = 8
 OURSELVES = "kube-apiserver"  # the manager of what the server writes on its own
@@ -308,7 +310,7 @@ class Changes:
         transaction = Transaction(self.cache, now=self.now(), dry_run=dry_run)
         with transaction.undo:
             strategy.begin_update(after, before, subresource, transaction)
-            if strategy.counts_generation and not subresource and _differs_beyond_metadata(after, before):
+            if strategy.counts_generation and subresource in _BEGET and _differs_beyond_metadata(after, before):
                 metadata["generation"] = old.get("generation", 0) + 1
             problems = [*sent, *problems_with_metadata_update(after, before), *strategy.problems_with_update(after, before, subresource)]
             if problems:
@@ -456,7 +458,7 @@ def _keep_what_the_system_sets(metadata: Document, old: Document) -> None:
 
 
 def _keep_what_the_door_does_not_open(after: Document, before: Document, subresource: str, strategy: Strategy) -> None:
-    """The status door changes status (and metadata), a pod's door of ephemeral containers these; the main door does not change status where there is one."""
+    """The status door changes status (and metadata), a pod's doors of ephemeral containers and of amounts these, the main door all but the status."""
     if subresource == "status":
         for name in [name for name in after if name not in ("metadata", "status")]:
             del after[name]
@@ -468,6 +470,12 @@ def _keep_what_the_door_does_not_open(after: Document, before: Document, subreso
         after.update({name: value for name, value in before.items() if name != "metadata"})
         rest = {name: value for name, value in before["spec"].items() if name != "ephemeralContainers"}
         after["spec"] = {**rest, "ephemeralContainers": added} if added else rest
+    elif subresource == "resize":
+        sent = after.get("spec") or {}
+        for name in [name for name in after if name != "metadata"]:
+            del after[name]
+        after.update({name: value for name, value in before.items() if name != "metadata"})
+        after["spec"] = resized_spec(sent, before["spec"])
     elif not subresource and strategy.has_status:
         after.pop("status", None)
         if "status" in before:

@@ -83,6 +83,9 @@ class Doors:
         elif subresource == "ephemeralcontainers":
             closed += [(name,) for name in own.fields if name not in ("apiVersion", "kind", "metadata", "spec")]
             closed += [("spec", name) for name in own.at("spec").fields if name != "ephemeralContainers"]
+        elif subresource == "resize":
+            closed += [(name,) for name in own.fields if name not in ("apiVersion", "kind", "metadata", "spec")]
+            closed += [("spec", name) for name in own.at("spec").fields if name not in ("containers", "initContainers")]
         elif not subresource and resource.subresource("status") is not None:
             closed.append(("status",))
         always = _EMPTY.get(f"{resource.kind}.{resource.group}") or _EMPTY.get(resource.kind, {})

@@ -31,13 +31,8 @@ class Refusal(NamedTuple):
 
 def refusal(pod: Pod, node: Node, others: Sequence[Pod]) -> Refusal | None:
     """Why the node refuses the pod beside the others, which hold their places; None when it takes it."""
-    allocatable = allocatable_of(node)
-    if (most := allocatable.get(PODS)) is not None and len(others) >= most:
-        return _short(PODS, 1, len(others), most)
-    if asked := requests_of(pod):
-        used = total(map(requests_of, others))
-        for name in sorted(lacking(asked, used, allocatable)):
-            return _short(name, asked[name], used[name], allocatable.get(name, 0))
+    if short := shortage(pod, node, others):
+        return short
     if missing := missing_labels(pod, node):
         return Refusal(NODE_AFFINITY, "the node is without the label " + ",".join(f"{key}={value}" for key, value in sorted(missing.items())))
     if not matches_node_affinity(pod, node):
@@ -47,6 +42,18 @@ def refusal(pod: Pod, node: Node, others: Sequence[Pod]) -> Refusal | None:
     for taint in node.spec.taints or ():
         if taint.effect == "NoExecute" and not tolerates(pod.spec.tolerations, taint):
             return Refusal(TAINTS, f"the node has the taint {taint.key}={taint.value}:NoExecute, which the pod does not tolerate")
+    return None
+
+
+def shortage(pod: Pod, node: Node, others: Sequence[Pod]) -> Refusal | None:
+    """What the node has too little of for the pod beside the others."""
+    allocatable = allocatable_of(node)
+    if (most := allocatable.get(PODS)) is not None and len(others) >= most:
+        return _short(PODS, 1, len(others), most)
+    if asked := requests_of(pod):
+        used = total(map(requests_of, others))
+        for name in sorted(lacking(asked, used, allocatable)):
+            return _short(name, asked[name], used[name], allocatable.get(name, 0))
     return None
 
 

@@ -37,6 +37,7 @@ from twinstack.rules.nodes import EFFECTS
 from twinstack.rules.placement_validation import problems_with_affinity, problems_with_gates, problems_with_spreading
 from twinstack.rules.pods import quality_of
 from twinstack.rules.problems import duplicate, forbidden, required, unsupported, wrong
+from twinstack.rules.resizing import problems_with_policies
 from twinstack.rules.service_validation import PROTOCOLS
 from twinstack.rules.services import spelling_warnings
 from twinstack.rules.volume_validation import problems_with_place_below, problems_with_volumes
@@ -87,6 +88,7 @@ def _problems_with_containers(spec: Mapping[str, Any], path: str) -> Iterator[Fi
                 yield duplicate(f"{here}.name", name)
             names.add(name)
             yield from _problems_with_container(container, here, volumes, first=field == "initContainers")
+            yield from problems_with_policies(container, here, spec.get("restartPolicy", ""))
             yield from _problems_with_ports(container.get("ports") or (), f"{here}.ports", host_ports, on_host=bool(spec.get("hostNetwork")))
 
 

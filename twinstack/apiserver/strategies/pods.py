@@ -10,7 +10,7 @@ from twinstack.api.objects import Document
 from twinstack.api.resources import resource_of
 from twinstack.apiserver.strategies.base import Transaction
 from twinstack.apiserver.strategies.typed import Typed
-from twinstack.rules import pod_validation, pods
+from twinstack.rules import pod_validation, pods, resizing
 from twinstack.rules.pod_types import check_pod_types
 from twinstack.rules.priorities import give_priority
 from twinstack.rules.problems import forbidden
@@ -55,6 +55,8 @@ class Pods(Typed):
             return pod_validation.problems_with_pod_status(after, before)
         if subresource == "ephemeralcontainers":
             return pod_validation.problems_with_ephemeral_containers(after, before)
+        if subresource == "resize":
+            return list(resizing.problems_with_resize(after, before))
         return [] if subresource else pod_validation.problems_with_pod_update(after, before)
 
     def warnings(self, after: Document, before: Document | None) -> list[str]:
