@@ -320,3 +320,13 @@ def _reconciled(tmp_path: Path) -> Path:
     path = tmp_path / "role.json"
     path.write_text(json.dumps({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", **role("more", ("get", "", "pods"))}))
     return path
+
+
+async def test_what_is_passed_on_is_allowed_by_the_method_and_the_subresource(guarded: Any) -> None:
+    jane, there = As(guarded, "jane-token"), "/api/v1/namespaces/default/pods/none/proxy/x"
+    await guarded.made(ROLES, role("looking", ("get", "", "pods/proxy")))
+    assert await jane.code("GET", there) == 403
+    await guarded.made(BINDINGS, binding("looking", "Role", "looking", "jane"))
+    assert [await jane.code(method, there) for method in ("GET", "HEAD")] == [404, 404]
+    assert [await jane.code(method, there) for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")] == [403] * 5
+    assert await jane.code("GET", "/api/v1/namespaces/default/services/none/proxy/x") == 403

@@ -32,7 +32,7 @@ from twinstack.rules.resizing import resized_spec
 from twinstack.store.base import KeyExists, RevisionMismatch, Store, StoreError, Write
 
 NAMESPACES = BY_PATH["", "v1", "namespaces"]
-_BEGET = ("", "ephemeralcontainers", "resize")  # doors through which an object becomes one of another generation
+_COUNTED = ("", "ephemeralcontainers", "resize")  # doors through which an object becomes one of another generation
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels, no look-alikes: random names spell nothing
 ATTEMPTS = 8
 OURSELVES = "kube-apiserver"  # the manager of what the server writes on its own
@@ -310,7 +310,7 @@ class Changes:
         transaction = Transaction(self.cache, now=self.now(), dry_run=dry_run)
         with transaction.undo:
             strategy.begin_update(after, before, subresource, transaction)
-            if strategy.counts_generation and subresource in _BEGET and _differs_beyond_metadata(after, before):
+            if strategy.counts_generation and subresource in _COUNTED and _differs_beyond_metadata(after, before):
                 metadata["generation"] = old.get("generation", 0) + 1
             problems = [*sent, *problems_with_metadata_update(after, before), *strategy.problems_with_update(after, before, subresource)]
             if problems:
