@@ -108,6 +108,8 @@ def metrics() -> str:
             words = [_text(argument) for argument in call.args[:2]]
             if len(words) == 2 and words[0] and words[1] and _METRIC.fullmatch(words[0]) and words[1].endswith("."):
                 rows.setdefault(words[0], (path.relative_to(root).parts[0], words[1]))
+        for name, words in _families_of(path):
+            rows.setdefault(name, (path.relative_to(root).parts[0], words))
     registry = CollectorRegistry()
     ProxyMetrics(registry)
     for family in registry.collect():
@@ -122,6 +124,14 @@ def metrics() -> str:
     ]
     lines += [f"| `{name}` | {room} | {text} |" for name, (room, text) in sorted(rows.items())]
     return "\n".join(lines) + "\n"
+
+
+def _families_of(path: Path) -> Iterator[tuple[str, str]]:
+    """The metrics of a table: a name, and a type, what it says and the lines."""
+    for table in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Dict)):
+        for key, value in zip(table.keys, table.values, strict=True):
+            if isinstance(key, ast.Constant) and isinstance(value, ast.Tuple) and value.elts and _text(value.elts[0]) in ("counter", "gauge"):
+                yield _text(key), _text(value.elts[1])
 
 
 def kubelet_configuration() -> str:

@@ -17,7 +17,12 @@ def cni() -> None:
 @cni.command()
 @click.option("--bin-dir", default="/opt/cni/bin", show_default=True, type=click.Path(file_okay=False), help="The runtime's directory of plugins.")
 def install(bin_dir: str) -> None:
-    """Write the executables twinstack-cni and twinstack-ipam, replacing older ones."""
+    """Write the executables twinstack-cni and twinstack-ipam, replacing older ones.
+
+    \b
+    Example:
+      twinstack cni install --bin-dir /opt/cni/bin
+    """
     from twinstack.cni.executable import write_executable
 
     click.echo(write_executable(bin_dir))

@@ -55,7 +55,12 @@ def load(name: str, image_dir: str, tag: str, paths: tuple[str, ...]) -> None:
 @color_option
 @output_option
 def list_(name: str, image_dir: str, color: bool | None, output: str) -> None:
-    """List the images that are here."""
+    """List the images that are here.
+
+    \b
+    Example:
+      twinstack image list -o json
+    """
     found = _images(name, image_dir).all()
     if output != "text":
         return show([{"id": one.id, "names": list(one.names), "bytes": one.size, "loaded": one.created} for one in found], output)
@@ -69,7 +74,12 @@ def list_(name: str, image_dir: str, color: bool | None, output: str) -> None:
 @_directory
 @click.argument("references", nargs=-1, required=True, metavar="IMAGE...")
 def remove(name: str, image_dir: str, references: tuple[str, ...]) -> None:
-    """Remove names of images, and each image with its last name; one that a container uses stays."""
+    """Remove names of images, and each image with its last name; one that a container uses stays.
+
+    \b
+    Example:
+      twinstack image remove docker.io/library/busybox:1.36
+    """
     images = _images(name, image_dir)
     for reference in references:
         images.remove(reference)

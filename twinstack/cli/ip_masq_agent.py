@@ -20,7 +20,13 @@ from twinstack.cli.program import logging_options, run_program
 @click.option("--cleanup", is_flag=True, help="Remove our tables, and end.")
 @logging_options
 def command(cleanup: bool, verbosity: int, logging_format: str, **flags: Any) -> None:
-    """Masquerade what leaves the cluster, in one family or both, by nftables."""
+    """Masquerade what leaves the cluster, in one family or both, by nftables.
+
+    \b
+    Examples:
+      twinstack ip-masq-agent --enable-ipv6 --config-file masq.yaml
+      twinstack ip-masq-agent --enable-ipv6 --dry-run
+    """
     from twinstack.masq import masq
     from twinstack.masq.settings import Settings, checked
 

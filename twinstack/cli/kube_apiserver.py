@@ -40,7 +40,15 @@ class Duration(click.ParamType[float]):
 @click.option(
     "--authorization-mode", default="AlwaysAllow", show_default=True, help="Who decides, in order: some of Node, RBAC, AlwaysAllow, AlwaysDeny, with commas."
 )
-@click.option("--anonymous-auth", type=bool, default=True, show_default=True, help="Let anybody ask /livez, /readyz, /healthz and /version.")
+@click.option(
+    "--anonymous-auth",
+    type=bool,
+    is_flag=False,
+    flag_value=True,
+    default=True,
+    show_default=True,
+    help="Let anybody ask /livez, /readyz, /healthz and /version.",
+)
 @click.option(
     "--enable-bootstrap-token-auth",
     type=bool,
@@ -92,7 +100,12 @@ class Duration(click.ParamType[float]):
 @click.option("--etcd-servers", default="", help="Refused for now: the store is embedded.")
 @logging_options
 def command(etcd_servers: str, event_ttl: float, verbosity: int, logging_format: str, **flags: Any) -> None:
-    """Serve the Kubernetes API over HTTPS, with an embedded durable store."""
+    """Serve the Kubernetes API over HTTPS, with an embedded durable store.
+
+    \b
+    Example:
+      twinstack kube-apiserver --data-dir /var/lib/twinstack --service-cluster-ip-range 10.96.0.0/16,fd00:10:96::/112 --token-auth-file tokens.csv
+    """
     if etcd_servers:
         raise Error(f"--etcd-servers={etcd_servers} is not served yet; leave it out and give --data-dir for the embedded store")
     # Heavy: the HTTP library and cryptography.

@@ -63,24 +63,36 @@ from twinstack.net.family import FAMILIES
 @click.option("--large-cluster-size-threshold", type=int, default=50, show_default=True, help="The number of nodes above which a zone is large.")
 @click.option("--terminated-pod-gc-threshold", type=int, default=12500, show_default=True, help="How many pods that have ended are kept; 0: all.")
 @click.option("--root-ca-file", default="", help="A certificate (PEM) that every namespace gets as ConfigMap kube-root-ca.crt.")
-@click.option("--concurrent-service-endpoint-syncs", type=int, default=5, show_default=True)
-@click.option("--concurrent-endpoint-syncs", type=int, default=5, show_default=True)
-@click.option("--mirroring-concurrent-service-endpoint-syncs", type=int, default=5, show_default=True)
-@click.option("--concurrent-deployment-syncs", type=int, default=5, show_default=True)
-@click.option("--concurrent-replicaset-syncs", type=int, default=5, show_default=True)
-@click.option("--concurrent-rc-syncs", type=int, default=5, show_default=True)
-@click.option("--concurrent-daemonset-syncs", type=int, default=2, show_default=True)
-@click.option("--concurrent-ttl-after-finished-syncs", type=int, default=5, show_default=True)
-@click.option("--concurrent-statefulset-syncs", type=int, default=5, show_default=True)
-@click.option("--concurrent-job-syncs", type=int, default=5, show_default=True)
-@click.option("--concurrent-cron-job-syncs", type=int, default=5, show_default=True)
-@click.option("--concurrent-namespace-syncs", type=int, default=10, show_default=True)
-@click.option("--concurrent-gc-syncs", type=int, default=20, show_default=True)
-@click.option("--concurrent-serviceaccount-syncs", type=int, default=5, show_default=True)
+@click.option("--concurrent-service-endpoint-syncs", type=int, default=5, show_default=True, help="So many Services are decided on at once.")
+@click.option("--concurrent-endpoint-syncs", type=int, default=5, show_default=True, help="So many Services' Endpoints are decided on at once.")
+@click.option(
+    "--mirroring-concurrent-service-endpoint-syncs",
+    type=int,
+    default=5,
+    show_default=True,
+    help="So many Services with hand-written Endpoints are decided on at once.",
+)
+@click.option("--concurrent-deployment-syncs", type=int, default=5, show_default=True, help="So many Deployments are decided on at once.")
+@click.option("--concurrent-replicaset-syncs", type=int, default=5, show_default=True, help="So many ReplicaSets are decided on at once.")
+@click.option("--concurrent-rc-syncs", type=int, default=5, show_default=True, help="So many ReplicationControllers are decided on at once.")
+@click.option("--concurrent-daemonset-syncs", type=int, default=2, show_default=True, help="So many DaemonSets are decided on at once.")
+@click.option("--concurrent-ttl-after-finished-syncs", type=int, default=5, show_default=True, help="So many ended Jobs are decided on at once.")
+@click.option("--concurrent-statefulset-syncs", type=int, default=5, show_default=True, help="So many StatefulSets are decided on at once.")
+@click.option("--concurrent-job-syncs", type=int, default=5, show_default=True, help="So many Jobs are decided on at once.")
+@click.option("--concurrent-cron-job-syncs", type=int, default=5, show_default=True, help="So many CronJobs are decided on at once.")
+@click.option("--concurrent-namespace-syncs", type=int, default=10, show_default=True, help="So many Namespaces are decided on at once.")
+@click.option("--concurrent-gc-syncs", type=int, default=20, show_default=True, help="So many owned objects are decided on at once.")
+@click.option("--concurrent-serviceaccount-syncs", type=int, default=5, show_default=True, help="So many Namespaces' ServiceAccounts are decided on at once.")
 @unlooked_options(manager=True)
 @logging_options
 def command(controllers: str, node_cidr_mask_size_ipv4: int, node_cidr_mask_size_ipv6: int, verbosity: int, logging_format: str, **flags: Any) -> None:
-    """Run the controllers: node blocks, EndpointSlices, workloads, namespaces, garbage."""
+    """Run the controllers: node blocks, EndpointSlices, workloads, namespaces, garbage.
+
+    \b
+    Examples:
+      twinstack kube-controller-manager --allocate-node-cidrs --cluster-cidr 10.244.0.0/16,fd00:10:244::/56
+      twinstack kube-controller-manager --controllers '*,-cronjob-controller'
+    """
     check_door(flags["bind_address"])
     # Heavy: the HTTP library.
     from twinstack.client.controllers import check as check_common

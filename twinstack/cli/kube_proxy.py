@@ -108,7 +108,14 @@ def _without_effect(function: F) -> F:
 @click.option("--dry-run", is_flag=True, default=None, help="Print the tables (or the policies) that would be written, and end.")
 @logging_options
 def command(config_file: str, write_config_to: str, cleanup: bool, init_only: bool, feature_gates: str, **flags: Any) -> None:
-    """Serve Services of both families on this node, by nftables with a constant number of rules."""
+    """Serve Services of both families on this node, by nftables with a constant number of rules.
+
+    \b
+    Examples:
+      twinstack kube-proxy --kubeconfig ~/.kube/config --cluster-cidr 10.244.0.0/16,fd00:10:244::/56
+      twinstack kube-proxy --config /var/lib/kube-proxy/config.conf --dry-run
+      twinstack kube-proxy --cleanup
+    """
     from twinstack.proxy import limits, proxy, winkernel
     from twinstack.proxy.configuration import to_configuration
     from twinstack.proxy.settings import KERNELSPACE, OF_THE_NODE, Settings, checked

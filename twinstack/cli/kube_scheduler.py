@@ -17,7 +17,13 @@ from twinstack.cli.program import logging_options, run_program
 @unlooked_options()
 @logging_options
 def command(config: str, scheduler_name: str, verbosity: int, logging_format: str, **flags: Any) -> None:
-    """Give each waiting pod the best of the nodes that can run it, and make room for those of higher priority."""
+    """Give each waiting pod the best of the nodes that can run it, and make room for those of higher priority.
+
+    \b
+    Examples:
+      twinstack kube-scheduler --kubeconfig ~/.kube/config
+      twinstack kube-scheduler --kubeconfig ~/.kube/config --scheduler-name second --leader-elect-resource-name second
+    """
     check_door(flags["bind_address"])
     # Heavy: the HTTP library.
     from twinstack.client.controllers import check

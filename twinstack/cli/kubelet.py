@@ -61,7 +61,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.option("--provider-id", default=None, help="What the cloud calls this node.")
 @click.option("--pod-manifest-path", default=None, help="A file or directory of manifests of pods that need no API server.")
 @click.option("--file-check-frequency", default=None, help="How often it is looked at.  [default: 20s]")
-@click.option("--anonymous-auth", "anonymous", type=bool, default=None, help="Hear those who do not say who they are.  [default: false]")
+@click.option(
+    "--anonymous-auth", "anonymous", type=bool, is_flag=False, flag_value=True, default=None, help="Hear those who do not say who they are.  [default: false]"
+)
 @click.option(
     "--authentication-token-webhook",
     "token_webhook",
@@ -98,7 +100,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.option("--pod-infra-container-image", default=None, help="Ignored, with a warning: there is no such container.")
 @logging_options
 def command(config_file: str, verbosity: int, logging_format: str, **flags: Any) -> None:
-    """Register this host as a node and run its pods as host processes, each with an address of each family."""
+    """Register this host as a node and run its pods as host processes, each with an address of each family.
+
+    \b
+    Examples:
+      twinstack kubelet --kubeconfig /etc/kubernetes/kubelet.conf --node-ip 192.0.2.10,2001:db8::10 --write-cni-config
+      twinstack kubelet --kubeconfig /etc/kubernetes/kubelet.conf --config /var/lib/kubelet/config.yaml
+    """
     from twinstack.agent import configuration
     from twinstack.agent.agent import run
     from twinstack.agent.settings import Settings, checked

@@ -46,6 +46,11 @@ def command(verbosity: int, logging_format: str, **flags: Any) -> None:
 
     Runs on every node. On the link, exactly one node answers for each address; when it dies, another does within three seconds.
     An address of a pool with `announce: bgp` is told to the peers by every node that takes its traffic; that needs the package bird2.
+
+    \b
+    Examples:
+      twinstack load-balancer --kubeconfig ~/.kube/config --config pools.yaml
+      twinstack load-balancer --kubeconfig ~/.kube/config --dry-run
     """
     # Heavy: the HTTP library.
     from twinstack.lb.lb import run

@@ -16,7 +16,12 @@ def node() -> None:
 @name_option
 @click.option("--wait", "wait_seconds", type=float, default=30.0, show_default=True, help="Seconds after which a node that is not ready is a failure.")
 def add(name: str, wait_seconds: float) -> None:
-    """Add a node, and return when it is ready."""
+    """Add a node, and return when it is ready.
+
+    \b
+    Example:
+      twinstack node add
+    """
     from twinstack.lab import membership
 
     added, seconds = membership.add(places_of(name), wait_seconds)
@@ -27,7 +32,12 @@ def add(name: str, wait_seconds: float) -> None:
 @name_option
 @click.argument("node_name", metavar="NODE", shell_complete=complete_nodes)
 def remove(name: str, node_name: str) -> None:
-    """Remove a node, with its pods."""
+    """Remove a node, with its pods.
+
+    \b
+    Example:
+      twinstack node remove node3
+    """
     from twinstack.lab import membership
 
     seconds = membership.remove(places_of(name), node_name)

@@ -22,7 +22,12 @@ def store() -> None:
 @store.command()
 @_directory
 def check(directory: Path) -> None:
-    """Look at every page and every row, while the server runs or not. Status 1 when something is damaged."""
+    """Look at every page and every row, while the server runs or not. Status 1 when something is damaged.
+
+    \b
+    Example:
+      twinstack store check /var/lib/twinstack
+    """
     from twinstack.store import files
 
     report = files.check(directory)
