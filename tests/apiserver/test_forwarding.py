@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +45,10 @@ async def kubelet(api: Any) -> AsyncIterator[Kubelet]:
             return socket
         if request.path == "/moved":
             return web.Response(status=302, headers={"Location": "/there/?x=1"})
+        if request.path == "/page":
+            page = b'<a href="/x">x</a>'
+            packed = {"Content-Encoding": "gzip"} if "gzip" in request.headers.get("Accept-Encoding", "") else {}
+            return web.Response(body=gzip.compress(page) if packed else page, headers={"Content-Type": "text/html; charset=utf-8", **packed})
         if request.path == "/empty":
             return web.Response(status=204)
         if request.path == "/stream":
@@ -121,6 +127,24 @@ async def test_a_redirect_to_itself_leads_through_the_server(api: Any, kubelet: 
         assert (response.status, response.headers["Location"]) == (302, f"{NODE}/there/?x=1")
     async with api.session.get(f"{api.url}{NODE}?a=b", headers=sent, allow_redirects=False) as response:
         assert (response.status, response.headers["Location"]) == (301, f"{NODE}/?a=b")
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+async def test_the_links_of_a_page_lead_through_the_server(api: Any, kubelet: Kubelet, encoding: str) -> None:
+    got = await api.get(f"{NODE}/page", **{"Accept-Encoding": encoding})
+    assert (got.document, got.headers["Content-Type"]) == (f'<a href="{NODE}/x">x</a>', "text/html; charset=utf-8")
+
+
+async def test_a_client_of_http_1_0_gets_all_at_once(api: Any, kubelet: Kubelet) -> None:
+    host, port = api.url.removeprefix("https://").split(":")
+    tls = ssl.create_default_context()
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=tls)
+    writer.write(f"GET {NODE}/page HTTP/1.0\r\nAuthorization: Bearer a-token-for-tests\r\n\r\n".encode())
+    async with asyncio.timeout(10):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert (b"chunked" not in head, body) == (True, f'<a href="{NODE}/x">x</a>'.encode())
 
 
 async def test_requests_that_are_passed_on_are_counted_as_connections(api: Any, kubelet: Kubelet) -> None:

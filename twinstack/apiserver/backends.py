@@ -1,12 +1,13 @@
 """Connections to what requests are passed on to: a request out, and its answer back as it comes; or bytes both ways after an upgrade.
 
-Rule of this file: nothing is followed, unpacked or understood, and what was opened is closed whoever leaves first.
+Rule of this file: nothing is followed or understood (links are ``pages``' business), and what was opened is closed whoever leaves first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+import zlib
 from collections import deque
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -19,6 +20,7 @@ from twinstack.api.channels import Socket
 from twinstack.api.errors import ServiceUnavailable
 from twinstack.apiserver.calls import Answer, Call, Reaction, Rest, Stream, Streamed, Switched
 from twinstack.apiserver.kubelets import Kubelets, copied, first_of
+from twinstack.apiserver.pages import Page
 from twinstack.apiserver.targets import Target
 from twinstack.client.certificates import client_context
 
@@ -78,10 +80,15 @@ class Answered(NamedTuple):
     response: aiohttp.ClientResponse
     session: aiohttp.ClientSession
     whole: bytes | None  # the body, for a client that wants all of it at once
+    page: Page | None = None  # what changes the body on its way
 
     @property
     def headers(self) -> CIMultiDict[str]:
         return CIMultiDict(self.response.headers)
+
+    @property
+    def media_type(self) -> str:
+        return self.response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
     def reaction(self, headers: CIMultiDict[str]) -> Reaction:
         """What the client gets, with these headers."""
@@ -94,11 +101,13 @@ class Answered(NamedTuple):
         if self.method == "HEAD":  # which tells how long the body would be
             return Answer(response.status, b"", content_type, listed, rest=Rest(response.content_length or 0, lambda: iter(())))
         if self.whole is not None:
-            return Answer(response.status, self.whole, content_type, listed)
+            return Answer(response.status, self.whole if self.page is None else self.page.feed(self.whole) + self.page.end(), content_type, listed)
         return Streamed(content_type, self._run, listed, response.status)
 
     async def _run(self, stream: Stream) -> None:
-        await copied(self.response, self.session, stream, "the answer")
+        await copied(self.response, self.session, stream if self.page is None else _Changing(stream, self.page), "the answer")
+        if self.page is not None and (rest := self.page.end()):
+            await stream.send(rest)
 
     async def _run_switched(self, client: Socket) -> None:
         far = _Pipe(self.response)
@@ -116,6 +125,34 @@ class Answered(NamedTuple):
         finally:
             self.response.close()
             await self.session.close()
+
+
+class _Changing(Stream):
+    """A stream to a client of which a page's links are changed."""
+
+    def __init__(self, stream: Stream, page: Page) -> None:
+        self._stream, self._page = stream, page
+
+    async def send(self, data: bytes) -> None:
+        try:
+            changed = self._page.feed(data)
+        except zlib.error as error:
+            raise ServiceUnavailable(f"the answer is not packed as it says: {error}") from error
+        if changed:
+            await self._stream.send(changed)
+
+    def push(self, framed: bytes) -> None:
+        self._stream.push(framed)
+
+    @property
+    def backlog(self) -> int:
+        return self._stream.backlog
+
+    def abort(self) -> None:
+        self._stream.abort()
+
+    async def ended(self, seconds: float) -> bool:
+        return await self._stream.ended(seconds)
 
 
 class _Pipe:

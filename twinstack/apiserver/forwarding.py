@@ -4,7 +4,7 @@ Rule of this file: what a reverse proxy does to a path and to headers, and nothi
 
 Theory. What follows ``…/proxy`` in the path is the path there. Headers that are about one connection stay on it (RFC 9110 section 7.6.1), and so does
 what the client has told us of who it is. Whoever is asked learns of the client by ``X-Forwarded-For``, and of the path that leads
-to it by ``X-Forwarded-Uri``; it may send the client elsewhere on itself, and such a ``Location`` gets the path that leads there.
+to it by ``X-Forwarded-Uri``; it may send the client elsewhere on itself, and such a ``Location``, like the links of a page, gets the path that leads there.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from twinstack.api.errors import BadRequest
 from twinstack.apiserver.auth import HIDDEN_TOKEN
 from twinstack.apiserver.cache import Cache
 from twinstack.apiserver.calls import Answer, Call, Reaction
+from twinstack.apiserver.pages import ENCODINGS, MEDIA_TYPE, Page
 from twinstack.apiserver.requests import Request
 from twinstack.apiserver.settings import Settings
 from twinstack.apiserver.targets import Target, target_of
@@ -63,8 +64,12 @@ class Forwarder:
         answered = await self._backends.ask(target, call, path or "/", headers, upgraded=bool(upgrade))
         location = answered.headers.get("Location", "")
         shown = CIMultiDict(passed_back(answered.headers))
+        host, encoding = headers.get("Host", ""), answered.headers.get("Content-Encoding", "").lower()
         if location:
-            shown["Location"] = relocated(location, target, headers.get("Host", ""), before)
+            shown["Location"] = relocated(location, target, host, before)
+        elif answered.media_type == MEDIA_TYPE and encoding in ENCODINGS:
+            shown.popall("Content-Encoding", None)
+            answered = answered._replace(page=Page(lambda link: relocated(link, target, host, before), encoding))
         return answered.reaction(shown)
 
 
