@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from datetime import UTC, datetime
 
 import pytest
@@ -109,3 +110,19 @@ async def test_a_follower_hears_what_comes_even_across_a_rotation_and_ends_with_
     async with asyncio.timeout(5):
         await task
     assert bytes(heard).decode().splitlines() == ["first", *(f"more {i}" for i in range(6))]
+
+
+async def test_a_follower_hears_the_last_words_of_a_pod_whose_files_are_gone(tmp_path):
+    """Who deletes a pod and follows its log sees how it ends, however soon its directory goes."""
+    path = tmp_path / "pod" / "0.log"
+    path.parent.mkdir()
+    log = Log(str(path))
+    log.feed("stdout", b"first\n")
+    over = False
+    pieces = read(path, Options(follow=True), is_over=lambda: over)
+    assert await anext(pieces) == b"first\n"
+    log.feed("stdout", b"bye\n")
+    log.close()
+    shutil.rmtree(path.parent)
+    over = True
+    assert [data async for data in pieces] == [b"bye\n"]

@@ -7,12 +7,13 @@ ends when the container has.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from twinstack.agent.containers import crilog
 from twinstack.api.errors import BadRequest
@@ -113,69 +114,81 @@ def _chosen(entries: Iterable[bytes], options: Options) -> Iterator[crilog.Line]
             yield entry
 
 
-def _standing(files: list[Path], options: Options) -> tuple[list[crilog.Line], int, int]:
-    """What stands now, and where the newest file was left: its inode and the offset after its last whole entry."""
+def _standing(files: list[Path], options: Options) -> tuple[list[crilog.Line], BinaryIO | None]:
+    """What stands now, and the newest file, open after its last whole entry; None when there is no file."""
     kept: deque[crilog.Line] | list[crilog.Line] = deque(maxlen=options.tail) if options.tail is not None else []
-    inode = offset = 0
+    newest: BinaryIO | None = None
     for path in files:
-        with open(path, "rb") as file:
-            inode, offset = os.fstat(file.fileno()).st_ino, 0
-            whole = []
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                offset += len(line)
-                whole.append(line[:-1])
+        if newest is not None:
+            newest.close()
+        newest = open(path, "rb")  # noqa: SIM115 - it is handed on
+        offset = 0
+        whole = []
+        for line in newest:
+            if not line.endswith(b"\n"):
+                break
+            offset += len(line)
+            whole.append(line[:-1])
+        newest.seek(offset)
         kept.extend(_chosen(whole, options))
-    return list(kept), inode, offset
+    return list(kept), newest
 
 
 async def read(path: Path, options: Options, *, is_over: Callable[[], bool]) -> AsyncIterator[bytes]:
     """The log, in pieces. ``is_over`` says whether the container has ended, which ends a follower."""
     printer = _Printer(options)
-    entries, inode, offset = await asyncio.to_thread(_standing, files_of(path), options)
-    for first in range(0, len(entries), 1000):
-        yield printer.text(entries[first : first + 1000])
-        if printer.is_full:
-            return
-    while options.follow and not printer.is_full:
-        over = is_over()
-        lines, inode, offset = _more(path, inode, offset)
-        if data := printer.text(_chosen(lines, options)):
-            yield data
-        elif over:
-            return
-        else:
-            await asyncio.sleep(LOOK_SECONDS)
-
-
-def _more(path: Path, inode: int, offset: int) -> tuple[list[bytes], int, int]:
-    """Whole entries after *offset* of the file that has this inode, or of the next newer one when it has no more; and where we are then.
-
-    When the file is gone, as more was written than is kept, the oldest that is there is begun.
-    """
+    entries, file = await asyncio.to_thread(_standing, files_of(path), options)
     try:
-        files = [(file, os.stat(file).st_ino) for file in files_of(path)]
-        known = [number for _, number in files]
-        at = known.index(inode) if inode in known else -1
-        lines: list[bytes] = []
-        if at >= 0:
-            lines, offset = _tail(*files[at], offset)
-        while not lines and at + 1 < len(files):
-            at += 1
-            lines, after = _tail(*files[at], 0)
-            inode, offset = files[at][1], after
-    except FileNotFoundError:  # they are being rotated: the next look finds them
-        return [], inode, offset
-    return lines, inode, offset
+        for first in range(0, len(entries), 1000):
+            yield printer.text(entries[first : first + 1000])
+            if printer.is_full:
+                return
+        while options.follow and not printer.is_full:
+            over = is_over()
+            lines, file = _more(path, file)
+            if data := printer.text(_chosen(lines, options)):
+                yield data
+            elif over:
+                return
+            else:
+                await asyncio.sleep(LOOK_SECONDS)
+    finally:
+        if file is not None:
+            file.close()
 
 
-def _tail(path: Path, inode: int, offset: int) -> tuple[list[bytes], int]:
-    """Whole entries after *offset*, and the offset after them; FileNotFoundError when another file has this name meanwhile."""
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_ino != inode:
-            raise FileNotFoundError(path)
-        file.seek(offset)
-        data = file.read(CHUNK * 16)
+def _more(path: Path, file: BinaryIO | None) -> tuple[list[bytes], BinaryIO | None]:
+    """Whole entries that have come to the file that is open, or to the next newer one when it has no more; and the one that is open then.
+
+    What is open is read to its end even when the pod has gone and its files with it. When it was rotated away, as more was
+    written than is kept, the oldest that is there is begun.
+    """
+    newer: list[tuple[Path, int]] = []
+    with contextlib.suppress(FileNotFoundError):  # they are being rotated: the next look finds them
+        files = [(one, os.stat(one).st_ino) for one in files_of(path)]
+        known, inode = [number for _, number in files], os.fstat(file.fileno()).st_ino if file is not None else 0
+        newer = files[known.index(inode) + 1 :] if inode in known else files
+    lines = _entries(file) if file is not None else []  # after the look, so that what was written before a rotation is not left out
+    for one, number in newer:
+        if lines:
+            break
+        try:
+            following = open(one, "rb")  # noqa: SIM115 - it is handed on
+        except FileNotFoundError:
+            break
+        if os.fstat(following.fileno()).st_ino != number:  # another file has this name meanwhile
+            following.close()
+            break
+        if file is not None:
+            file.close()
+        file, lines = following, _entries(following)
+    return lines, file
+
+
+def _entries(file: BinaryIO) -> list[bytes]:
+    """Whole entries from where the file stands, which stands after them then."""
+    offset = file.tell()
+    data = file.read(CHUNK * 16)
     whole = data[: data.rfind(b"\n") + 1]
-    return whole.split(b"\n")[:-1], offset + len(whole)
+    file.seek(offset + len(whole))
+    return whole.split(b"\n")[:-1]
