@@ -278,6 +278,31 @@ def test_a_pod_without_a_node_that_is_being_deleted_goes(world, loop, pod):
     assert said.patch["status"]["phase"] == "Failed" and isinstance(removal, Delete) and removal.grace_period_seconds == 0
 
 
+OUT = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}
+
+
+@pytest.mark.parametrize("last", ["taint", "silence", "deletion"])
+@pytest.mark.parametrize("missing", [None, "taint", "silence", "deletion"])
+def test_pods_that_are_being_deleted_go_at_once_from_a_node_that_is_silent_and_declared_out_of_service(world, loop, node, pod, last, missing):
+    steps = {
+        "taint": lambda: world.change(Node, N1, {"spec": {"taints": [OUT]}}),
+        "silence": lambda: world.change(Node, N1, {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}),
+        "deletion": lambda: world.change(
+            Pod, Key("default", "a"), {"metadata": {"deletionTimestamp": "2026-01-02T03:04:05Z", "deletionGracePeriodSeconds": 30}}
+        ),
+    }
+    world.put(node("node1"))
+    for name in ("a", "b"):
+        world.put(pod(name, node="node1"))
+    running = loop(world, PodGarbage())
+    running.run()
+    for step in (*(one for one in steps if one != last), last):
+        if step != missing:
+            steps[step]()
+            running.run()
+    assert [one.metadata.name for one in world.list(Pod)] == (["b"] if missing is None else ["a", "b"])
+
+
 # ---- ServiceCIDRs
 
 

@@ -1,7 +1,8 @@
 """Pods that nobody can end any more are taken away.
 
 The invariant: no pod is bound to a node that has been gone for a while, none that is being deleted waits for a node
-that it never had, and there are no more pods that have ended than the threshold: the oldest go. A pod that had not ended
+that it never had, or for one that is not ready and that somebody has declared out of service by a taint, and there are
+no more pods that have ended than the threshold: the oldest go. A pod that had not ended
 is said to have failed before it goes, so that whoever counts it can.
 
 A kubelet may register its node anew after somebody deleted it; so a missing node is believed only after a while, and
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from twinstack.api.kinds import Node, Pod
+from twinstack.api.kinds import Node, Pod, condition_of
 from twinstack.api.objects import Key
 from twinstack.api.resources import resource_of
 from twinstack.api.times import text_of_time
@@ -21,6 +22,7 @@ from twinstack.api.world import Absent, Action, After, Delete, Patch, Watch, Wor
 from twinstack.rules.endpoints import by_node
 from twinstack.rules.workloads import finished
 
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"  # set by people who know that a machine is off
 _ENDED = Key("", "pods that have ended")  # no pod's key
 _PODS, _NODES = resource_of(Pod), resource_of(Node)
 
@@ -44,14 +46,17 @@ class PodGarbage:
         name = pod.spec.nodeName
         removal = Delete(_PODS, key, uid=pod.metadata.uid, grace_period_seconds=0)
         if not name:
-            return [*_said_to_fail(pod, world), removal] if pod.metadata.deletionTimestamp is not None else []
-        if world.get(Node, Key("", name)) is not None:
+            return [*_said_to_fail(pod, world, "The pod never had a node"), removal] if pod.metadata.deletionTimestamp is not None else []
+        node = world.get(Node, Key("", name))
+        if node is not None:
             self._missing.pop(name, None)
-            return []
+            if pod.metadata.deletionTimestamp is None or not _is_out_of_service(node):
+                return []
+            return [*_said_to_fail(pod, world, "The pod's node is out of service"), removal]
         missed = (world.now - self._missing.setdefault(name, world.now)).total_seconds()
         if missed < self._quarantine:
             return [After(self._quarantine - missed)]
-        return [Absent(_NODES, Key("", name)), *_said_to_fail(pod, world), removal]
+        return [Absent(_NODES, Key("", name)), *_said_to_fail(pod, world, "The pod's node is gone"), removal]
 
     def _too_many(self, world: World) -> list[Action]:
         """Deletions of the pods that ended and are the oldest."""
@@ -71,12 +76,20 @@ class PodGarbage:
         if not after.spec.nodeName:
             if after.metadata.deletionTimestamp is not None:
                 yield key
-        elif (before is None or before.spec.nodeName != after.spec.nodeName) and world.get(Node, Key("", after.spec.nodeName)) is None:
-            yield key
+            return
+        came = before is None or before.spec.nodeName != after.spec.nodeName
+        goes = after.metadata.deletionTimestamp is not None and (before is None or before.metadata.deletionTimestamp is None)
+        if came or goes:
+            node = world.get(Node, Key("", after.spec.nodeName))
+            if (came and node is None) or (goes and node is not None and _is_out_of_service(node)):
+                yield key
 
     def _keys_of_node(self, before: Node | None, after: Node | None, world: World) -> Iterable[Key]:
         if after is not None:
             self._missing.pop(after.metadata.name, None)
+            if _is_out_of_service(after) and (before is None or not _is_out_of_service(before)):
+                going = (pod for pod in world.indexed(Pod, by_node, after.metadata.name) if pod.metadata.deletionTimestamp is not None)
+                yield from (Key(pod.metadata.namespace, pod.metadata.name) for pod in going)
         elif before is not None:
             yield from (Key(pod.metadata.namespace, pod.metadata.name) for pod in world.indexed(Pod, by_node, before.metadata.name))
 
@@ -86,9 +99,13 @@ def _by_ended(pod: Pod) -> Iterable[bool]:
     return (True,) if finished(pod) else ()
 
 
-def _said_to_fail(pod: Pod, world: World) -> Iterable[Action]:
+def _is_out_of_service(node: Node) -> bool:
+    ready = condition_of(node.status.conditions, "Ready")
+    return (ready is None or ready.status != "True") and any(taint.key == OUT_OF_SERVICE for taint in node.spec.taints or ())
+
+
+def _said_to_fail(pod: Pod, world: World, message: str) -> Iterable[Action]:
     if not finished(pod):
-        message = "Nobody can end the pod any more: its node is gone, or it never had one"
         condition = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC", "message": message}
         patch = {"status": {"phase": "Failed", "conditions": [condition | {"lastTransitionTime": text_of_time(world.now)}]}}
         yield Patch(_PODS, Key(pod.metadata.namespace, pod.metadata.name), patch, subresource="status", strategic=True, uid=pod.metadata.uid)
