@@ -264,11 +264,14 @@ class Shape:
         ]
 
 
+def _pick_name(kind: Kind, count: int, *, local: bool = False) -> str:
+    return f"{kind.prefix}pick-{'local-' if local else ''}{count}"
+
+
 def _pick(kind: Kind, count: int, *, local: bool = False) -> Chain:
     """The chain that picks one of so many endpoints of the front end."""
-    name = f"{kind.prefix}pick-{'local-' if local else ''}{count}"
     map_ = kind.local_endpoints if local else kind.endpoints
-    return Chain(name, ((KNOWN_PROTOCOL, Dnat((*kind.front, f"numgen random mod {count}"), map_)),))
+    return Chain(_pick_name(kind, count, local=local), ((KNOWN_PROTOCOL, Dnat((*kind.front, f"numgen random mod {count}"), map_)),))
 
 
 class _PartMaker:
@@ -284,7 +287,7 @@ class _PartMaker:
         """What was collected; None when it is nothing."""
         if not self._elements:
             return None
-        return Part(tuple((name, key, value) for (name, key), value in self._elements.items()), tuple(self._chains.values()))
+        return Part(tuple([(name, key, value) for (name, key), value in self._elements.items()]), tuple(self._chains.values()))
 
     def internal(self, port: ServicePort) -> None:
         """The cluster IP's front end."""
@@ -328,8 +331,9 @@ class _PartMaker:
             self._missing(kind, front, dropped=True)
 
     def _endpoints(self, map_: str, front: Key, backends: Sequence[Backend]) -> None:
+        put = self._elements.setdefault
         for index, backend in enumerate(backends):
-            self._elements.setdefault((map_, (*front, index)), backend)
+            put((map_, (*front, index)), backend)
 
     def _verdict(self, kind: Kind, front: Key, chain: str) -> None:
         self._elements.setdefault((kind.verdicts, front), self._shape.goto(chain))
@@ -368,7 +372,7 @@ class _PartMaker:
 
     def _pick(self, kind: Kind, count: int, port: ServicePort, *, local: bool = False) -> str:
         """The chain that picks; with affinity, one that recalls the client's endpoint first."""
-        pick = _pick(kind, count, local=local).name
+        pick = _pick_name(kind, count, local=local)
         if not port.affinity_seconds:
             return pick
         return self._need(f"sticky-{pick}", (Goto(kind.recall(local=local), jump=True),), (Goto(pick),))
