@@ -70,10 +70,18 @@ def test_who_is_silent_three_times_in_a_family_is_left_out_of_its_slice_and_whoe
     assert watchman.silent == {first[FAMILIES[0]]}, "where all of a family are silent, all are sent to"
 
 
-@pytest.mark.parametrize(("said", "right"), [("nobody", "is not an address"), ("192.0.2.1:0", "is not an address with a port"), ("192.0.2.1,x", "is not")])
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [("nobody", "is not an address"), ("192.0.2.1:0", "is not an address with a port"), ("192.0.2.1,x", "is not"), ("192.0.2.1,none", "is not")],
+)
 def test_a_resolver_that_is_none_is_refused(said, right) -> None:
     (problem,) = plan(Request(dns_forward=said))  # type: ignore[misc]
     assert problem.flag == "dns-forward" and right in problem.detail
+
+
+@pytest.mark.parametrize(("said", "meant"), [("none", ()), ("", ()), ("192.0.2.1, [2001:db8::1]:5353", ("192.0.2.1", "[2001:db8::1]:5353"))])
+def test_resolvers_are_those_that_are_named_or_none(said, meant) -> None:
+    assert topology(dns_forward=said).dns_forward == meant
 
 
 # ---- in a cluster

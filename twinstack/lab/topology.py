@@ -142,7 +142,7 @@ def plan(request: Request) -> Topology | list[Problem]:
         unmasqueraded=unmasqueraded,
         announce=request.announce,
         routed_networks=routed,
-        dns_forward=_words(request.dns_forward),
+        dns_forward=_resolvers(request),
         dns_hide_dead_families=request.dns_hide_dead_families,
     )
 
@@ -214,11 +214,17 @@ def _problems_with_announcing(request: Request) -> Iterable[Problem]:
 def _problems_with_resolvers(request: Request) -> Iterable[Problem]:
     from twinstack.dns.settings import SettingsError, parse_upstream  # Heavy: the kinds.
 
-    for word in _words(request.dns_forward):
+    for word in _resolvers(request):
         try:
             parse_upstream(word)
         except SettingsError as error:
             yield Problem("dns-forward", word, str(error).partition(" is ")[2] and "is " + str(error).partition(" is ")[2])
+
+
+def _resolvers(request: Request) -> tuple[str, ...]:
+    """Whom other names are asked of; ``none`` is the same as nothing said."""
+    found = _words(request.dns_forward)
+    return () if found == ("none",) else found
 
 
 def _words(text: str) -> tuple[str, ...]:
