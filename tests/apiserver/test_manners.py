@@ -30,6 +30,25 @@ async def test_yaml_is_answered_where_it_is_the_first_choice(api: Any) -> None:
     assert (await api.get(f"{CONFIGMAPS}?watch=true", Accept="application/yaml")).code == 406
 
 
+@pytest.mark.parametrize(
+    "query, agent, is_long",
+    [
+        pytest.param("", "kubectl/v1.36.2", False, id="a program gets what is short"),
+        pytest.param("?pretty=true", "kubectl/v1.36.2", True, id="who asks for lines gets them"),
+        pytest.param("", "curl/8.0", True, id="who reads from curl gets lines unasked"),
+        pytest.param("?pretty=0", "curl/8.0", False, id="unless they are declined"),
+    ],
+)
+async def test_json_is_set_in_lines_for_people(api: Any, query: str, agent: str, is_long: bool) -> None:
+    await api.made(CONFIGMAPS, {"metadata": {"name": "a"}, "data": {"k": "{'a':  1}"}})
+    plain = await api.get(f"{CONFIGMAPS}/a")
+    got = await api.get(f"{CONFIGMAPS}/a{query}", **{"User-Agent": agent})
+    assert got.document == plain.document
+    assert (int(got.headers["Content-Length"]) > int(plain.headers["Content-Length"])) == is_long
+    listed = await api.get(f"{CONFIGMAPS}{query}", **{"User-Agent": agent})
+    assert listed.document["items"][0]["data"] == {"k": "{'a':  1}"}
+
+
 async def test_everybody_who_comes_through_a_deprecated_door_is_told(api: Any) -> None:
     endpoints = f"{NAMESPACE}/endpoints"
     good = {"metadata": {"name": "e"}, "subsets": [{"addresses": [{"ip": "10.1.0.1"}], "ports": [{"port": 80}]}]}

@@ -142,7 +142,7 @@ class Application:
     def _finished(self, visit: Visit, reaction: Reaction, start: float) -> Reaction:
         """A reaction as it leaves, counted and told to the audit log."""
         visit.leave()
-        reaction = answers.finished(reaction, visit.request, visit.call.headers.get("Accept", ""), visit.id)
+        reaction = answers.finished(reaction, visit.request, visit.call, visit.id)
         if self.audit is not None:
             goes_on = not isinstance(reaction, Answer)
             self.audit.tell(visit, "ResponseStarted" if goes_on else "ResponseComplete", reaction.status)
