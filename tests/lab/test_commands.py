@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from twinstack.cli.cluster_output import age
 from twinstack.cli.main import group, main
+from twinstack.cli.waiting import Line
 from twinstack.lab import preflight, record
 from twinstack.lab.errors import LabError
 from twinstack.lab.places import Places
@@ -167,3 +168,16 @@ def test_what_a_machine_lacks_is_told_with_what_would_help(tmp_path: Path) -> No
     (tmp_path / "net" / "ipv4" / "ip_forward").write_text("1")
     with pytest.raises(LabError, match="no IPv6"):
         preflight.check_families(str(tmp_path))
+
+
+def test_what_is_waited_for_is_told_on_a_terminal_alone(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with Line("unpacking web.tar …"):
+        pass
+    assert capfd.readouterr().err == ""
+    reader, writer = os.openpty()
+    with os.fdopen(writer, "w", encoding="utf-8") as terminal, os.fdopen(reader, "rb", buffering=0) as screen:
+        monkeypatch.setattr("sys.stderr", terminal)
+        with Line("unpacking web.tar …") as line:
+            line.hide()
+            line.show("3 of 50")
+        assert screen.read(1000).decode() == "\r\x1b[2Kunpacking web.tar …\r\x1b[2K\r\x1b[2K3 of 50\r\x1b[2K"

@@ -160,6 +160,7 @@ def up(context: click.Context, /, config_file: str | None, kubeconfig: str, set_
       twinstack up --pod-cidr 10.1.0.0/16,fd01::/56 --service-cidr 10.2.0.0/16,fd02::/112
     """
     from twinstack.cli import cluster_output
+    from twinstack.cli.waiting import Line
     from twinstack.lab import cluster
     from twinstack.lab.status import summary
     from twinstack.lab.topology import Topology, plan
@@ -175,10 +176,19 @@ def up(context: click.Context, /, config_file: str | None, kubeconfig: str, set_
         return show(summary(topology, server="", kubeconfig_file=""), output)
     options = cluster.Options(kubeconfig=kubeconfig, set_context=set_context, wait_seconds=wait_seconds, verbosity=verbosity)
     quiet = output != "text"
+    line = Line()
+    printed = cluster_output.step(color)
+
+    def tell(step: str, seconds: float) -> None:
+        if not quiet:
+            line.hide()
+            printed(step, seconds)
+
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what is half-made is undone
         signal.signal(number, lambda got, _: sys.exit(128 + got))
     try:
-        made = cluster.up(topology, options, (lambda step, seconds: None) if quiet else cluster_output.step(color))
+        with line:
+            made = cluster.up(topology, options, tell, line.show)
     except KeyboardInterrupt:
         click.echo(f"interrupted: nothing of cluster {topology.name} is left", err=True)
         sys.exit(130)
@@ -230,7 +240,11 @@ def down(name: str, every: bool) -> None:
 
     chosen = [one for one in removal.names() if _is_name(one)] if every else [name]
     for one in chosen:
-        there = removal.remove(places_of(one))
+        try:
+            there = removal.remove(places_of(one))
+        except KeyboardInterrupt:
+            click.echo(f"interrupted: `twinstack down --name {one}` goes on with it", err=True)
+            sys.exit(130)
         click.echo(f"cluster {one} is removed" if there else f"there is no cluster {one}")
     if every and not chosen:
         click.echo("there is no cluster")

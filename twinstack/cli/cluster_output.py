@@ -48,14 +48,16 @@ def cluster(made: Cluster, *, current: bool, color: bool) -> None:
     program = _program()
     kubectl = "kubectl" if current else f"kubectl --context {topology.context}"
     click.echo(click.style("Next:", bold=True), color=color)
-    for command, text in (
+    commands = (
         (f"{kubectl} get nodes -o wide", "the nodes, as Kubernetes sees them"),
         (f"{program} demo{which}", "every path, measured in every family"),
         (f"{program} shell{which} {topology.nodes[0].name}", "a shell on a node"),
         (f"{program} status{which}", "what runs"),
         (f"{program} down{which}", "remove it all"),
-    ):
-        click.echo(f"  {click.style(f'{command:<42}', fg='cyan')} {text}", color=color)
+    )
+    width = max(len(command) for command, _ in commands)
+    for command, text in commands:
+        click.echo(f"  {click.style(f'{command:<{width}}', fg='cyan')}   {text}", color=color)
 
 
 def _program() -> str:

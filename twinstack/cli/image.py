@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from twinstack.cli.cluster import color_option, colors, name_option, output_option, places_of, show
+from twinstack.cli.waiting import Line
 
 _directory = click.option("--image-dir", default="", help="The directory of a kubelet outside of a cluster of `up`, as its flag --image-dir says.")
 
@@ -45,7 +46,9 @@ def load(name: str, image_dir: str, tag: str, paths: tuple[str, ...]) -> None:
     """
     images = _images(name, image_dir)
     for path in paths:
-        for one in images.load(Path(path), name=tag):
+        with Line(f"unpacking {path} …"):
+            loaded = images.load(Path(path), name=tag)
+        for one in loaded:
             click.echo(f"{one.id.removeprefix('sha256:')[:12]}  {', '.join(one.names)}")
 
 
@@ -103,5 +106,6 @@ def pull(name: str, image_dir: str, tls_verify: bool | None, authfile: str | Non
     from twinstack.agent.containers import pulling
 
     file = Path(authfile).absolute() if authfile else None
-    one = asyncio.run(pulling.pull(_images(name, image_dir), reference, tls_verify=tls_verify, auth_file=file))
+    with Line(f"fetching {reference} …"):
+        one = asyncio.run(pulling.pull(_images(name, image_dir), reference, tls_verify=tls_verify, auth_file=file))
     click.echo(f"{one.id.removeprefix('sha256:')[:12]}  {', '.join(one.names)}")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from twinstack.cli.waiting import Line
+
 if TYPE_CHECKING:
     from twinstack.store.files import Report
 
@@ -30,7 +32,8 @@ def check(directory: Path) -> None:
     """
     from twinstack.store import files
 
-    report = files.check(directory)
+    with Line(f"looking at every row of {directory} …"):
+        report = files.check(directory)
     for problem in report.problems:
         click.echo(f"{report.path}: {problem}")
     if report.problems:
@@ -55,7 +58,8 @@ def backup(directory: Path, target: Path) -> None:
     """
     from twinstack.store import files
 
-    report = files.backup(directory, target)
+    with Line(f"copying {directory} …"):
+        report = files.backup(directory, target)
     click.echo(f"{target}: {_told(report)}")
 
 
@@ -71,7 +75,8 @@ def restore(source: Path, directory: Path) -> None:
     """
     from twinstack.store import files
 
-    report = files.restore(source, directory)
+    with Line(f"making {directory} …"):
+        report = files.restore(source, directory)
     click.echo(f"{directory}: {_told(report)}; start kube-apiserver with --data-dir={directory}")
 
 
@@ -89,7 +94,8 @@ def rescue(source: Path, directory: Path) -> None:
     """
     from twinstack.store.rescue import rescue as rescue_from
 
-    found = rescue_from(source, directory)
+    with Line(f"reading what can be read of {source} …"):
+        found = rescue_from(source, directory)
     for words, keys in (("lost", found.lost), ("rescued as an older state", found.older)):
         for key in keys:
             click.echo(f"{words}: {key}")

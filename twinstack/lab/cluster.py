@@ -37,6 +37,7 @@ from twinstack.net.family import FAMILIES
 
 FAILURES = 3  # of one component before up gives up
 Tell = Callable[[str, float], None]  # a step that is done, and the seconds that it took
+Hear = Callable[[str], None]  # what is being waited for now
 
 
 class Options(NamedTuple):
@@ -59,7 +60,12 @@ class Cluster(NamedTuple):
     steps: Mapping[str, float]
 
 
-def up(topology: Topology, options: Options = Options(), tell: Tell = lambda step, seconds: None) -> Cluster:  # noqa: B008 - an immutable value
+def up(
+    topology: Topology,
+    options: Options = Options(),  # noqa: B008 - an immutable value
+    tell: Tell = lambda step, seconds: None,
+    hear: Hear = lambda text: None,
+) -> Cluster:
     """Make a cluster and return when its nodes are ready. LabError when it cannot be; then nothing of it is left."""
     began = time.monotonic()
     steps = _Steps(tell)
@@ -89,7 +95,7 @@ def up(topology: Topology, options: Options = Options(), tell: Tell = lambda ste
         entry = credentials.make(topology, places)
         write_executable(places.cni_bin)
         steps.done("issue certificates")
-        _follow(supervisor, topology, steps, options.wait_seconds)
+        _follow(supervisor, topology, steps, options.wait_seconds, hear)
         server = f"https://{host_port(FAMILIES[0].facts.loopback, topology.port)}"
         kubeconfig.merge(user_file, msgspec.structs.replace(entry, server=server), set_current=options.set_context)
         steps.done("add the kubeconfig context")
@@ -161,12 +167,13 @@ class _Supervisor:
             yield from (json.loads(line) for line in lines)
 
 
-def _follow(supervisor: _Supervisor, topology: Topology, steps: _Steps, wait_seconds: float) -> None:
+def _follow(supervisor: _Supervisor, topology: Topology, steps: _Steps, wait_seconds: float, hear: Hear) -> None:
     """Say go, and wait until every component serves and every node is ready."""
     supervisor.go()
     deadline = time.monotonic() + wait_seconds
     nodes = {node.name for node in topology.nodes}
     waiting: set[str] = set()
+    every: set[str] = set()
     failures: dict[str, int] = {}
     message = ""
     begun = False
@@ -176,6 +183,7 @@ def _follow(supervisor: _Supervisor, topology: Topology, steps: _Steps, wait_sec
                 steps.done("import the programs")
             case {"event": "begun", "components": components}:
                 waiting |= set(components)
+                every |= waiting
                 begun = True
             case {"event": "component", "component": name, "state": "running"}:
                 waiting.discard(name)
@@ -191,6 +199,8 @@ def _follow(supervisor: _Supervisor, topology: Topology, steps: _Steps, wait_sec
         if begun and not waiting and not nodes:
             steps.done(f"{len(topology.nodes)} nodes ready")
             return
+        if begun:
+            hear(f"{len(every) - len(waiting)} of {len(every)} components serve, {len(topology.nodes) - len(nodes)} of {len(topology.nodes)} nodes are ready")
     what = f"nodes {', '.join(sorted(nodes))} are not ready" if nodes else f"{', '.join(sorted(waiting))} do not serve"
     raise LabError(f"{what} after {wait_seconds:g} s" + (f"; last failure: {message}" if message else ""))
 
