@@ -31,7 +31,7 @@ from twinstack.net.family import FAMILIES
 pytestmark = pytest.mark.slow
 
 D = "cluster.local."
-SECONDS = 10
+SECONDS = 60  # a busy disk or processor may keep either server for long; nothing waits for so long where all is well
 
 
 class Lookup:
@@ -42,7 +42,7 @@ class Lookup:
 
     async def ask(self, name: str, type_: str, server: str = "::1") -> list[str]:
         """The data found, or the code if there is none."""
-        message = await dns.asyncquery.udp(dns.message.make_query(name, type_, use_edns=0), server, 3, self.port)
+        message = await dns.asyncquery.udp(dns.message.make_query(name, type_, use_edns=0), server, SECONDS, self.port)
         return sorted(one.to_text() for record in message.answer for one in record) or [dns.rcode.to_text(message.rcode())]
 
     async def until(self, name: str, type_: str, wanted: list[str]) -> None:
@@ -63,6 +63,7 @@ async def running(tmp_path: Any, free_port: Callable[[], int], **flags: Any) -> 
     served, named = asyncio.Event(), asyncio.Event()
     api = ServerSettings(
         data_dir=str(tmp_path / "data"),
+        store="memory",
         secure_port=0,
         token_auth_file=str(tmp_path / "tokens"),
         service_cluster_ip_range="10.96.0.0/16,fd00:10:96::/112",
@@ -214,7 +215,7 @@ async def test_while_the_api_server_is_away_our_names_fail_and_others_are_answer
         task = group.create_task(run(settings, bound=bound.set_result))
         ((_, port),) = await bound
         for name, code in ((f"web.default.svc.{D}", dns.rcode.SERVFAIL), ("example.com.", dns.rcode.REFUSED)):
-            assert (await dns.asyncquery.udp(dns.message.make_query(name, "A"), "::1", 3, port)).rcode() == code
+            assert (await dns.asyncquery.udp(dns.message.make_query(name, "A"), "::1", SECONDS, port)).rcode() == code
         async with aiohttp.ClientSession() as http:
             for path, status in (("health", 200), ("ready", 503)):
                 async with http.get(f"http://[::1]:{health}/{path}") as answer:
