@@ -252,6 +252,25 @@ def test_of_two_that_disagree_the_smaller_name_wins_until_it_goes():
     assert list(one.steps().steps) == [DeleteElements("fronts", (front,)), AddElements("fronts", ((front, Verdict("drop")),))]
 
 
+def test_a_large_set_is_declared_with_room_and_is_written_whole_when_it_has_outgrown_that():
+    def owned(start: int, count: int) -> Part:
+        return Part(tuple(("own", (str(Family.IPV4.address(number)),), None) for number in range(start, start + count)))
+
+    one = assembled(Family.IPV4, {"a": owned(0, 10_000), "b": Part((("fronts", ("10.0.0.1", "tcp", 80), Verdict("drop")),))})
+    assert one.table().sets["own"].size == 0  # nothing was declared yet
+    one.whole()
+    assert one.table().sets["own"].size == 20_000
+    assert one.table().sets["fronts"].size == 0
+    one.put("c", owned(10_000, 10_000))
+    assert not one.outgrown()
+    assert [type(step) for step in one.steps().steps] == [AddElements]
+    one.put("d", owned(20_000, 1))
+    assert one.outgrown()
+    assert one.steps() == whole(one.table())
+    assert one.table().sets["own"].size == 40_002
+    assert not one.outgrown()
+
+
 def test_a_change_costs_its_own_elements_only():
     front = ("10.0.0.1", "tcp", 80)
     one = assembled(Family.IPV4, {str(number): Part((("own", (f"10.0.1.{number}",), None),)) for number in range(200)})

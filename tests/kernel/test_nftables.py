@@ -70,6 +70,21 @@ def test_what_is_written_is_read_back(ruleset, family):
     assert nftables.read_table(ruleset, family, "t") == wanted
 
 
+@pytest.mark.kernel
+def test_a_set_with_a_size_is_exchanged_at_its_size_and_takes_no_more(netns, family):
+    sized = Set("own", ("daddr",), size=3)
+    first, others, more = (tuple(((str(family.address(number)),), None) for number in numbers) for numbers in (range(1, 4), range(4, 7), range(7, 8)))
+    full = table_of(family, "t", [], [sized], [("own", *one) for one in first])
+    exchanged = table_of(family, "t", [], [sized], [("own", *one) for one in others])
+    with nftables.Nftables(netns("nft")) as real:
+        nftables.apply(real, whole(full))
+        nftables.apply(real, difference(full, exchanged))
+        assert nftables.read_table(real, family, "t") == exchanged
+        with pytest.raises(KernelError):
+            nftables.apply(real, Steps(family, "t", (AddElements("own", more),)))
+        assert nftables.read_table(real, family, "t") == exchanged
+
+
 def test_a_table_that_is_not_there_is_none(ruleset, family):
     assert nftables.read_table(ruleset, family, "t") is None
 

@@ -10,8 +10,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+from msgspec.structs import replace
+
 from twinstack.dataplane.ruleset import Chain, Element, Key, Map, Set, Steps, Table, Value, ordered, whole
 from twinstack.net.family import Family
+
+_MANY = 10_000  # elements from which on a set is declared with its size
+_ROOM = 2  # how many times its elements fit then
 
 
 class Part(NamedTuple):
@@ -32,7 +37,8 @@ _ABSENT: Final = _Absent()
 class Assembly:
     """The wanted table as parts, over a frame that never changes.
 
-    Owners that want a chain or a set under the same name must want the same one.
+    Owners that want a chain or a set under the same name must want the same one. A whole write declares how large each large
+    set may become, because the kernel then makes its hash table once, where it otherwise makes it anew at every doubling.
     """
 
     def __init__(self, family: Family, name: str, chains: Iterable[Chain], sets: Iterable[Set | Map]) -> None:
@@ -48,6 +54,7 @@ class Assembly:
         self._sets: dict[str, Set | Map] = {}
         self._uses: Counter[str] = Counter()
         self._set_uses: Counter[str] = Counter()
+        self._room: dict[str, int] = {}  # the most elements of a set that was declared with its size
         # what stood before the changes since the last steps; nothing is kept of it while nobody knows what stands
         self._blind = False
         self._was: dict[tuple[str, Key], Value | _Absent] = {}
@@ -85,17 +92,19 @@ class Assembly:
 
     def table(self) -> Table:
         """The wanted table as a value; its elements are this assembly's own and change with it."""
+        sets = {**self._frame_sets, **self._sets}
+        sets |= {name: replace(sets[name], size=size) for name, size in self._room.items() if name in sets}
         return Table(
             self._family,
             self._name,
             {**self._frame_chains, **self._chains},
-            {**self._frame_sets, **self._sets},
+            sets,
             {name: held for name, held in self._elements.items() if held},
         )
 
     def steps(self) -> Steps:
         """The steps from what stood when this was last called (or :meth:`settle`) to what is wanted now."""
-        if self._blind:
+        if self._blind or self.outgrown():
             return self.whole()
         out: dict[str, list[Key]] = {}
         put: dict[str, list[tuple[Key, Value]]] = {}
@@ -125,7 +134,17 @@ class Assembly:
     def whole(self) -> Steps:
         """The steps that make the wanted table whatever stood before."""
         self.settle()
+        sets = self._frame_sets | self._sets
+        self._room = {
+            name: _ROOM * len(held)
+            for name, held in self._elements.items()
+            if len(held) >= _MANY and not sets[name].flags  # intervals are no hash table, and what rules teach has its size
+        }
         return whole(self.table())
+
+    def outgrown(self) -> bool:
+        """Whether a set has come to hold more than it was declared for: only a whole write makes room."""
+        return any(len(self._elements[name]) > room for name, room in self._room.items())
 
     def unsettle(self) -> None:
         """Nobody knows what stands: the next steps are a whole write, and until then changes cost less."""
@@ -140,7 +159,6 @@ class Assembly:
         self._was_set.clear()
 
     def _give(self, owner: str, part: Part, before: Part | None) -> None:
-        kept = frozenset(before.elements) if before is not None else frozenset()
         for one in part.sets:
             if not self._set_uses[one.name]:
                 self._was_set.setdefault(one.name, None)
@@ -151,10 +169,11 @@ class Assembly:
                 self._was_chain.setdefault(chain.name, None)
                 self._chains[chain.name] = chain
             self._uses[chain.name] += 1
-        for element in part.elements:
-            if element in kept:
-                continue
-            set_, key, value = element
+        new: Iterable[Element] = part.elements
+        if before is not None:
+            kept = frozenset(before.elements)
+            new = [element for element in new if element not in kept]
+        for set_, key, value in new:
             held = self._elements.get(set_)
             if held is None:
                 held = self._elements[set_] = {}

@@ -158,7 +158,7 @@ class FamilySync:
             await asyncio.sleep(self._min_sync_seconds)
 
     async def make(self) -> dict[Key, Before]:
-        """Make the marked Services' parts anew; what those Services were before."""
+        """Make the marked Services' parts anew; what those were before of which something lives on, or whose flows matter now."""
         if self._options != self._shape.options:
             self._shape = self._shape.with_options(self._options)
             self._assembly, self._whole, self._everything, self._node_marked = self._shape.assembly(), True, True, True
@@ -178,8 +178,10 @@ class FamilySync:
                 for number, key in enumerate(marked):
                     if number % _AT_A_TIME == _AT_A_TIME - 1:
                         await asyncio.sleep(0)
-                    before[key] = Before(self._flows.get(key, {}), self._sticky.get(key, {}))
+                    was = Before(self._flows.get(key, {}), self._sticky.get(key, {}))
                     self._make_one(key)
+                    if was.flows or was.sticky or key in self._flows:
+                        before[key] = was
         return before
 
     def _grow(self, shape: Shape) -> None:
@@ -219,7 +221,7 @@ class FamilySync:
         began = self._now()
         pending = set(self._marked)
         before = await self.make()
-        whole = self._whole  # making may have asked for it
+        whole = self._whole or self._assembly.outgrown()  # making may have asked for it
         lost = {one: left for key, was in before.items() if was.sticky for one, left in poorer(was.sticky, self._sticky.get(key, {})).items()}
         self._whole = True  # until it has worked
         with _without_collections() if whole else contextlib.nullcontext():
@@ -287,8 +289,10 @@ class FamilySync:
         """How long the changes of endpoints took that the controller dated, since we look."""
         for key in keys:
             for one in self._catalog.slices(key):
-                text = (one.metadata.annotations or {}).get(DATED)
-                if text and one.addressType == self._label and (moment := _moment(text)) is not None and moment >= self._began:
+                if one.addressType != self._label or not (notes := one.metadata.annotations):
+                    continue
+                text = notes.get(DATED)
+                if text and (moment := _moment(text)) is not None and moment >= self._began:
                     self._metrics.programming.labels(self._label).observe(max(0.0, self._now() - moment))
 
     async def _forget_flows(self, before: dict[Key, Before], *, everything: bool) -> None:
