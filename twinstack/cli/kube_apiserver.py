@@ -26,6 +26,12 @@ class Duration(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
+def _refuse_etcd(context: click.Context, parameter: click.Parameter, value: str) -> None:
+    """Said before anything else: a command line of upstream's has no --data-dir either."""
+    if value:
+        raise Error(f"--etcd-servers={value} is not served yet; leave it out and give --data-dir for the embedded store")
+
+
 @click.command("kube-apiserver")
 @click.option("--data-dir", required=True, help="Where the embedded store keeps its files; made when it does not exist.")
 @click.option("--bind-address", default=Family.IPV4.facts.unspecified, show_default=True, help="Listen here; unspecified: on all addresses of every family.")
@@ -97,17 +103,15 @@ class Duration(click.ParamType[float]):
 @click.option("--kubelet-certificate-authority", default="", help="Verify kubelets by this authority (PEM).")
 @click.option("--endpoint-reconciler-type", default="lease", show_default=True, help="Who keeps the endpoints of the kubernetes Service: lease, or none.")
 @click.option("--event-ttl", type=Duration(), default="1h", show_default=True, help="How long events are kept.")
-@click.option("--etcd-servers", default="", help="Refused for now: the store is embedded.")
+@click.option("--etcd-servers", default="", callback=_refuse_etcd, is_eager=True, expose_value=False, help="Refused for now: the store is embedded.")
 @logging_options
-def command(etcd_servers: str, event_ttl: float, verbosity: int, logging_format: str, **flags: Any) -> None:
+def command(event_ttl: float, verbosity: int, logging_format: str, **flags: Any) -> None:
     """Serve the Kubernetes API over HTTPS, with an embedded durable store.
 
     \b
     Example:
       twinstack kube-apiserver --data-dir /var/lib/twinstack --service-cluster-ip-range 10.96.0.0/16,fd00:10:96::/112 --token-auth-file tokens.csv
     """
-    if etcd_servers:
-        raise Error(f"--etcd-servers={etcd_servers} is not served yet; leave it out and give --data-dir for the embedded store")
     # Heavy: the HTTP library and cryptography.
     from twinstack.apiserver.app import check, run
     from twinstack.apiserver.settings import Settings
