@@ -69,8 +69,9 @@ async def test_http_and_tcp_are_asked_at_the_pods_address(address):
         assert (await ask({"httpGet": {"path": "/fine", "port": port}})).ok
         assert await ask({"httpGet": {"path": "/else", "port": port}}) == Result(False, "HTTP probe failed with statuscode: 503")
         assert (await ask({"tcpSocket": {"port": port}})).ok
-        assert not (await ask({"tcpSocket": {"port": 1}})).ok
-        assert not (await ask({"httpGet": {"port": 1}})).ok
+        for probe in ({"tcpSocket": {"port": 1}}, {"httpGet": {"port": 1}}, {"httpGet": {"port": 1, "scheme": "HTTPS"}}, {"grpc": {"port": 1}}):
+            assert await ask(probe) == Result(False, "Connection refused")
+        assert "SSL" in (await ask({"httpGet": {"port": port, "scheme": "HTTPS"}})).message
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,7 @@ async def test_http_and_tcp_are_asked_at_the_pods_address(address):
     [
         pytest.param("/fine", True, "HTTP probe failed with statuscode: 200", id="a redirect on the same host is followed"),
         pytest.param("/broken", False, "HTTP probe failed with statuscode: 500", id="and what is there decides"),
+        pytest.param("/missing", False, "HTTP probe failed with statuscode: 404", id="a page that is not there is no success"),
         pytest.param("/moved", False, "stopped after 10 redirects", id="but not for ever"),
         pytest.param("http://elsewhere.example/", True, "HTTP probe failed with statuscode: 302", id="another host is not asked"),
     ],
@@ -85,7 +87,7 @@ async def test_http_and_tcp_are_asked_at_the_pods_address(address):
 async def test_redirects(location, ok, message):
     async def answer(reader, writer):
         path = (await reader.readline()).split()[1]
-        status = {b"/fine": b"200 OK", b"/broken": b"500 No"}.get(path, b"302 Moved\r\nLocation: " + location.encode())
+        status = {b"/fine": b"200 OK", b"/broken": b"500 No", b"/missing": b"404 No"}.get(path, b"302 Moved\r\nLocation: " + location.encode())
         writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
         await writer.drain()
         writer.close()

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -59,6 +61,15 @@ def port_of(named: int | str, container: Container) -> int:
     return next((port.containerPort for port in container.ports or () if port.name == named), 0)
 
 
+def _words(error: Exception) -> str:
+    """What stood in the way, in the kernel's words where it was the kernel that refused."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    number = cause.errno if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) else None
+    if number is not None and number > 0:  # a name that cannot be resolved has one below
+        return os.strerror(number)
+    return str(error) or type(error).__name__
+
+
 class Prober:
     """Makes single probes."""
 
@@ -92,7 +103,7 @@ class Prober:
         except TimeoutError:
             return Result(False, f"no answer within {timeout:.0f} s")
         except (OSError, aiohttp.ClientError, ValueError) as error:
-            return Result(False, str(error) or type(error).__name__)
+            return Result(False, _words(error))
         return Result(False, "the probe has no action that is supported")
 
     async def _exec(self, command: Sequence[str], identifier: str, timeout: float) -> Result:
@@ -133,7 +144,7 @@ class Prober:
         except TimeoutError:
             return f"no answer within {seconds:.0f} s"
         except (OSError, aiohttp.ClientError, ValueError) as error:
-            return str(error) or type(error).__name__
+            return _words(error)
         return ""
 
     async def _connect(self, host: str, port: int) -> Result:
