@@ -130,7 +130,11 @@ def show(document: Any, output: str) -> None:
 @click.option("--node-cidr-mask-size-ipv6", type=int, default=0, help=f"The same of this family.  [default: {FAMILIES[1].facts.node_mask_size}]")
 @click.option("--network", default="direct", show_default=True, help="How nodes reach each other's pods: direct (routes) or vxlan (a tunnel).")
 @click.option("--vxlan-underlay", default="", help="The family that carries the tunnel, IPv4 or IPv6.  [default: the primary one]")
-@click.option("--no-masquerade", default="", help="Families whose pods reach outside under their own addresses, as with public ones; the way back is known.")
+@click.option(
+    "--no-masquerade",
+    default="",
+    help="Families whose pods reach outside under their own addresses, as with public ones; the way back is known.  [default: none]",
+)
 @click.option(
     "--announce", default="l2", show_default=True, help="How load balancers' addresses are made known: l2 (ARP, NDP) or bgp (to a router; needs bird2)."
 )
@@ -298,7 +302,7 @@ def status(name: str, color: bool | None, output: str) -> None:
 @click.command()
 @name_option
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is added.")
-@click.option("--tail", type=click.IntRange(min=0), default=None, help="Only so many lines of each log at first.")
+@click.option("--tail", type=click.IntRange(min=0), default=None, help="Only so many lines of each log at first.  [default: all]")
 @click.argument("component", required=False, shell_complete=_complete_components)
 def logs(name: str, follow: bool, tail: int | None, component: str | None) -> None:
     """Print a component's log: kube-apiserver, node1/kubelet, kubelet (of every node), supervisor …; without one, their names.

@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def common_options(component: str, port: int) -> Callable[[F], F]:
     """The shared flags of a program, with its own defaults."""
     options = (
-        click.option("--kubeconfig", default="", help="The kubeconfig of the API server; KUBECONFIG and ~/.kube/config when left out."),
+        click.option("--kubeconfig", default="", help="How to reach the API server.  [default: KUBECONFIG, else ~/.kube/config, else the pod's account]"),
         click.option("--master", default="", help="The API server's address, instead of the kubeconfig's."),
         click.option(
             "--leader-elect",

@@ -40,7 +40,9 @@ class DemoError(Error):
     "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True, help="A table for people, or a document for programs."
 )
 @click.option("--keep", is_flag=True, help="Leave the demo's objects in the cluster.")
-@click.option("--examples", type=click.Path(path_type=Path, file_okay=False), default=EXAMPLES, help="Another folder of the same manifests.")
+@click.option(
+    "--examples", type=click.Path(path_type=Path, file_okay=False), default=EXAMPLES, help="Another folder of the same manifests.  [default: examples]"
+)
 @click.option("--kubeconfig", default="", help="The kubeconfig with the cluster's context; the one that `up` wrote to when left out.")
 @click.option("--timeout", "timeout_seconds", type=float, default=60.0, show_default=True, help="How many seconds the pods may take to be ready.")
 @click.option("--settle", "settle_seconds", type=float, default=10.0, show_default=True, help="For how many seconds a connection that fails is tried again.")

@@ -14,7 +14,7 @@ def _port(context: click.Context, parameter: click.Parameter, value: int) -> int
 
 
 @click.command("dns")
-@click.option("--kubeconfig", default="", help="How to reach the API server.")
+@click.option("--kubeconfig", default="", help="How to reach the API server.  [default: KUBECONFIG, else ~/.kube/config, else the pod's account]")
 @click.option("--cluster-domain", default="cluster.local", show_default=True, help="The domain of the cluster's names.")
 @click.option("--bind-address", "bind_addresses", multiple=True, help="An address to listen on; give it once for each.  [default: 0.0.0.0 and ::]")
 @click.option("--port", type=int, default=53, show_default=True, help="The port, by UDP and TCP.")

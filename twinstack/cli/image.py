@@ -11,7 +11,9 @@ import click
 from twinstack.cli.cluster import color_option, colors, name_option, output_option, places_of, show
 from twinstack.cli.waiting import Line
 
-_directory = click.option("--image-dir", default="", help="The directory of a kubelet outside of a cluster of `up`, as its flag --image-dir says.")
+_directory = click.option(
+    "--image-dir", default="", help="The directory of a kubelet outside of a cluster of `up`, as its flag --image-dir says.  [default: the cluster's]"
+)
 
 
 @click.group("image")

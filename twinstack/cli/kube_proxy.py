@@ -64,7 +64,7 @@ def _without_effect(function: F) -> F:
 @click.command("kube-proxy")
 @click.option("--config", "config_file", default="", help="A KubeProxyConfiguration file; flags that are given win over it.")
 @click.option("--write-config-to", default="", help="Write the settings as a KubeProxyConfiguration file, and end.")
-@click.option("--kubeconfig", default=None, help="How to reach the API server.")
+@click.option("--kubeconfig", default=None, help="How to reach the API server.  [default: KUBECONFIG, else ~/.kube/config, else the pod's account]")
 @click.option("--master", default=None, help="The address of the API server, in place of the kubeconfig's.")
 @click.option("--kube-api-qps", type=float, default=None, help="Write so many events a second to the API server.  [default: 5]")
 @click.option("--kube-api-burst", type=int, default=None, help="So many may be written at once.  [default: 10]")

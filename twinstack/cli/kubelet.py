@@ -18,9 +18,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 # A flag that is not given is None and leaves the word to the configuration file, then to the default.
 @click.command("kubelet")
 @click.option("--config", "config_file", default="", help="A KubeletConfiguration file; flags that are given win over it.")
-@click.option("--kubeconfig", default=None, help="How to reach the API server.")
+@click.option("--kubeconfig", default=None, help="How to reach the API server.  [default: KUBECONFIG, else ~/.kube/config, else the pod's account]")
 @click.option("--routes-kubeconfig", default=None, help="How to look at all nodes, for routes to their pods.  [default: as --kubeconfig says]")
-@click.option("--node-ip", default=None, help="The node's address, or one of each family, the primary first; 0.0.0.0 or :: finds one of that family.")
+@click.option(
+    "--node-ip",
+    default=None,
+    help="The node's address, or one of each family, the primary first; 0.0.0.0 or :: finds one of that family.  [default: by its name, or the default route]",
+)
 @click.option("--hostname-override", default=None, help="The name of this node.  [default: the host's name]")
 @click.option("--root-dir", default=None, help="Where pods' files are kept.  [default: /var/lib/kubelet]")
 @click.option("--netns-dir", default=None, help="Where pods' network namespaces are bound.  [default: /run/netns]")

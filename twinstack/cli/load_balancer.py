@@ -16,7 +16,7 @@ def _port(context: click.Context, parameter: click.Parameter, value: int) -> int
 
 
 @click.command("load-balancer")
-@click.option("--kubeconfig", default="", help="How to reach the API server.")
+@click.option("--kubeconfig", default="", help="How to reach the API server.  [default: KUBECONFIG, else ~/.kube/config, else the pod's account]")
 @click.option(
     "--config",
     default="",
