@@ -173,18 +173,19 @@ class Assembly:
         if before is not None:
             kept = frozenset(before.elements)
             new = [element for element in new if element not in kept]
+        elements, owners, blind = self._elements, self._owners, self._blind  # a million times
         for set_, key, value in new:
-            held = self._elements.get(set_)
+            held = elements.get(set_)
             if held is None:
-                held = self._elements[set_] = {}
+                held = elements[set_] = {}
             if key in held:
                 self._claim(owner, set_, key, value)
                 continue
-            if not self._blind:
+            if not blind:
                 self._was.setdefault((set_, key), _ABSENT)
             held[key] = value
-            if set_ in self._owners:
-                self._owners[set_][key] = owner
+            if set_ in owners:
+                owners[set_][key] = owner
 
     def _take_away(self, owner: str, part: Part, after: Part | None) -> None:
         kept = frozenset(after.elements) if after is not None else frozenset()
