@@ -157,14 +157,15 @@ def test_services_tell_their_primary_address_in_brackets_where_needed():
     ("text", "addresses"),
     [
         ("", ()), ("192.0.2.1", ("192.0.2.1",)), ("2001:db8::1 , 192.0.2.1", ("2001:db8::1", "192.0.2.1")), ("blah,10.0.0.0/8", ()), ("::", ("::",)),
-        ("blah,192.0.2.1", ("192.0.2.1",)),
+        ("blah,192.0.2.1", ("192.0.2.1",)), ("192.0.02.001", ("192.0.2.1",)), ("::ffff:192.0.2.1,2001:DB8::0:1", ("192.0.2.1", "2001:db8::1")),
+        ("fe80::1%eth0,192.0.2.256", ()),
     ],
 )  # fmt: skip
 def test_node_ips_that_are_accepted(text, addresses):
     assert tuple(map(str, parse_node_ips(text)[0])) == addresses
 
 
-@pytest.mark.parametrize("text", ["192.0.2.1,192.0.2.2", "192.0.2.1,2001:db8::1,192.0.2.3", "0.0.0.0,::", "192.0.2.1,::"])
+@pytest.mark.parametrize("text", ["192.0.2.1,192.0.2.2", "192.0.2.1,::ffff:192.0.2.2", "192.0.2.1,2001:db8::1,192.0.2.3", "0.0.0.0,::", "192.0.2.1,::"])
 def test_node_ips_that_are_refused(text):
     with pytest.raises(SettingsError, match="--node-ip"):
         parse_node_ips(text)

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from twinstack.agent import pressure
-from twinstack.net.cidr import parse_address
+from twinstack.net.cidr import parse_address_sloppily
 from twinstack.net.errors import AddressError, Error
 from twinstack.net.family import Address, Family
 from twinstack.rules.quantities import QuantityError, parse_quantity
@@ -126,7 +126,7 @@ def parse_node_ips(text: str) -> tuple[tuple[Address, ...], list[str]]:
     addresses, ignored = [], []
     for part in filter(None, (part.strip() for part in text.split(","))):
         try:
-            addresses.append(parse_address(part))
+            addresses.append(parse_address_sloppily(part))
         except AddressError:
             ignored.append(part)
     if len(addresses) > 2:

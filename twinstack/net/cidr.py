@@ -27,6 +27,16 @@ def parse_address(text: str, *, canonical: bool = False) -> Address:
     return address
 
 
+def parse_address_sloppily(text: str) -> Address:
+    """As Kubernetes reads some flags: leading zeros of an octet mean nothing, and an IPv4-mapped IPv6 address is the IPv4 address in it."""
+    try:
+        return parse_address(text)
+    except AddressError as error:
+        if error.suggestion is None or "%" in text:
+            raise
+        return parse_address(error.suggestion)
+
+
 # A Service's addresses are written once and read many times on its way; an address is a value, so whoever asks may have the same one.
 _written: dict[str, Address] = {}  # by canonical text
 _MOST_WRITTEN = 4096
