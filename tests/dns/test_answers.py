@@ -153,10 +153,13 @@ def test_what_changes_is_answered_at_once_and_what_goes_is_gone(book, paper):
     one.add(paper.service("web", FAMILIES, 7))
     assert one.ask(f"web.demo.svc.{D}", "A").answer[0][0].to_text() == "10.96.0.7"
     serial = one.ask(D, "SOA").answer[0][0].serial
+    nothing = (f"nope.demo.svc.{D}", f"demo.svc.{D}")
+    assert [one.ask(name, "A").authority[0][0].serial for name in nothing] == [serial] * 2
     one.add(paper.service("web", FAMILIES, 8))
     assert one.ask(f"web.demo.svc.{D}", "A").answer[0][0].to_text() == "10.96.0.8"
     assert one.ask(f"_http._tcp.web.demo.svc.{D}", "SRV").additional[0][0].to_text() == "10.96.0.8"
     assert one.ask(D, "SOA").answer[0][0].serial > serial
+    assert all(one.ask(name, "A").authority[0][0].serial > serial for name in nothing), "what says that there is nothing is of now, too"
     one.add(paper.service("web", [V6], 8))
     assert one.ask(f"web.demo.svc.{D}", "A").rcode() == dns.rcode.NOERROR and not one.ask(f"web.demo.svc.{D}", "A").answer
     one.zone.drop("web")

@@ -56,3 +56,28 @@ async def test_a_config_map_that_needs_bird_where_there_is_none_is_told(tmp_path
     assert speaker.wrong == "run bird: it is not installed; the package bird2 has it" and speaker.told == frozenset()
     speaking.cancel()
     assert (await asyncio.gather(speaking, return_exceptions=True)) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seconds", [0, 30])
+async def test_a_bird_that_may_come_back_is_told_to_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
+    """A program in BIRD's place notes how it was called, and ends."""
+    said, program = tmp_path / "said", tmp_path / "bird"
+    program.write_text(f'#!/bin/sh\necho " $*" >> {said}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    node = view_of(Node, {"metadata": {"name": "a"}, "status": {"addresses": [{"type": "InternalIP", "address": "fd01::2"}]}})
+    pools = POOLS.replace("myASN: 2", f"myASN: 2, gracefulRestartSeconds: {seconds}")
+    config = view_of(ConfigMap, {"metadata": {"namespace": CONFIG.namespace, "name": CONFIG.name}, "data": {"config.yaml": pools}})
+    settings, world = Settings(hostname_override="a", run_dir=str(tmp_path / "run")), Paper(node, config)
+    speaker = Speaker(settings, world, InForce(settings, world))  # type: ignore[arg-type]
+    speaking = asyncio.create_task(speaker.run())
+    async with asyncio.timeout(30):
+        while True:
+            await asyncio.sleep(0)  # others have their turn
+            if speaker.wrong:
+                break
+    speaking.cancel()
+    await asyncio.gather(speaking, return_exceptions=True)
+    assert "it ended or does not answer" in speaker.wrong
+    (begun,) = (line for line in said.read_text().splitlines() if " -f " in line)
+    assert (" -R " in begun) is (seconds > 0)
