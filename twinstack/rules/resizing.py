@@ -19,6 +19,7 @@ from twinstack.api.errors import FieldProblem
 from twinstack.api.kinds import Container, Pod
 from twinstack.api.objects import Document
 from twinstack.rules.container_validation import problems_with_resources
+from twinstack.rules.node_access import MIRROR
 from twinstack.rules.pods import quality_of
 from twinstack.rules.problems import duplicate, forbidden, required, unsupported, wrong
 
@@ -42,6 +43,8 @@ def resized_spec(after: Mapping[str, Any], before: Mapping[str, Any]) -> dict[st
 
 def problems_with_resize(after: Document, before: Document) -> Iterator[FieldProblem]:
     """What is wrong with a change of amounts."""
+    if MIRROR in (before["metadata"].get("annotations") or {}):
+        yield forbidden("metadata", "the mirror of a static pod has what its node's file says")
     new, old = after.get("spec") or {}, before.get("spec") or {}
     for field in _LISTS:
         ours, theirs = old.get(field) or (), new.get(field) or ()
