@@ -99,6 +99,16 @@ class Cluster:
         answer: dict[str, str] = json.loads(data.partition(b"\r\n\r\n")[2])
         return answer
 
+    def sessions(self, node: str) -> int:
+        """How many of a node's sessions are up that may be restarted."""
+        pids = [pid for pid in self.birds() if (processes.variable(pid, bird.MARK) or "").endswith(f"/{node}/bird")]
+        if len(pids) != 1:
+            return 0
+        directory = Path(processes.variable(pids[0], bird.MARK) or "")
+        command = ["birdc", "-s", str(directory / "bird.ctl"), "show", "protocols", "all"]
+        said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout
+        return sum("Established" in part and "Restart time: 60" in part for part in said.split("\n\n"))
+
     def birds(self) -> list[int]:
         return [pid for pid in processes.marked(bird.MARK) if processes.variable(pid, "TWINSTACK_CLUSTER") == self.name]
 
@@ -160,6 +170,21 @@ def _drain_fail_and_come_back(cluster: Cluster, addresses: dict[Family, str], ho
     os.kill(pid, signal.SIGKILL)
     cluster.until(lambda: pid not in cluster.birds() and len(cluster.birds()) == len(NODES) + 1, "another bird in its place")
     cluster.until(lambda: all_are(set(NODES)), "way back")
+
+    # where both ends agree, a restart of the load balancer moves nothing
+    file = cluster.lab.home / "state" / "twinstack" / cluster.name / "load-balancer.yaml"
+    text = file.read_text().replace("bfd: true", "bfd: false").replace("gracefulRestartSeconds: 0", "gracefulRestartSeconds: 60")
+    metadata = {"namespace": "kube-system", "name": "twinstack-load-balancer"}
+    cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"config.yaml": text}})
+    cluster.until(lambda: all(cluster.sessions(node) == 2 for node in NODES) and all_are(set(NODES)), "sessions that may be restarted")
+    done = cluster.lab.twinstack("restart", "--name", cluster.name, f"{first}/load-balancer")
+    assert done.returncode == 0, done.stderr
+
+    def is_back() -> bool:
+        assert all_are(set(NODES)), "nothing moves"
+        return cluster.sessions(first) == 2
+
+    cluster.until(is_back, "sessions of the restarted one")
 
 
 def test_another_way_of_announcing_is_refused_with_those_that_there_are(lab: Any) -> None:
