@@ -10,7 +10,7 @@ import pytest
 from twinstack.agent import amounts
 from twinstack.agent.containers.base import Record
 from twinstack.agent.environment import ConfigError, Facts, Sources, environment_of
-from twinstack.agent.limits import Limiter, limits_of
+from twinstack.agent.limits import Limiter, limits_of, oom_score_of
 from twinstack.agent.settings import Settings
 from twinstack.api.kinds import Container, Pod
 from twinstack.api.objects import view_of
@@ -43,6 +43,22 @@ def test_a_pod_is_held_to_a_sum_only_where_each_container_is_held():
 )
 def test_shares_of_a_processor(request_, shares, weight):
     assert (amounts.cpu_shares(request_), amounts.cpu_weight(request_)) == (shares, weight)
+
+
+@pytest.mark.parametrize(
+    ("resources", "priority", "score"),
+    [
+        pytest.param({}, None, 1000, id="who has asked for nothing goes first"),
+        pytest.param({"limits": {"cpu": "1", "memory": "1Gi"}}, None, -997, id="who has all that it may use goes last"),
+        pytest.param({}, 2_000_001_000, -997, id="so does what the node cannot do without"),
+        pytest.param({"requests": {"memory": "1Gi"}}, None, 750, id="a quarter of the memory asked for"),
+        pytest.param({"requests": {"cpu": "1"}}, None, 999, id="no memory asked for, but processor"),
+        pytest.param({"requests": {"memory": "9Gi"}}, None, 3, id="more asked for than there is"),
+    ],
+)
+def test_how_soon_the_kernel_ends_a_container_where_the_node_lacks_memory(resources, priority, score):
+    one = pod(container(**resources), priority=priority)
+    assert oom_score_of(one, one.spec.containers[0], 4 << 30) == score
 
 
 def test_amounts_are_told_in_variables():

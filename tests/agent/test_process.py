@@ -128,6 +128,12 @@ async def test_a_user_and_a_group_can_be_asked_for(runtime, launch):
     assert lines[:3] == ["65534", "1234", "1234 7"]
 
 
+async def test_a_container_and_its_commands_have_a_place_among_those_that_the_kernel_ends(runtime, launch):
+    wanted = launch("exec sleep 60", oom_score=750, uid=65534)
+    await runtime.start(wanted, netns=None)
+    assert (await runtime.execute(wanted.id, ["cat", "/proc/1/oom_score_adj", "/proc/self/oom_score_adj"], timeout_seconds=5)).text == b"750\n750\n"
+
+
 async def test_pid_1_without_a_handler_survives_sigterm_and_tini_passes_it_on(runtime, launch):
     deaf, meek = launch("", argv=["/bin/sleep", "60"]), launch("", argv=["/bin/sleep", "60"], init="/usr/bin/tini")
     records = [await runtime.start(one, netns=None) for one in (deaf, meek)]

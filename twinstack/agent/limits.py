@@ -20,10 +20,13 @@ from twinstack.agent.environment import ConfigError
 from twinstack.api.kinds import Container, Pod
 from twinstack.kernel.cgroups import Groups, Limits
 from twinstack.rules.pods import quality_of
+from twinstack.rules.priorities import BUILT_IN
 
 log = logging.getLogger(__name__)
 KILLED = 137
 BEST_EFFORT = "besteffort"
+NODE_CRITICAL = BUILT_IN["system-node-critical"]
+LEAST_OOM_SCORE, MOST_OOM_SCORE = -997, 1000
 ATTEMPTS, PAUSE_SECONDS = 20, 0.02  # what has just been killed is in its group for a moment
 
 
@@ -37,6 +40,20 @@ def limits_of(amounts: Amounts, *, pids: int | None = None) -> Limits:
         cpu_weight=cpu_weight(request),
         pids=pids,
     )
+
+
+def oom_score_of(pod: Pod, container: Container, memory: int) -> int:
+    """How soon the kernel ends a container where the whole node lacks memory (``oom_score_adj``); *memory*: bytes that the node has.
+
+    Kubernetes' figures: of pods in between, those first that use the most beyond what they have asked for.
+    """
+    quality = _quality(pod)
+    if quality == "Guaranteed" or (pod.spec.priority or 0) >= NODE_CRITICAL:
+        return LEAST_OOM_SCORE
+    if quality == "BestEffort":
+        return MOST_OOM_SCORE
+    asked = int(amounts_of(container).requests.get(MEMORY, Fraction()))
+    return min(MOST_OOM_SCORE - 1, max(MOST_OOM_SCORE + LEAST_OOM_SCORE, MOST_OOM_SCORE - MOST_OOM_SCORE * asked // max(1, memory)))
 
 
 class Limiter:
@@ -129,9 +146,12 @@ def _looser(one: int | None, other: int | None) -> int | None:
 
 def group_of(pod: Pod) -> str:
     """The group of a pod."""
+    return f"{BEST_EFFORT}/{_pod(pod.metadata.uid)}" if _quality(pod) == "BestEffort" else _pod(pod.metadata.uid)
+
+
+def _quality(pod: Pod) -> str:
     lists = {"containers": pod.spec.containers, "initContainers": pod.spec.initContainers or ()}
-    quality = quality_of({field: [{"resources": one.resources} for one in listed] for field, listed in lists.items()})
-    return f"{BEST_EFFORT}/{_pod(pod.metadata.uid)}" if quality == "BestEffort" else _pod(pod.metadata.uid)
+    return quality_of({field: [{"resources": one.resources} for one in listed] for field, listed in lists.items()})
 
 
 def _pod(uid: str) -> str:

@@ -24,7 +24,7 @@ from twinstack.agent.containers.base import USER, Launch, Mount, Record, label_o
 from twinstack.agent.containers.images import Image, Images
 from twinstack.agent.containers.pulling import puller_problem
 from twinstack.agent.environment import ConfigError, Facts, Sources
-from twinstack.agent.limits import Limiter
+from twinstack.agent.limits import Limiter, oom_score_of
 from twinstack.agent.pods import everything, is_sidecar
 from twinstack.agent.pulls import HOST_IMAGE, ImageRefused, Puller, Tell, is_host
 from twinstack.agent.sandboxes import Sandbox, Sandboxes
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 STOP = "stop"  # label of a record: the number of the signal that asks it to end
 INIT_ANNOTATION = "twinstack.dev/init"
 TINI = "/usr/bin/tini"
+MEMORY_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 ROOT_CA, ROOT_CA_SECONDS = "kube-root-ca.crt", 20.0
 AHEAD_SECONDS = 2.0  # how long what was read ahead may serve
 USAGE_SECONDS = 10.0  # how often the size of an emptyDir with a sizeLimit is looked at
@@ -189,6 +190,7 @@ class Maker:
             stdin=container.stdin,
             tty=container.tty,
             cgroups=self._limiter.join(pod, container, identifier),
+            oom_score=oom_score_of(pod, container, MEMORY_BYTES),
             pids=pids,
             beside=target.id if target is not None and pids == "container" else "",
             host_ipc=pod.spec.hostIPC,

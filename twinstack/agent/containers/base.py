@@ -55,6 +55,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     stdin: bool = False
     tty: bool = False
     cgroups: Sequence[str] = ()  # the files by which it joins its control groups
+    oom_score: int = 0  # how soon the kernel ends it where the node lacks memory
     pids: str = ""  # in whose PID namespace it is: empty for its own, pod, host, container for that of *beside*
     beside: str = ""  # the id of another container
     host_ipc: bool = False

@@ -255,6 +255,16 @@ def _groups(spec: Mapping[str, Any]) -> Groups:
     return opened
 
 
+def _set_oom_score(spec: Mapping[str, Any]) -> None:
+    """Say how soon the kernel may end this process; who may not go lower than he is stays there (CAP_SYS_RESOURCE)."""
+    with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
+        try:
+            file.write(str(spec.get("oom_score") or 0).encode())
+        except PermissionError:
+            if int(file.read()) <= spec["oom_score"]:
+                raise
+
+
 def _join(groups: Groups) -> None:
     """Join control groups; last of all, for what makes the container need not wait for its share of the processor."""
     for name, descriptor in groups:
@@ -300,6 +310,7 @@ def become_container(
     try:
         os.setsid()
         groups = _groups(spec)
+        _set_oom_score(spec)
         for descriptor, flag in namespaces:
             setns(descriptor, flag)
         unshare(CLONE_NEWNS)
@@ -329,6 +340,7 @@ def become_image(
         bundle = spec["bundle"]
         os.setsid()
         groups = _groups(spec)
+        _set_oom_score(spec)
         for descriptor, flag in namespaces:
             setns(descriptor, flag)
         unshare(CLONE_NEWNS)
@@ -394,6 +406,7 @@ def become_command(
     """
     try:
         os.setsid()
+        _set_oom_score(spec)
         _join(_groups(spec))
         if not tty:
             _standard_streams(stdin if stdin >= 0 else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), stdout, stderr)
