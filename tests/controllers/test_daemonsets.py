@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from twinstack.api.kinds import ControllerRevision, DaemonSet, Node, Pod
@@ -106,6 +108,44 @@ def test_another_template_replaces_pods_one_by_one_or_when_somebody_deletes_them
     if not moves:
         world.remove(Pod, Key("default", before["n1"].metadata.name))
         assert played()["n1"].labels[REVISION] != before["n1"].labels[REVISION]
+
+
+def test_where_no_pod_can_be_another_is_tried_after_twice_the_time_and_other_nodes_do_not_wait(world, loop):
+    for name in ("n1", "n2"):
+        world.put(node(name))
+    world.put(daemon_set())
+    controller = DaemonSets()
+    running = loop(world, controller)
+    made: list[float] = []
+
+    def refuse() -> None:
+        """The first node refuses each pod at once, as one without room does."""
+        running.run()
+        for pod in world.list(Pod):
+            key = Key("default", pod.metadata.name)
+            if pod.spec.nodeName == "n1" and pod.status.phase != "Failed":
+                made.append(elapsed)
+                world.perform(Patch(resource_of(Pod), key, {"status": {"phase": "Failed"}}, subresource="status"))
+            elif pod.spec.nodeName == "n2":
+                world.perform(Patch(resource_of(Pod), key, {"status": READY}, subresource="status"))
+        for pod in world.list(Pod):
+            if pod.metadata.deletionTimestamp:
+                world.remove(Pod, Key("default", pod.metadata.name))
+
+    elapsed = 0.0
+    while elapsed < 70:
+        for _ in range(4):
+            refuse()
+        world.pass_seconds(0.5)
+        elapsed += 0.5
+        running.decide(controller, KEY)
+    assert [later - earlier for earlier, later in itertools.pairwise(made)] == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+    assert {told.reason for told in world.told if told.type == "Warning"} == {"FailedDaemonPod"}
+    before = [pod.metadata.name for pod in world.list(Pod) if pod.spec.nodeName == "n2"]
+    world.put(daemon_set("b", updateStrategy={"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 2}}))
+    for _ in range(6):
+        refuse()
+    assert [pod.metadata.name for pod in world.list(Pod) if pod.spec.nodeName == "n2"] != before, "the other node has the new template"
 
 
 def test_a_finished_pod_gives_way_to_another(world, played):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from twinstack.api.kinds import ControllerRevision, DaemonSet, Node, OwnerReference, Pod
@@ -46,6 +47,7 @@ _STAYS: tuple[Document, ...] = (
         for key in ("not-ready", "unreachable", "disk-pressure", "memory-pressure", "pid-pressure", "unschedulable")
     ),
 )
+_LONGEST_REST_SECONDS = 900.0  # between two pods that fail on one node
 _ON_HOST: Document = {"key": "node.kubernetes.io/network-unavailable", "operator": "Exists", "effect": "NoSchedule"}
 
 
@@ -61,11 +63,13 @@ class DaemonSets:
             Watch(Node, _keys_of_node),
             Watch(ControllerRevision, controller_key("DaemonSet")),
         )
+        self._failures: dict[tuple[str, str], tuple[int, datetime]] = {}  # of a set's uid at a node: how many, and when the next pod may be tried
 
     def decide(self, key: Key, world: World) -> list[Action]:
         one = world.get(DaemonSet, key)
         selector = selector_of(one.spec.selector) if one is not None else None
         if one is None or selector is None:
+            self._failures = {place: failed for place, failed in self._failures.items() if failed[1] > world.now}  # those of the set that went, among them
             return []
         template = _pod_of(one)
         example = view_of(Pod, template)
@@ -81,12 +85,34 @@ class DaemonSets:
             kept = revisions_of(one, world)
             update = str(template["metadata"]["labels"][REVISION])
             actions += newest_kept(one, f"{one.metadata.name}-{update}", update, kept)
-            settling = list(_to_each_node(one, template, wanted, at))
+            given_up, resting = self._failed(one, wanted, at, world.now)
+            settling = [*given_up, *_to_each_node(one, template, wanted - resting.keys(), at, everywhere=wanted)]
+            actions += [After(seconds) for seconds in resting.values()]
             actions += settling or list(_replacements(one, template, wanted, at, world))
             used = {f"{one.metadata.name}-{pod.labels.get(REVISION, '')}" for pods in at.values() for pod in pods}
             actions += forgotten(one, kept, {f"{one.metadata.name}-{update}", *used})
         actions += _status(one, template, wanted, at, world)
         return actions
+
+    def _failed(self, one: DaemonSet, wanted: set[str], at: dict[str, list[Pod]], now: datetime) -> tuple[list[Action], dict[str, float]]:
+        """What has ended gives way, and the nodes where that must wait, with for how long: twice as long each time, so that what never fits is no storm."""
+        actions: list[Action] = []
+        resting: dict[str, float] = {}
+        for node in sorted(wanted):
+            place = (one.metadata.uid, node)
+            ended = [pod for pod in at.get(node, ()) if finished(pod)]
+            if not ended:
+                if any(ready(pod) for pod in at.get(node, ())):
+                    self._failures.pop(place, None)
+                continue
+            count, until = self._failures.get(place, (0, now))
+            if now < until:
+                resting[node] = (until - now).total_seconds()
+                continue
+            self._failures[place] = (count + 1, now + timedelta(seconds=min(2.0**count, _LONGEST_REST_SECONDS)))
+            actions += [_deletion(pod) for pod in ended]
+            actions.append(Tell(one, "Warning", "FailedDaemonPod", f"The pod {ended[0].metadata.name} has ended on {node}, and another is tried"))
+        return actions, resting
 
     def refused(self, key: Key, error: Exception, world: World) -> list[Action]:
         """The server makes no pods of this template."""
@@ -117,13 +143,12 @@ def _pod_of(one: DaemonSet) -> Document:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
-def _to_each_node(one: DaemonSet, template: Document, wanted: set[str], at: dict[str, list[Pod]]) -> Iterable[Action]:
-    """One pod where one is wanted (one of each template while there is surge), none elsewhere; what is finished gives way."""
+def _to_each_node(one: DaemonSet, template: Document, wanted: set[str], at: dict[str, list[Pod]], *, everywhere: set[str]) -> Iterable[Action]:
+    """One pod where one is *wanted* now (one of each template while there is surge), none where none is to be ever."""
     made = 0
     for node in sorted(wanted):
         live = sorted((pod for pod in at.get(node, ()) if not finished(pod)), key=lambda pod: (not ready(pod), pod.metadata.creationTimestamp or ""))
-        yield from (_deletion(pod) for pod in at.get(node, ()) if finished(pod))
-        if _surge(one, len(wanted)):
+        if _surge(one, len(everywhere)):
             newest, older = [pod for pod in live if _is_present(pod, template)], [pod for pod in live if not _is_present(pod, template)]
             yield from (_deletion(pod) for pod in (*newest[1:], *older[1:]))
         else:
@@ -133,7 +158,7 @@ def _to_each_node(one: DaemonSet, template: Document, wanted: set[str], at: dict
             yield _creation(template, node)
     if made:
         yield Tell(one, "Normal", "SuccessfulCreate", f"Made pods for {made} nodes")
-    yield from (_deletion(pod) for node, pods in at.items() if node not in wanted for pod in pods)
+    yield from (_deletion(pod) for node, pods in at.items() if node not in everywhere for pod in pods)
 
 
 def _surge(one: DaemonSet, nodes: int) -> int:
