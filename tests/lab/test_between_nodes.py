@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -155,5 +157,31 @@ def test_the_last_node_and_one_that_is_none_cannot_leave(lab: Any) -> None:
     assert lab.twinstack("node", "remove", "--name", name, "node1").returncode == 0
     assert "only node" in lab.twinstack("node", "remove", "--name", name, "node2").stderr
     assert [one["name"] for one in lab.status(name)["nodes"]] == ["node2"]
+    lab.down(name)
+    assert lab.remains(name) == {}
+
+
+def test_of_a_node_whose_joining_is_given_up_nothing_is_left(lab: Any) -> None:
+    """Given up at several moments, before the node is registered and after; when it is ready first, it has joined."""
+    name = lab.name("join")
+    lab.up(name, "--nodes", "1")
+    command = [sys.executable, "-m", "twinstack.cli.main", "node", "add", "--name", name, "--wait", "60"]
+    given_up = 0
+    for seconds in (0.3, 0.6, 0.9, 1.2):
+        joining = subprocess.Popen(command, env=lab.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            joining.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            joining.send_signal(signal.SIGINT)
+        _, said = joining.communicate(timeout=60)
+        if joining.returncode == 0:
+            assert lab.twinstack("node", "remove", "--name", name, "node2").returncode == 0
+        else:
+            assert joining.returncode == 130 and said.endswith("interrupted\n"), said
+            given_up += 1
+        assert [node["metadata"]["name"] for node in lab.kubectl(name, "get", "nodes")["items"]] == ["node1"]
+        assert not [one for one in lab.status(name)["components"] if one["name"].startswith("node2/")]
+    assert given_up
+    assert lab.twinstack("node", "add", "--name", name).returncode == 0
     lab.down(name)
     assert lab.remains(name) == {}

@@ -51,6 +51,7 @@ def add(places: Places, wait_seconds: float = 30.0) -> tuple[str, float]:
         credentials.add(topology, places, node)
         undo.callback(record.write, places.record, before)
         record.write(places.record, after)
+        undo.callback(lambda: asyncio.run(_forget(places, before, node.name)))
         order(places, Order(add=node.name))
         undo.callback(_let_go, places, node.name)
         while time.monotonic() - began < wait_seconds:
