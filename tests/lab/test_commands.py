@@ -37,7 +37,7 @@ def test_commands_and_flags_are_completed(runner: CliRunner) -> None:
 
 
 def test_a_word_that_is_no_command_is_told_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    for word, near in (("upp", " Did you mean 'up'?"), ("kube-prxy", " Did you mean 'kube-proxy'?"), ("xyzzy", "")):
+    for word, near in (("upp", " Did you mean 'up'?"), ("kube-prxy", " Did you mean 'kube-proxy'?"), ("help", " Did you mean '--help'?"), ("xyzzy", "")):
         with pytest.raises(SystemExit) as ended:
             main([word])
         assert ended.value.code == 2

@@ -68,7 +68,7 @@ class Commands(click.Group):
         if not name.startswith("-") and not ctx.resilient_parsing and self.get_command(ctx, name) is None:
             import difflib
 
-            near = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
+            near = difflib.get_close_matches(name, [*self.list_commands(ctx), "--help"], n=1, cutoff=0.7)
             raise click.UsageError(f"No such command '{name}'." + (f" Did you mean '{near[0]}'?" if near else ""), ctx)
         return super().resolve_command(ctx, args)
 
