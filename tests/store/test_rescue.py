@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ async def contents(directory: Path) -> dict[str, Item]:
 async def test_a_sound_store_is_rescued_whole_and_goes_on_far_beyond_its_last_revision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = await made(tmp_path / "data")
     found = rescue(tmp_path / "data", tmp_path / "new")
-    assert (found.objects, found.refused, found.damaged_pages, found.lost, found.older) == (len(before), 0, 0, (), ())
+    assert (found.objects, found.refused, found.missing, found.damaged_pages, found.lost, found.older) == (len(before), 0, 0, 0, (), ())
     assert await contents(tmp_path / "new") == before
     store = SQLiteStore(tmp_path / "new")
     list(store.load())
@@ -85,10 +86,10 @@ async def test_what_is_in_the_log_alone_is_rescued_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_whatever_is_hit_only_true_objects_come_back_and_the_others_are_named(tmp_path: Path) -> None:
+async def test_whatever_is_hit_only_true_objects_come_back_and_the_others_are_named_or_counted(tmp_path: Path) -> None:
     before = await made(tmp_path / "data")
     good = (tmp_path / "data" / "state.db").read_bytes()
-    chance, rescued, complete, unopened = random.Random(5), 0, 0, 0
+    chance, rescued, complete, unopened, uncounted = random.Random(5), 0, 0, 0, 0
     for number in range(60):
         bad = bytearray(good)
         for _ in range(chance.choice((1, 1, 3))):
@@ -104,16 +105,16 @@ async def test_whatever_is_hit_only_true_objects_come_back_and_the_others_are_na
         after = await contents(target)
         wrong = {key for key, item in after.items() if before.get(key) != item}
         missing = before.keys() - after.keys()
-        assert (wrong <= set(found.older) and missing <= set(found.lost)) or found.damaged_pages, (
-            "what is not as it was is named, or the index was hit, which is told"
-        )
+        unnamed = len(wrong - set(found.older)) + len(missing - set(found.lost))
+        assert found.missing is None or unnamed <= found.missing + found.refused, "what is not as it was is named or counted, or the count was hit"
+        uncounted += found.missing is None
         rescued += len(after)
         complete += not missing and not wrong
         unopened += bad[:16] != good[:16]
         shutil.rmtree(source)
         shutil.rmtree(target)
-    print(f"{rescued / (60 * len(before)):.1%} of objects in 60 damaged files, {complete} of them whole; {unopened} had no header")
-    assert rescued > 0.85 * 60 * len(before) and complete > 10 and unopened >= 6
+    print(f"{rescued / (60 * len(before)):.1%} of objects in 60 damaged files, {complete} of them whole; {unopened} had no header, {uncounted} no count")
+    assert rescued > 0.85 * 60 * len(before) and complete > 10 and unopened >= 6 and uncounted < 20
 
 
 async def test_nothing_to_rescue_is_said(tmp_path: Path) -> None:
@@ -139,6 +140,18 @@ async def test_what_is_lost_is_named_and_told_by_the_status(tmp_path: Path, caps
     told = capsys.readouterr()
     assert f": {key}\n" in told.out and "1 rows and 0 pages were damaged" in told.out and "error: 1 objects are lost" in told.err
     assert (await contents(tmp_path / "new")).keys() == before.keys() - {key}
+
+
+async def test_rows_of_which_nothing_is_left_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    await made(tmp_path / "data", objects=40)
+    connection = sqlite3.connect(tmp_path / "data" / "state.db")
+    connection.execute("DELETE FROM kv WHERE rev IN (3, (SELECT MAX(rev) FROM kv))")
+    connection.commit()
+    connection.close()
+    with pytest.raises(SystemExit) as caught:
+        main(["store", "rescue", str(tmp_path / "data"), str(tmp_path / "new")])
+    assert caught.value.code == 1
+    assert "error: 2 rows are missing" in capsys.readouterr().err
 
 
 async def test_any_bytes_are_pages_or_none(tmp_path: Path) -> None:

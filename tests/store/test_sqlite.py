@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from twinstack.store import files, rows
 from twinstack.store.base import Event, StoreError, Write
 from twinstack.store.sqlite import SQLiteStore
 
@@ -209,3 +210,126 @@ async def test_a_full_disk_refuses_writes_and_goes_on_when_there_is_room(tmp_pat
     again = SQLiteStore(disk / "data")
     assert len(list(again.load())) == written + len(good) + 1
     await again.close()
+
+
+async def test_compacted_again_and_again_a_store_keeps_what_a_plain_history_would(tmp_path: Path, reopen: Reopen) -> None:
+    """Against the rule itself, applied to the whole history at once; the store looks at what changed since it last compacted."""
+    chance = random.Random(19)
+    store = await reopen(tmp_path)
+    history: list[tuple[int, str, int]] = []
+    living: set[str] = set()
+    limit = 0
+    for turn in range(40):
+        for _ in range(chance.randrange(12)):
+            key = f"/{chance.randrange(15)}"
+            deletes = key in living and chance.random() < 0.4
+            [revision] = await store.commit([Write(key, None if deletes else b"x")])
+            living ^= {key} if deletes or key not in living else set()
+            history.append((revision, key, int(deletes)))
+        if turn % 7 == 6:
+            store = await reopen(tmp_path)
+        limit = max(limit, store.revision - chance.randrange(8))
+        await store.compact(limit)
+        newest = {key: revision for revision, key, _ in history if revision <= limit}
+        kept = [row for row in history if row[0] > limit or (newest[row[1]] == row[0] and not row[2])]
+        assert [row[:3] for row in rows_of(tmp_path)] == kept
+    store = await reopen(tmp_path)
+    assert {item.key for item in store.load()} == living and len(history) > 150
+
+
+async def test_a_compaction_that_is_broken_off_at_any_step_leaves_a_store_that_opens_and_is_compacted_later(tmp_path: Path, reopen: Reopen) -> None:
+    store = await reopen(tmp_path / "sound")
+    for number in range(30):
+        await store.commit([Write(f"/{number % 10}", None if number in (23, 24) else b"{}")])
+    await store.close()
+    for steps in range(25):
+        place = tmp_path / str(steps)
+        shutil.copytree(tmp_path / "sound", place)
+        connection = rows.connect(place / "state.db")
+        for _ in zip(range(steps), rows.compaction(connection, 28, 0, slice_rows=3), strict=False):
+            pass
+        connection.close()
+        assert files.check(place).problems == ()
+        store = await reopen(place)
+        assert [item.key for item in store.load()] == [f"/{number}" for number in (0, 1, 2, 5, 6, 7, 8, 9)]
+        await store.compact(30)
+        assert [row[0] for row in rows_of(place)] == [21, 22, 23, 26, 27, 28, 29, 30]
+        assert files.check(place).problems == ()
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        pytest.param("rev = 3", id="a row of what was compacted"),
+        pytest.param("rev = 25", id="a row above"),
+        pytest.param("rev = 30", id="the last row"),
+        pytest.param("rev > 20", id="the end"),
+    ],
+)
+async def test_a_row_that_is_not_there_any_more_keeps_the_store_from_opening(tmp_path: Path, reopen: Reopen, lost: str) -> None:
+    store = await reopen(tmp_path)
+    for number in range(20):
+        await store.commit([Write(f"/{number}", b"{}")])
+    await store.compact(20)
+    await store.commit([Write(f"/more/{number}", b"{}") for number in range(10)])
+    await store.close()
+    connection = sqlite3.connect(tmp_path / "state.db")
+    gone = connection.execute(f"DELETE FROM kv WHERE {lost}").rowcount
+    connection.commit()
+    connection.close()
+    wanted = f"there are {30 - gone} rows where 30 were written"
+    assert files.check(tmp_path).problems == (wanted,)
+    store = await reopen(tmp_path)
+    with pytest.raises(StoreError, match=wanted):
+        list(store.load())
+
+
+FIRST_SCHEMA = """
+CREATE TABLE kv (rev INTEGER PRIMARY KEY, key TEXT NOT NULL, deleted INTEGER NOT NULL, value BLOB, sum INTEGER);
+CREATE INDEX kv_key ON kv (key, rev);
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+INSERT INTO meta VALUES ('schema_version', 1), ('compact_rev', 4);
+"""
+
+
+def first_version(directory: Path) -> None:
+    """A store as it was when it had an index by key."""
+    connection = rows.connect(directory / "state.db")
+    connection.executescript(FIRST_SCHEMA)
+    rows.insert(connection, [(3, "/a", b'{"n":3}'), (4, "/b", b'{"n":4}'), (5, "/a", b'{"n":5}'), (6, "/c", b'{"n":6}'), (7, "/c", None)])
+    connection.close()
+
+
+async def test_a_store_of_the_first_version_opens_goes_on_and_is_compacted(tmp_path: Path, reopen: Reopen) -> None:
+    first_version(tmp_path)
+    assert files.check(tmp_path).problems == ()
+    files.backup(tmp_path, tmp_path / "backup.db")
+    store = await reopen(tmp_path)
+    assert [tuple(item) for item in store.load()] == [("/a", b'{"n":5}', 5), ("/b", b'{"n":4}', 4)]
+    assert (store.revision, store.compacted) == (7, 4)
+    assert await store.commit([Write("/b", b"{}", 4)]) == [8]
+    await store.compact(8)
+    assert [row[0] for row in rows_of(tmp_path)] == [5, 8]
+    await store.close()
+    report = files.check(tmp_path)
+    assert (report.problems, report.rows, report.compacted) == ((), 2, 8)
+    connection = sqlite3.connect(tmp_path / "state.db")
+    assert connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone() == (2,)
+    assert connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'kv_key'").fetchone() == (0,)
+    connection.close()
+    files.restore(tmp_path / "backup.db", tmp_path / "new")
+    store = await reopen(tmp_path / "new")
+    assert len(list(store.load())) == 2
+
+
+async def test_a_store_of_the_first_version_whose_index_and_rows_disagree_is_refused_as_it_is(tmp_path: Path) -> None:
+    first_version(tmp_path)
+    connection = sqlite3.connect(tmp_path / "state.db")
+    connection.execute("PRAGMA writable_schema=ON")
+    connection.execute("UPDATE sqlite_master SET sql = 'CREATE INDEX kv_key ON kv (rev, key)' WHERE name = 'kv_key'")
+    connection.commit()
+    connection.close()
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"cannot be used as the store: .*kv_key"):
+            SQLiteStore(tmp_path)

@@ -101,10 +101,14 @@ def rescue(source: Path, directory: Path) -> None:
             click.echo(f"{words}: {key}")
     told = f"{found.objects:,} objects of {found.rows:,} rows; {found.refused:,} rows and {found.damaged_pages:,} pages were damaged"
     click.echo(f"{directory}: {told}; copy {source}/pki to it, and start kube-apiserver with --data-dir={directory}")
-    if found.damaged_pages:
-        click.echo("note: where the damaged pages were of the index, objects are missing, older or back from their deletion without being named", err=True)
+    if found.missing is None:
+        click.echo("note: how many rows there were is lost, too; objects may be missing, older or back from their deletion without being named", err=True)
+    elif found.missing:
+        told = f"{found.missing:,} rows are missing, and so as many objects may be missing, older or back from their deletion without being named"
+        click.echo(f"error: {told}", err=True)
     if found.lost or found.older:
         click.echo(f"error: {len(found.lost):,} objects are lost and {len(found.older):,} are older than they were", err=True)
+    if found.lost or found.older or found.missing:
         sys.exit(1)
 
 

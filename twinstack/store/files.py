@@ -20,7 +20,8 @@ from urllib.parse import quote
 import msgspec
 
 from twinstack.store.base import Revision, StoreError
-from twinstack.store.sqlite import SCHEMA_VERSION, checksum, way_back
+from twinstack.store.rows import READABLE_VERSIONS, SCHEMA_VERSION, checksum, numbers
+from twinstack.store.sqlite import way_back
 
 FILE = "state.db"
 MOST_PROBLEMS = 20
@@ -56,10 +57,11 @@ def check_file(path: Path) -> Report:
         for (line,) in connection.execute(f"PRAGMA integrity_check({MOST_PROBLEMS})"):
             if line != "ok":
                 problems += str(line).splitlines()
-        meta = dict(connection.execute("SELECT name, value FROM meta"))
-        if meta.get("schema_version") != SCHEMA_VERSION:
-            problems.append(f"it has schema version {meta.get('schema_version')}; this program knows version {SCHEMA_VERSION}")
-        compacted = int(meta.get("compact_rev", 0))
+        [version] = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone() or [None]
+        if version not in READABLE_VERSIONS:
+            problems.append(f"it has schema version {version}; this program knows version {SCHEMA_VERSION}")
+        known = numbers(connection)
+        compacted = known.compacted
         present: dict[str, bool] = {}
         for found, key, deleted, value, total in _rows(connection):
             rows += 1
@@ -68,6 +70,8 @@ def check_file(path: Path) -> Report:
             if (problem := _problem(found, key, deleted, value, total)) and len(problems) < MOST_PROBLEMS:
                 problems.append(problem)
         objects = sum(present.values())
+        if version == SCHEMA_VERSION and rows != (wanted := known.rows(revision)):
+            problems.append(f"there are {rows} rows where {wanted} were written")
         revision = max(revision, compacted)
     except (sqlite3.Error, UnicodeError) as error:
         problems.append(f"it cannot be read any further: {error}")

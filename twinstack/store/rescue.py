@@ -1,8 +1,9 @@
 """What can be read of a damaged store, put into a new one.
 
 Theory. Each row carries its key, its revision and a checksum of all of it, so a row that is found anywhere in the file is known to be whole and to be which
-it is. The newest row of each key is its object, or its deletion. The index knows keys and revisions too: where it knows a newer row than was
-found, the object is older than it was, or lost, and that is said. Where the index is damaged too, nobody knows what is missing.
+it is. The newest row of each key is its object, or its deletion. A row that does not fit its checksum may still tell its key: where it is newer than
+what was found whole, the object is older than it was, or lost, and that is said. Of rows that are not there at all the store's own count tells
+how many they are, and nobody knows whose.
 
 The new store begins a million revisions later: what the old one handed out last may be among what is lost, and no revision may
 mean two things. Nobody can go on watching from before; everybody lists anew.
@@ -17,19 +18,20 @@ import msgspec
 
 from twinstack.store.base import Revision, StoreError
 from twinstack.store.files import FILE, make_directory
-from twinstack.store.pages import INDEX_INNER, INDEX_LEAF, TABLE_LEAF, Pages
-from twinstack.store.sqlite import checksum, write_new
+from twinstack.store.pages import TABLE_LEAF, Pages
+from twinstack.store.rows import SCHEMA_VERSION, Numbers, checksum, write_new
 
 GAP: Final = 1_000_000
 
 
 class Rescued(NamedTuple):
-    """What came of it. ``lost`` are keys of which the index knows and no row was found, ``older`` those whose newest row was not."""
+    """What came of it. ``lost`` are keys of which nothing but damaged rows was found, ``older`` those that have a newer one that is damaged."""
 
     path: Path
     objects: int
     rows: int  # that were found whole
     refused: int  # rows that do not fit their checksum
+    missing: int | None  # rows of which nothing was found; None when the count is lost, too
     damaged_pages: int
     revision: Revision
     lost: tuple[str, ...]
@@ -54,11 +56,16 @@ def rescue(source: Path, directory: Path) -> Rescued:
         raise StoreError(f"there is no store in {source} that could be read: {error.strerror or error}") from error
     newest: dict[str, _Row] = {}
     rows = refused = 0
+    damaged: dict[str, Revision] = {}
+    meta: dict[str, int] = {}
     for revision, values in pages.records(TABLE_LEAF):
         match values:
+            case (str(name), int(number)):
+                meta[name] = number
             case (None, str(key), int(deleted), bytes() | None as value, *rest) if key.startswith("/") and revision > 0 and len(rest) <= 1:
                 if not _is_whole(revision, key, deleted, value, rest[0] if rest else None):
                     refused += 1
+                    damaged[key] = max(revision, damaged.get(key, 0))
                     continue
                 rows += 1
                 known = newest.get(key)
@@ -67,18 +74,18 @@ def rescue(source: Path, directory: Path) -> Rescued:
     if not newest:
         raise StoreError(f"nothing in {file} is a row of a store; only a backup can help")
     highest = max(row.revision for row in newest.values())
-    indexed: dict[str, Revision] = {}
-    for _, values in pages.records(INDEX_LEAF, INDEX_INNER):
-        match values:
-            case (str(key), int(revision), *_) if key.startswith("/") and 0 < revision < highest + GAP:  # beyond that it is damaged, for it has no checksum
-                indexed[key] = max(revision, indexed.get(key, 0))
-    lost = tuple(sorted(key for key in indexed if key not in newest))
-    older = tuple(sorted(key for key, row in newest.items() if indexed.get(key, 0) > row.revision))
-    highest = max(highest, *indexed.values(), 0)
+    damaged = {key: revision for key, revision in damaged.items() if revision < highest + GAP}  # beyond that the revision is what is damaged
+    lost = tuple(sorted(key for key in damaged if key not in newest))
+    older = tuple(sorted(key for key, row in newest.items() if damaged.get(key, 0) > row.revision))
+    highest = max(highest, *damaged.values(), 0)
+    missing = None
+    if meta.get("schema_version") == SCHEMA_VERSION:
+        numbers = Numbers(meta.get("compact_rev", 0), meta.get("kept_rows", 0), meta.get("last_rev", 0))
+        missing = max(0, numbers.rows(highest) - rows - refused)
     living = {key: (row.revision, row.value) for key, row in newest.items() if row.value is not None}
     make_directory(directory)
     write_new(directory / FILE, living, compacted=highest + GAP)
-    return Rescued(directory, len(living), rows, refused, pages.damaged + pages.missing, highest + GAP, lost, older)
+    return Rescued(directory, len(living), rows, refused, missing, pages.damaged + pages.missing, highest + GAP, lost, older)
 
 
 def _is_whole(revision: int, key: str, deleted: int, value: bytes | None, total: object) -> bool:

@@ -15,8 +15,8 @@ Theory. Three threads know SQLite, each with a connection of its own, and nobody
 
 A crash at any instant leaves a prefix of the transactions: SQLite checks each frame of the log, and a torn tail
 is not part of it. Opening reads the newest row of each key; there is nothing to repair. What a disk does to pages that
-were written long ago, SQLite does not check: so each row has a checksum, and a row that does not fit it, or one
-that the index knows and the table does not, keeps the store from opening rather than a cluster from its objects.
+were written long ago, SQLite does not check: so each row has a checksum, and rows are counted. One that does not fit its checksum, or
+one too few, keeps the store from opening rather than a cluster from its objects.
 
 Hazard. Two SQLite libraries, or a file descriptor of our own, on one database file in one process lose the
 file's POSIX locks when either closes it. So the file is opened by the standard library's SQLite only, and
@@ -33,42 +33,19 @@ import os
 import queue
 import sqlite3
 import threading
-import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from twinstack.store import rows
 from twinstack.store.base import Event, Item, Ledger, Revision, StoreError, Subscriber, Write
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
 CHECKPOINT_BYTES = 4 << 20
 RESTART_BYTES = 256 << 20
 BATCH_WRITES = 2_000
-SLICE_ROWS = 500
-WRITER_CACHE_KB = 6_000  # the index of 50,000 keys, into which addresses go at random places
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS kv (rev INTEGER PRIMARY KEY, key TEXT NOT NULL, deleted INTEGER NOT NULL, value BLOB, sum INTEGER);
-CREATE INDEX IF NOT EXISTS kv_key ON kv (key, rev);
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-"""
-# Of many rows in one statement: SQLite lets go of the interpreter's lock for each step, and the event loop is not handed it back at once.
-_COLUMNS = 5
-_INSERTS = [
-    (rows, f"INSERT INTO kv (rev, key, deleted, value, sum) VALUES {', '.join(['(?, ?, ?, ?, ?)'] * rows)}")
-    for rows in (256, 64, 16, 4, 1)
-]  # fmt: skip
-_LOAD = """
-SELECT last.key, kv.value, last.newest, kv.deleted, kv.sum FROM (SELECT key, MAX(rev) AS newest FROM kv GROUP BY key) AS last
-LEFT JOIN kv ON kv.rev = last.newest ORDER BY last.key
-"""
-_SUPERSEDED = """
-SELECT rev, deleted OR EXISTS (SELECT 1 FROM kv AS newer WHERE newer.key = kv.key AND newer.rev > kv.rev AND newer.rev <= :limit)
-FROM kv WHERE rev > :after AND rev <= :limit ORDER BY rev LIMIT :rows
-"""
 
 
 class _Commit(NamedTuple):
@@ -98,15 +75,11 @@ class SQLiteStore:
         self._path = directory / "state.db"
         self._guard = _guard(directory)
         try:
-            connection = _connect(self._path)
+            connection = rows.connect(self._path)
             try:
-                connection.executescript(_SCHEMA)
-                _check_version(connection)
-                _add_sums(connection)
-                self._durable: Revision = connection.execute("SELECT COALESCE(MAX(rev), 0) FROM kv").fetchone()[0]
-                self._compacted: Revision = _meta(connection, "compact_rev")
-                # The newest row may be a forgotten deletion; its revision must not come again.
-                self._durable = max(self._durable, self._compacted)
+                rows.prepare(connection)
+                self._durable: Revision = rows.newest_revision(connection)
+                self._compacted: Revision = rows.numbers(connection).compacted
             finally:
                 connection.close()
         except sqlite3.Error as error:
@@ -138,17 +111,15 @@ class SQLiteStore:
         return self._compacted
 
     def load(self) -> Iterable[Item]:
-        connection = _connect(self._path)
+        connection = rows.connect(self._path)
         try:
             revisions = self._ledger.revisions
-            for key, value, revision, deleted, total in connection.execute(_LOAD):
-                sound = deleted is not None and isinstance(value, bytes | None) and (total is None or total == checksum(revision, key, value))
-                if not sound:
-                    raise StoreError(f"{self._path} is damaged: revision {revision} of {key!r} is not what was written; {way_back(self._path.parent)}")
-                if deleted:
-                    continue
-                revisions[key] = revision
-                yield Item(key, value, revision)
+            for key, value, revision in rows.newest(connection):
+                if value is not None:
+                    revisions[key] = revision
+                    yield Item(key, value, revision)
+        except rows.Damaged as error:
+            raise StoreError(f"{self._path} is damaged: {error}; {way_back(self._path.parent)}") from error
         except (sqlite3.Error, UnicodeError) as error:
             raise StoreError(f"{self._path} cannot be read: {error}; {way_back(self._path.parent)}") from error
         finally:
@@ -252,11 +223,12 @@ class SQLiteStore:
     # ---- in the writer's thread
 
     def _write(self) -> None:
-        connection = _connect(self._path)
-        connection.execute(f"PRAGMA cache_size=-{WRITER_CACHE_KB}")
+        connection = rows.connect(self._path)
         failed_epoch, refusing = -1, ""
         unflushed = 0
-        compactions: deque[tuple[_Compaction, Revision]] = deque()
+        last: Revision = 0  # of what was written here
+        whole: Revision = 0  # everything up to it is compacted
+        compactions: deque[tuple[_Compaction, Iterator[None]]] = deque()
         try:
             ending = False
             while not ending:
@@ -268,7 +240,7 @@ class SQLiteStore:
                         ending = True
                         break
                     if isinstance(one, _Compaction):
-                        compactions.append((one, 0))
+                        compactions.append((one, rows.compaction(connection, one.limit, whole)))
                     else:
                         batch += [commit for commit in one if commit.epoch > failed_epoch]
                         count = sum(len(commit.writes) for commit in batch)
@@ -277,7 +249,12 @@ class SQLiteStore:
                     one = self._next(wait=False)
                 if batch:
                     try:
-                        unflushed += _insert(connection, batch)
+                        due = unflushed >= CHECKPOINT_BYTES
+                        added = rows.insert(
+                            connection,
+                            [(revision, write.key, write.value) for commit in batch for revision, write in zip(commit.revisions, commit.writes, strict=True)],
+                            note_last=due,
+                        )
                     except Exception as error:  # whatever it was: nothing was stored, and somebody waits for an answer
                         failed_epoch = batch[0].epoch
                         if refusing != str(error):  # told once, however many are refused
@@ -286,25 +263,31 @@ class SQLiteStore:
                         self._call(self._refused, f"the store could not be written: {error}")
                     else:
                         self._call(self._stored, batch)
+                        last = batch[-1].revisions[-1]
+                        unflushed = added if due else unflushed + added
                         if refusing:
                             refusing = ""
                             log.info("The store takes writes again")
-                        if unflushed >= CHECKPOINT_BYTES:
-                            unflushed = 0
+                        if due:
                             self._checkpoint.set()
                 elif compactions:
-                    compaction, after = compactions.popleft()
+                    compaction, steps = compactions[0]
                     try:
-                        reached = _compact_slice(connection, compaction.limit, after)
+                        next(steps)
+                    except StopIteration:
+                        compactions.popleft()
+                        whole = compaction.limit
+                        self._call(self._compacted_to, compaction, "")
                     except sqlite3.Error as error:
+                        compactions.popleft()
                         self._call(self._compacted_to, compaction, f"the store could not be compacted: {error}")
-                    else:
-                        if reached is None:
-                            self._call(self._compacted_to, compaction, "")
-                        else:
-                            compactions.appendleft((compaction, reached))
             for compaction, _ in compactions:
                 self._call(self._compacted_to, compaction, "the store is closing")
+            if last:
+                try:
+                    rows.note_last(connection, last)
+                except sqlite3.Error as error:
+                    log.warning("The store was closed without a note of its last revision", extra={"err": str(error)})
         finally:
             connection.close()
 
@@ -324,7 +307,7 @@ class SQLiteStore:
     # ---- in the checkpointer's thread
 
     def _checkpoint_when_due(self) -> None:
-        connection = _connect(self._path)
+        connection = rows.connect(self._path)
         try:
             while not self._closing:
                 self._checkpoint.wait()
@@ -339,118 +322,10 @@ class SQLiteStore:
             connection.close()
 
 
-def write_new(path: Path, rows: Mapping[str, tuple[Revision, bytes]], *, compacted: Revision) -> None:
-    """Write a new file that holds these values by key, with their revisions, and nothing of what was before; StoreError when it cannot be."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        connection = _connect(path)
-        try:
-            connection.executescript(_SCHEMA)
-            _check_version(connection)
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("INSERT INTO meta (name, value) VALUES ('compact_rev', ?)", (compacted,))
-            connection.executemany(
-                "INSERT INTO kv (rev, key, deleted, value, sum) VALUES (?, ?, 0, ?, ?)",
-                ((revision, key, value, checksum(revision, key, value)) for key, (revision, value) in sorted(rows.items(), key=lambda one: one[1][0])),
-            )
-            connection.execute("COMMIT")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        finally:
-            connection.close()
-    except (sqlite3.Error, OSError) as error:
-        path.unlink(missing_ok=True)
-        raise StoreError(f"{path} cannot be written: {error}") from error
-
-
-def checksum(revision: Revision, key: str, value: bytes | None) -> int:
-    """What a row must add up to (CRC-32 of all of it); a deletion is told from an empty value."""
-    return zlib.crc32(value or b"", zlib.crc32(f"{revision} {value is None} {key}".encode()))
-
-
 def way_back(directory: Path) -> str:
     """What to do about a damaged store, in the words of an error."""
     found = f"`twinstack store check {directory}` tells what is damaged"
     return f"{found}, and `twinstack store restore` makes a new data directory of a backup; without one, `twinstack store rescue` makes it of what can be read"
-
-
-# ---- SQLite
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, timeout=30.0, cached_statements=32)
-    try:
-        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA wal_autocheckpoint=0")
-        connection.execute("PRAGMA cache_size=-2000")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
-
-
-def _insert(connection: sqlite3.Connection, batch: Sequence[_Commit]) -> int:
-    """One transaction of many commits; returns about how many bytes it added to the log."""
-    values: list[int | str | bytes | None] = []
-    size = 0
-    for commit in batch:
-        for revision, write in zip(commit.revisions, commit.writes, strict=True):
-            values += (revision, write.key, 1 if write.value is None else 0, write.value, checksum(revision, write.key, write.value))
-            # A row dirties pages of the table and of the index; the exact number is the log's business.
-            size += len(write.value or b"") + 4096
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        at = 0
-        for rows, statement in _INSERTS:
-            width = rows * _COLUMNS
-            while len(values) - at >= width:
-                connection.execute(statement, values[at : at + width])
-                at += width
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-    return size
-
-
-def _compact_slice(connection: sqlite3.Connection, limit: Revision, after: Revision) -> Revision | None:
-    """Look at the next rows; returns the last revision looked at, or None at the end.
-
-    Rows go in the order of their revisions, so a deletion's own row goes last of its key and no older row comes to life.
-    """
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        if after == 0:
-            connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('compact_rev', ?)", (limit,))
-        rows = connection.execute(_SUPERSEDED, {"after": after, "limit": limit, "rows": SLICE_ROWS}).fetchall()
-        connection.executemany("DELETE FROM kv WHERE rev = ?", [(revision,) for revision, superseded in rows if superseded])
-        connection.execute("COMMIT")
-    except sqlite3.Error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-    connection.execute("PRAGMA incremental_vacuum(200)").fetchall()
-    return rows[-1][0] if len(rows) == SLICE_ROWS else None
-
-
-def _meta(connection: sqlite3.Connection, name: str) -> int:
-    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-    return int(row[0]) if row else 0
-
-
-def _add_sums(connection: sqlite3.Connection) -> None:
-    """Give a store of before rows had checksums the column for them; rows without one are taken as they are."""
-    if all(row[1] != "sum" for row in connection.execute("PRAGMA table_info(kv)")):
-        connection.execute("ALTER TABLE kv ADD COLUMN sum INTEGER")
-
-
-def _check_version(connection: sqlite3.Connection) -> None:
-    connection.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('schema_version', ?)", (SCHEMA_VERSION,))
-    found = _meta(connection, "schema_version")
-    if found != SCHEMA_VERSION:
-        raise StoreError(f"the store has schema version {found}; this program knows version {SCHEMA_VERSION}")
 
 
 def _size(path: Path) -> int:
