@@ -38,6 +38,7 @@ FULL_SYNC_SECONDS = 3600.0
 FIRST_RETRY_SECONDS = 1.0
 _NONE: Counter[str] = Counter()
 _AT_A_TIME = 200  # Services between two looks at the event loop
+_MANY = 50_000  # elements whose table is not looked through for garbage any more
 
 log = logging.getLogger(__name__)
 
@@ -244,9 +245,12 @@ class FamilySync:
         await self._forget_flows(before, everything=whole)
         told = {"family": self._label, "steps": len(steps.steps), "seconds": round(took, 4)}
         if whole:
-            log.info("The whole Service table was written", extra={**told, "elements": self._assembly.table().size()})
+            elements = self._assembly.table().size()
+            log.info("The whole Service table was written", extra={**told, "elements": elements})
             del steps
             nftables.give_back()
+            if elements >= _MANY:
+                gc.freeze()  # else a look for garbage among all that stays halts everything for a second
         elif steps:
             log.debug("The Service table was changed", extra=told)
         self.synced.set()
