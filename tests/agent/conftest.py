@@ -177,7 +177,6 @@ class World:
             "cni_data_dir": self.folder / "ipam",
             "image_dir": self.folder / "images",
             "write_cni_config": True,
-            "address": "::",
             "client_ca_file": self.folder / "kubelet.ca",
             "tls_cert_file": self.folder / "kubelet.crt",
             "tls_key_file": self.folder / "kubelet.key",

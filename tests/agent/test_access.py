@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from twinstack.agent.access import Access, subresources_of
+from twinstack.agent.server import listening_hosts
 from twinstack.agent.settings import Settings
 from twinstack.api import errors
 from twinstack.client import certificates
@@ -116,6 +117,13 @@ async def test_those_who_do_not_say_who_they_are_come_in_where_that_is_allowed()
     await access.check(certificate=None, authorization="", method="GET", path="/stats/summary")
     with pytest.raises(errors.Forbidden, match="user=system:anonymous"):
         await access.check(certificate=None, authorization="", **ASK)
+
+
+@pytest.mark.parametrize(
+    ("address", "hosts"), [("0.0.0.0", ["0.0.0.0", "::"]), ("::", ["::", "0.0.0.0"]), ("192.0.2.1", ["192.0.2.1"]), ("2001:db8::1", ["2001:db8::1"])]
+)
+def test_the_unspecified_address_of_either_family_means_both(address, hosts):
+    assert listening_hosts(address) == hosts
 
 
 @pytest.mark.kernel

@@ -5,6 +5,7 @@ Who comes in is for ``access`` to say. Health alone is told to anyone.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import ssl
@@ -116,9 +117,9 @@ def _wanted(query: Mapping[str, str]) -> list[int]:
 
 
 def listening_hosts(address: str) -> list[str]:
-    """The addresses to listen on: the unspecified address of the family that has room for both means both."""
-    wide = max(FAMILIES, key=lambda family: family.bits).facts.unspecified
-    return [family.facts.unspecified for family in FAMILIES] if address == wide else [address]
+    """The addresses to listen on: the unspecified one of either family means both, as it does for every server in Go, its own first."""
+    wide = [family.facts.unspecified for family in FAMILIES]
+    return [address, *(one for one in wide if one != address)] if address in wide else [address]
 
 
 class Server:
@@ -153,8 +154,15 @@ class Server:
         for path in ("/healthz", "/healthz/{check}"):
             guarded.router.add_get(path, self._health)
         try:
-            for host in listening_hosts(settings.address):
-                await self._listen(guarded if host == listening_hosts(settings.address)[0] else None, host, settings.port, context)
+            first, *others = listening_hosts(settings.address)
+            await self._listen(guarded, first, settings.port, context)
+            for host in others:
+                try:
+                    await self._listen(None, host, settings.port, context)
+                except OSError as error:
+                    if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                        raise
+                    log.info("This kernel has one family, and is served in that", extra={"absent": host})
             if settings.healthz_port:
                 health = web.Application()
                 for path in ("/healthz", "/healthz/{check}"):
