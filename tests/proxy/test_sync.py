@@ -154,6 +154,26 @@ async def test_more_endpoints_than_the_table_has_room_for_make_it_grow(family):
     assert not any("delete table" in script for script in world.kernel.scripts)
 
 
+@pytest.mark.slow
+async def test_more_elements_than_a_map_was_declared_for_write_the_whole_table(family):
+    def of_ports(count: int) -> kinds.Service:
+        return service("a", 1, ports=[{"name": f"p{number}", "port": number, "protocol": "TCP"} for number in range(1, count + 1)])
+
+    world = World()
+    sync = world.syncs[family]
+    world.put(None, of_ports(10_000))
+    await sync.sync()
+    for count, whole in ((20_000, False), (20_001, True)):
+        world.kernel.scripts.clear()
+        world.put(None, of_ports(count))
+        await sync.sync()
+        (script,) = world.kernel.scripts
+        assert ("delete table" in script) is whole
+        assert world.kernel.tables[family, TABLE] == sync.table()
+    assert world.kernel.tables[family, TABLE].sets["services"].size == 40_002
+    assert world.metric("sync_proxy_rules_nftables_sync_failures_total", family) == 0
+
+
 async def test_a_node_that_moves_concerns_every_service(family):
     world = World()
     world.put(None, service("a", 1, internalTrafficPolicy="Local"))
