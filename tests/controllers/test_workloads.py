@@ -194,6 +194,26 @@ def test_a_paused_deployment_scales_but_does_not_roll(cluster, world):
     assert cluster.images() == ["two"] * 3
 
 
+def test_a_rollout_that_is_paused_stays_where_it_is(cluster, world):
+    world.put(deployment(10, strategy={"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 3, "maxUnavailable": 2}}))
+    cluster.settle()
+    world.change(Deployment, WEB, {"spec": {"template": {"spec": {"containers": [{"name": "main", "image": "two"}]}}}})
+    cluster.loop.run()
+
+    def sizes():
+        return sorted(one.spec.replicas for one in world.list(ReplicaSet))
+
+    while sizes() != [2, 10]:  # fewer than there might be
+        assert cluster.step(), sizes()
+        cluster.loop.run()
+    world.change(Deployment, WEB, {"spec": {"paused": True}})
+    cluster.loop.run()
+    assert sizes() == [2, 10]
+    world.change(Deployment, WEB, {"spec": {"paused": False}})
+    cluster.settle()
+    assert sizes() == [0, 10]
+
+
 def test_only_so_many_old_replica_sets_are_kept(cluster, world):
     world.put(deployment(1, revisionHistoryLimit=2))
     for number in range(5):
