@@ -340,6 +340,8 @@ class Worker:
                 else:
                     node.event(pod, "Warning", "Failed", f"Error: {error}", container)
             retry = RETRY_SECONDS if isinstance(error, errors.ServiceUnavailable) else CONFIG_RETRY_SECONDS
+            if unmounted:  # what was applied together with the pod comes soon: as long again as has been waited
+                retry = min(CONFIG_RETRY_SECONDS, max(RETRY_SECONDS, time.monotonic() - self._born))
             if isinstance(error, ImageRefused) and error.retry_seconds is not None:
                 retry = error.retry_seconds
             self.seen[container.name] = msgspec.structs.replace(before, waiting=reason, message=str(error), retry_at=now + retry)
