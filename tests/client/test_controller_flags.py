@@ -8,10 +8,11 @@ from click.testing import CliRunner
 from twinstack.cli.kube_controller_manager import command as manager
 from twinstack.cli.kube_scheduler import command as scheduler
 
-# As kubeadm writes it, but for the two controllers of bootstrap tokens and for the signing of certificates.
+# As kubeadm writes it.
 KUBEADM = (
     *("--allocate-node-cidrs=true", "--authentication-kubeconfig=/none", "--authorization-kubeconfig=/none", "--bind-address=127.0.0.1"),
-    *("--client-ca-file=/none", "--cluster-cidr=10.244.0.0/16,fd00:10:244::/56", "--cluster-name=kubernetes", "--controllers=*", "--kubeconfig=/none"),
+    *("--client-ca-file=/none", "--cluster-cidr=10.244.0.0/16,fd00:10:244::/56", "--cluster-name=kubernetes", "--kubeconfig=/none"),
+    *("--cluster-signing-cert-file=/none", "--cluster-signing-key-file=/none", "--controllers=*,bootstrapsigner,tokencleaner"),
     *("--leader-elect=true", "--requestheader-client-ca-file=/none", "--service-account-private-key-file=/none"),
     *("--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112", "--use-service-account-credentials=true", "--profiling=false"),
 )
@@ -20,7 +21,7 @@ KUBEADM = (
 def test_a_command_line_as_kubeadm_writes_it_is_taken_up_to_what_it_names() -> None:
     answer = CliRunner().invoke(manager, [*KUBEADM])
     assert answer.exit_code == 1 and "/none" in answer.output and "No such option" not in answer.output
-    answer = CliRunner().invoke(scheduler, [one for one in KUBEADM[:5] if "node-cidrs" not in one] + ["--kubeconfig=/none"])
+    answer = CliRunner().invoke(scheduler, [*KUBEADM[1:4], "--kubeconfig=/none", "--leader-elect=true"])
     assert answer.exit_code == 1 and "/none" in answer.output
 
 
@@ -28,7 +29,6 @@ def test_a_command_line_as_kubeadm_writes_it_is_taken_up_to_what_it_names() -> N
     "flag, words",
     [
         ("--cloud-provider=aws", "there is no cloud here"),
-        ("--cluster-signing-cert-file=/x", "certificates are not signed here"),
         ("--enable-garbage-collector=false", "-garbage-collector-controller leaves it out"),
         ("--endpointslice-updates-batch-period=1s", "0s would do"),
         ("--cidr-allocator-type=CloudAllocator", "RangeAllocator would do"),

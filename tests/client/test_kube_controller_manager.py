@@ -28,23 +28,26 @@ from twinstack.controllers.nodeipam import BadRanges
 
 PODS, NODES, SERVICES = resource_of(kinds.Pod), resource_of(kinds.Node), resource_of(kinds.Service)
 CIDRS, RANGES = "10.244.0.0/16,fd00:10:244::/56", "10.96.0.0/16,fd00:10:96::/112"
+NAMED = ["token-cleaner-controller", "bootstrap-signer-controller"]
 
 
 def test_every_controller_of_the_table_is_there_under_the_name_it_has() -> None:
     for name, row in kcm.CONTROLLERS.items():
         cls = getattr(importlib.import_module(f"twinstack.controllers.{row.module}"), row.cls)
         assert cls.name == name
-    made = kcm.controllers_of(kcm.Settings(allocate_node_cidrs=True, cluster_cidr=CIDRS))
+    words = ("*", "bootstrapsigner", "tokencleaner")
+    made = kcm.controllers_of(kcm.Settings(allocate_node_cidrs=True, cluster_cidr=CIDRS, controllers=words))
     assert [controller.name for controller in made] == list(kcm.CONTROLLERS)
 
 
 @pytest.mark.parametrize(
     "words, without, only",
     [
-        pytest.param(["*"], [], [], id="all"),
-        pytest.param(["*", "-persistentvolume-binder-controller", "-pv-protection"], [], [], id="all, without what is not here anyway"),
-        pytest.param(["*", "-nodeipam"], ["node-ipam-controller"], [], id="all but one, by its old name"),
-        pytest.param(["-deployment-controller", "*"], ["deployment-controller"], [], id="the order does not matter"),
+        pytest.param(["*"], NAMED, [], id="all"),
+        pytest.param(["*", "bootstrapsigner", "tokencleaner"], [], [], id="all, and those that have to be named, as kubeadm has it"),
+        pytest.param(["*", "-persistentvolume-binder-controller", "-pv-protection"], NAMED, [], id="all, without what is not here anyway"),
+        pytest.param(["*", "-nodeipam"], ["node-ipam-controller", *NAMED], [], id="all but one, by its old name"),
+        pytest.param(["-deployment-controller", "*"], ["deployment-controller", *NAMED], [], id="the order does not matter"),
         pytest.param(["endpointslice-controller"], [], ["endpointslice-controller"], id="one alone"),
         pytest.param(["endpointslice", "-endpointslice"], [], ["endpointslice-controller"], id="the first word about one counts"),
     ],
@@ -209,6 +212,41 @@ async def test_a_deployment_becomes_pods_on_nodes_with_endpoints_of_both_familie
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     assert (await admin.get(resource_of(kinds.Lease), Key("kube-system", "kube-controller-manager")))["spec"].get("holderIdentity", "") == ""
+
+
+@pytest.mark.slow
+async def test_as_kubeadm_starts_it_cluster_info_is_signed_and_an_ended_token_goes(connection: Connection, admin: Client) -> None:
+    ready = asyncio.Event()
+    settings = kcm.Settings(
+        connection=connection,
+        leader_elect=False,
+        secure_port=0,
+        controllers=("*", "bootstrapsigner", "tokencleaner"),
+        use_service_account_credentials=True,
+        without_effect=("--cluster-signing-cert-file",),
+    )
+    data = {"token-secret": "0123456789abcdef", "usage-bootstrap-signing": "true"}
+    for name, ends in (("aaaaaa", "2999-01-01T00:00:00Z"), ("bbbbbb", "2020-01-01T00:00:00Z")):
+        metadata = {"name": f"bootstrap-token-{name}", "namespace": "kube-system"}
+        secret = {"metadata": metadata, "type": "bootstrap.kubernetes.io/token", "stringData": data | {"token-id": name, "expiration": ends}}
+        await admin.create(resource_of(kinds.Secret), secret)
+    info = {"metadata": {"name": "cluster-info", "namespace": "kube-public"}, "data": {"kubeconfig": "apiVersion: v1\n"}}
+    await admin.create(resource_of(kinds.ConfigMap), info)
+    task = asyncio.create_task(kcm.run(settings, ready=ready.set))
+
+    async def done() -> bool:
+        found = await admin.get(resource_of(kinds.ConfigMap), Key("kube-public", "cluster-info"))
+        tokens = {one["metadata"]["name"] for one in (await admin.list(resource_of(kinds.Secret), "kube-system"))["items"]}
+        return set(found["data"]) == {"kubeconfig", "jws-kubeconfig-aaaaaa"} and "bootstrap-token-bbbbbb" not in tokens
+
+    try:
+        async with asyncio.timeout(30):
+            await ready.wait()
+        await until(done)
+        assert (await admin.get(resource_of(kinds.Secret), Key("kube-system", "bootstrap-token-aaaaaa")))["type"] == "bootstrap.kubernetes.io/token"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_port_that_is_taken_is_told(connection: Connection) -> None:

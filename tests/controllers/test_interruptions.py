@@ -6,6 +6,7 @@ that play, with the controllers dying before that write, or right after it and b
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import json
 import re
@@ -23,6 +24,7 @@ from twinstack.api.times import text_of_time
 from twinstack.api.world import After, Delete, Tell
 from twinstack.client.kube_controller_manager import CONTROLLERS
 from twinstack.client.lean import Lean
+from twinstack.controllers.bootstraptokens import BootstrapSigner, TokenCleaner
 from twinstack.controllers.clusterroles import ClusterRoles
 from twinstack.controllers.cronjobs import CronJobs
 from twinstack.controllers.daemonsets import DaemonSets
@@ -200,6 +202,15 @@ def important(world, make):
     world.put(make.pod("high", containers=asks, priority=10))
 
 
+def tokens(world, make):
+    """Two that sign, of which one ends in a minute."""
+    world.put(thing("v1", "ConfigMap", "cluster-info", namespace="kube-public", data={"kubeconfig": "apiVersion: v1\n"}))
+    for name, ends in (("aaaaaa", ""), ("bbbbbb", "2026-01-02T03:05:05Z")):
+        data = {"token-id": name, "token-secret": "0123456789abcdef", "usage-bootstrap-signing": "true", "expiration": ends}
+        encoded = {field: base64.b64encode(value.encode()).decode() for field, value in data.items()}
+        world.put(thing("v1", "Secret", f"bootstrap-token-{name}", namespace="kube-system", type="bootstrap.kubernetes.io/token", data=encoded))
+
+
 SCENES = {
     "node-ipam-controller": [
         Scene(lambda: [NodeIPAM(parse_cidrs("10.0.0.0/16,fd00::/48"))], nothing, lambda world, make: many(world, make.node, "node"), alike=r"node\d"),
@@ -302,6 +313,8 @@ SCENES = {
             lambda world, make: world.put(make.node("win", labels={"kubernetes.io/os": "windows"}) | {"status": {"addresses": [LONELY]}}),
         )
     ],
+    "token-cleaner-controller": [Scene(lambda: [TokenCleaner()], nothing, lambda world, make: [tokens(world, make), world.pass_seconds(120)])],
+    "bootstrap-signer-controller": [Scene(lambda: [BootstrapSigner()], nothing, tokens)],
     "load-balancer-controller": [
         Scene(lambda: [LoadBalancers(POOLS)], nothing, balanced, alike=r"lb\d|192.0.2.\d+|2001:db8::\w+"),
         Scene(

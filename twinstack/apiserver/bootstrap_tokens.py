@@ -7,8 +7,6 @@ Source: the Kubernetes documentation, "Authenticating with Bootstrap Tokens".
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hmac
 import re
 from collections.abc import Callable
@@ -21,8 +19,8 @@ from twinstack.api.resources import resource_of
 from twinstack.api.times import parse_time
 from twinstack.apiserver.cache import Cache
 from twinstack.apiserver.calls import User
+from twinstack.rules.bootstrap_tokens import NAMESPACE, PREFIX, TYPE, text_of
 
-TYPE: Final = "bootstrap.kubernetes.io/token"
 GROUP: Final = "system:bootstrappers"
 _SECRETS: Final = resource_of(kinds.Secret)
 _FORM: Final = re.compile(r"([a-z0-9]{6})\.([a-z0-9]{16})\Z", re.ASCII)
@@ -42,13 +40,13 @@ class BootstrapTokens:
         if form is None:
             return None
         id, secret = form.groups()
-        stored = self._items.get(Key("kube-system", f"bootstrap-token-{id}"))
+        stored = self._items.get(Key(NAMESPACE, PREFIX + id))
         if stored is None:
             return None
         document = stored.document()
         if document.get("type") != TYPE or document["metadata"].get("deletionTimestamp"):
             return None
-        data = {name: _text(value) for name, value in (document.get("data") or {}).items()}
+        data = {name: text_of(value) for name, value in (document.get("data") or {}).items()}
         if not hmac.compare_digest(data.get("token-secret", "").encode(), secret.encode()) or data.get("token-id") != id:
             return None
         if data.get("usage-bootstrap-authentication") != "true":
@@ -61,10 +59,3 @@ class BootstrapTokens:
         if not all(_EXTRA_GROUP.match(group) for group in extra):
             return None
         return User(f"system:bootstrap:{id}", "", (GROUP, *dict.fromkeys(extra), "system:authenticated"))
-
-
-def _text(value: object) -> str:
-    try:
-        return base64.b64decode(str(value), validate=True).decode()
-    except (binascii.Error, ValueError):
-        return ""

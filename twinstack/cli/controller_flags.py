@@ -111,12 +111,19 @@ _MANAGER_WITHOUT_EFFECT: dict[str, tuple[bool, str]] = {
         ("disable-attach-detach-reconcile-sync", "enable-dynamic-provisioning", "enable-hostpath-provisioner"), (True, "of a controller that is not here")
     ),
 }
+# The signers' files, which a command line of kubeadm names: they are taken with a warning, for nobody can ask for a certificate.
+_SIGNING = (
+    *("cluster-signing-cert-file", "cluster-signing-key-file", "cluster-signing-duration"),
+    *(
+        f"cluster-signing-{signer}-{file}-file"
+        for signer in ("kubelet-client", "kubelet-serving", "kube-apiserver-client", "legacy-unknown")
+        for file in ("cert", "key")
+    ),
+)
 # Flags whose other values would ask for what is not here: the value that changes nothing, and why no other will do.
 _MANAGER_REFUSED: dict[str, tuple[str, str]] = {
     "cidr-allocator-type": ("RangeAllocator", "it is the one that is here"),
     "cloud-provider": ("", "there is no cloud here"),
-    "cluster-signing-cert-file": ("", "certificates are not signed here"),
-    "cluster-signing-key-file": ("", "certificates are not signed here"),
     "enable-garbage-collector": ("true", "--controllers=*,-garbage-collector-controller leaves it out"),
     "endpoint-updates-batch-period": ("0s", "changes are written at once"),
     "endpointslice-updates-batch-period": ("0s", "changes are written at once"),
@@ -133,6 +140,8 @@ def unlooked_options(*, manager: bool = False) -> Callable[[F], F]:
             function = _unlooked(name, boolean, f"Taken and without effect: {why}.", None)(function)
         for name, boolean in reversed(_WHO_MAY_LOOK.items()):
             function = _unlooked(name, boolean, "Taken where --bind-address is this machine's own: whoever reaches the door may look.", _on_loopback)(function)
+        for name in reversed(_SIGNING) if manager else ():
+            function = _unlooked(name, False, "Taken with a warning: no CertificateSigningRequest is served, approved or signed.", _remembered)(function)
         for name, (fitting, why) in reversed(_MANAGER_REFUSED.items()) if manager else ():
             function = _unlooked(name, False, f"Only {fitting or 'an empty value'} will do: {why}.", _only(fitting, why))(function)
         return function
@@ -153,6 +162,16 @@ def _on_loopback(context: click.Context, parameter: click.Parameter, value: Any)
     """Whether the door is on the loopback is known once that flag has been read."""
     if value not in (None, ""):
         context.meta.setdefault("who may look", []).append(parameter.opts[0])
+
+
+def _remembered(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value not in (None, ""):
+        context.meta.setdefault("signing", []).append(parameter.opts[0])
+
+
+def signing_flags() -> tuple[str, ...]:
+    """The flags for the signing of certificates that were given."""
+    return tuple(click.get_current_context().meta.get("signing") or ())
 
 
 def check_door(bind_address: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from twinstack.cli.controller_flags import check_door, common_options, settle, unlooked_options
+from twinstack.cli.controller_flags import check_door, common_options, settle, signing_flags, unlooked_options
 from twinstack.cli.kube_apiserver import Duration
 from twinstack.cli.program import logging_options, run_program
 from twinstack.net.family import FAMILIES
@@ -14,7 +14,12 @@ from twinstack.net.family import FAMILIES
 
 @click.command("kube-controller-manager")
 @common_options("kube-controller-manager", 10257)
-@click.option("--controllers", default="*", show_default=True, help="A comma-separated list: '*' all of them, 'name' this one, '-name' not this one.")
+@click.option(
+    "--controllers",
+    default="*",
+    show_default=True,
+    help="A comma-separated list: '*' all but bootstrapsigner and tokencleaner, 'name' this one, '-name' not this one.",
+)
 @click.option("--allocate-node-cidrs", type=bool, default=False, is_flag=False, flag_value=True, show_default=True, help="Give nodes blocks.")
 @click.option(
     "--use-service-account-credentials",
@@ -100,6 +105,7 @@ def command(controllers: str, node_cidr_mask_size_ipv4: int, node_cidr_mask_size
 
     settings = Settings(
         controllers=tuple(word.strip() for word in controllers.split(",") if word.strip()),
+        without_effect=signing_flags(),
         node_cidr_mask_sizes=(node_cidr_mask_size_ipv4, node_cidr_mask_size_ipv6),
         **flags,
     )

@@ -58,6 +58,7 @@ class Settings(Common, frozen=True, kw_only=True):
     concurrent_namespace_syncs: int = 10
     concurrent_gc_syncs: int = 20
     concurrent_serviceaccount_syncs: int = 5
+    without_effect: tuple[str, ...] = ()  # the flags given for the signing of certificates
 
 
 class Row(NamedTuple):
@@ -69,6 +70,7 @@ class Row(NamedTuple):
     workers: str = ""  # the setting
     alias: str = ""
     account: str = ""  # the ServiceAccount, when it has another name than the controller
+    named: bool = False  # it runs when its name is called, and is not among all
 
 
 def _node_ipam(settings: Settings) -> tuple[tuple[Any, ...], Mapping[str, Any]] | None:
@@ -148,6 +150,8 @@ CONTROLLERS: Mapping[str, Row] = {
     "service-cidr-controller": Row("servicecidrs", "ServiceCIDRs", account="service-cidrs-controller"),
     "clusterrole-aggregation-controller": Row("clusterroles", "ClusterRoles", alias="clusterrole-aggregation"),
     "windows-node-controller": Row("windowsnodes", "WindowsNodes"),
+    "token-cleaner-controller": Row("bootstraptokens", "TokenCleaner", alias="tokencleaner", account="token-cleaner", named=True),
+    "bootstrap-signer-controller": Row("bootstraptokens", "BootstrapSigner", alias="bootstrapsigner", account="bootstrap-signer", named=True),
 }
 
 
@@ -156,7 +160,7 @@ NOT_SERVED = frozenset(
     f"{name}{suffix}"
     for suffix in ("", "-controller")
     for name in (
-        *("bootstrap-signer", "certificatesigningrequest-approving", "certificatesigningrequest-cleaner", "certificatesigningrequest-signing"),
+        *("certificatesigningrequest-approving", "certificatesigningrequest-cleaner", "certificatesigningrequest-signing"),
         *(
             "cloud-node-lifecycle",
             "device-taint-eviction",
@@ -174,15 +178,17 @@ NOT_SERVED = frozenset(
             "storage-version-migrator",
             "storageversion-garbage-collector",
         ),
-        *("taint-eviction", "token-cleaner", "ttl", "validatingadmissionpolicy-status", "volumeattributesclass-protection"),
-        *("attachdetach", "bootstrapsigner", "csrapproving", "csrcleaner", "csrsigning", "horizontalpodautoscaling", "pv-protection", "pvc-protection"),
-        *("root-ca-cert-publisher", "route", "service", "tokencleaner"),
+        *("taint-eviction", "ttl", "validatingadmissionpolicy-status", "volumeattributesclass-protection"),
+        *("attachdetach", "csrapproving", "csrcleaner", "csrsigning", "horizontalpodautoscaling", "pv-protection", "pvc-protection"),
+        *("root-ca-cert-publisher", "route", "service"),
     )
 )
 
 
 def chosen(names: tuple[str, ...]) -> list[str]:
     """The controllers that ``--controllers`` means: ``*`` all, ``name`` this one, ``-name`` not this one; the first word about one counts.
+
+    ``*`` leaves out those that have to be named.
 
     Errors: SettingsError for a name that nobody has.
     """
@@ -197,7 +203,7 @@ def chosen(names: tuple[str, ...]) -> list[str]:
     verdicts: dict[str, bool] = {}
     for without, name in plain:
         verdicts.setdefault(name, not without)
-    return [name for name in CONTROLLERS if verdicts.get(name, every)]
+    return [name for name, row in CONTROLLERS.items() if verdicts.get(name, every and not row.named)]
 
 
 def controllers_of(settings: Settings) -> list[Controller]:
@@ -249,6 +255,9 @@ def check(settings: Settings) -> None:
 async def run(settings: Settings, *, ready: Callable[[], None] = lambda: None) -> None:
     """Run the controllers until cancelled; *ready* is called once they are at work."""
     controllers = controllers_of(settings)
+    if settings.without_effect:
+        reason = "certificates.k8s.io is not served, so nobody can ask for a certificate"
+        log.warning("No certificate is approved, signed or cleaned away", extra={"flags": settings.without_effect, "because": reason})
     workers = {name: getattr(settings, row.workers) for name, row in CONTROLLERS.items() if row.workers}
     lean = Lean()
     kept: dict[type[kinds.Object], Callable[[Any], Any]] = {kinds.Pod: lean.pod, kinds.EndpointSlice: lean.slice, kinds.Endpoints: lean.endpoints}

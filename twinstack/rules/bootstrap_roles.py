@@ -169,7 +169,18 @@ def bootstrap_objects() -> list[Document]:
     for name, parts in _AGGREGATED.items():
         role = _role(name, [rule for part in parts for rule in _ROLES[part]])
         documents.append(role | {"aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {_AGGREGATE + name: "true"}}]}})
-    return documents + [_binding(name, role, subjects) for name, (role, subjects) in _BINDINGS.items()]
+    documents += [_binding(name, role, subjects) for name, (role, subjects) in _BINDINGS.items()]
+    for account, places in controller_roles.CONFINED.items():
+        for namespace, rules in places.items():
+            name, subject = controller_roles.role_of(account), ("ServiceAccount", f"{controller_roles.NAMESPACE}/{account}")
+            documents += [_within(namespace, _role(name, list(rules))), _within(namespace, _binding(name, name, [subject]))]
+    return documents
+
+
+def _within(namespace: str, one: Document) -> Document:
+    """A role or its binding as one of a namespace."""
+    document = one | {"kind": one["kind"].removeprefix("Cluster"), "metadata": {**one["metadata"], "namespace": namespace}}
+    return document | ({"roleRef": {**one["roleRef"], "kind": "Role"}} if "roleRef" in one else {})
 
 
 def _metadata(name: str) -> Document:

@@ -99,6 +99,15 @@ CONTROLLERS: Final[Mapping[str, tuple[RuleDocument, ...]]] = {
     "windows-node-controller": (rule(("get",), "", "nodes"), rule(("patch",), "", "nodes/status")),
 }  # fmt: skip
 
+# Those that reach into one namespace or two: ServiceAccount → namespace → rules
+CONFINED: Final[Mapping[str, Mapping[str, tuple[RuleDocument, ...]]]] = {
+    "bootstrap-signer": {
+        "kube-public": (rule(READ, "", "configmaps"), rule(_CHANGE, "", "configmaps", names=("cluster-info",))),
+        NAMESPACE: (rule(READ, "", "secrets"),),
+    },
+    "token-cleaner": {NAMESPACE: (rule((*READ, "delete"), "", "secrets"),)},
+}
+
 # What the program does as itself: it reads everything into its cache, holds its lease, tells events, and gets the controllers their tokens.
 MANAGER_RULES: Final = (
     rule(("list", "watch"), "*", "*"),
@@ -106,7 +115,7 @@ MANAGER_RULES: Final = (
     *lock("kube-controller-manager"),
     rule(("get",), "", "configmaps", "namespaces", "serviceaccounts"),
     rule(("create",), "", "serviceaccounts"),
-    rule(("create",), "", "serviceaccounts/token", names=tuple(CONTROLLERS)),
+    rule(("create",), "", "serviceaccounts/token", names=(*CONTROLLERS, *CONFINED)),
     *ASK,
 )
 
