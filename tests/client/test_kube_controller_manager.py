@@ -113,6 +113,7 @@ async def connection(tmp_path: Path) -> AsyncIterator[Connection]:
         secure_port=0,
         sockets=(listening,),
         token_auth_file=str(tmp_path / "tokens"),
+        authorization_mode="RBAC",
         advertise_address="192.0.2.1",
         service_cluster_ip_range=RANGES,
     )
