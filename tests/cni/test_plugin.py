@@ -19,6 +19,7 @@ from twinstack.cni.daemon import Daemon
 from twinstack.cni.executable import native_client
 from twinstack.cni.plugin import ends_of
 from twinstack.cni.thin import ADDRESS
+from twinstack.dataplane.host import POD_ROUTE_PROTOCOL
 from twinstack.kernel import namespaces
 from twinstack.kernel.netlink import Netlink
 from twinstack.net.family import FAMILIES, Family
@@ -140,6 +141,18 @@ def test_what_add_told_is_checked_and_what_broke_is_named(node: Any, daemon: Dae
         inside.change_link("eth0", up=False)
         inside.commit()
     assert "eth0 is down" in node.plugin("CHECK", pod, prevResult=told).document["msg"]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_a_default_route_that_is_gone_is_named_with_its_family(node: Any, daemon: Daemon | None, family: Family) -> None:
+    pod = node.make("pod")
+    told = node.plugin("ADD", pod).document
+    with Netlink(pod) as inside:
+        (default,) = (one for one in inside.routes(protocol=None) if one.family is family and one.destination.prefixlen == 0)
+        inside.remove_route(default, protocol=POD_ROUTE_PROTOCOL, missing_ok=False)
+        inside.commit()
+    answer = node.plugin("CHECK", pod, prevResult=told).document
+    assert (answer["code"], answer["msg"]) == (cni.NOT_AS_TOLD, f"the container has no default route for {family}")
 
 
 def test_del_leaves_nothing_and_succeeds_twice_and_without_the_namespace(node: Any, daemon: Daemon | None) -> None:
