@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+from msgspec.structs import replace
+
 from twinstack.api.kinds import Endpoints, EndpointSlice, Pod
 from twinstack.api.objects import view_of
 from twinstack.api.resources import resource_of
@@ -30,6 +33,41 @@ def test_a_pod_keeps_what_controllers_look_at_and_shares_it_with_others() -> Non
     assert one.spec.containers[0].ports and not one.spec.containers[0].env and not one.status.hostIP
     assert [condition.type for condition in one.status.conditions or ()] == ["Ready", "twinstack.dev/ReadyIPv6"]
     assert one.spec.containers is other.spec.containers and one.metadata.labels is other.metadata.labels
+
+
+@pytest.mark.parametrize("how", ["pod", "placed"])
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param({}, id="one without a status"),
+        pytest.param({"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}, id="one of both families"),
+        pytest.param({"startTime": "2026-01-02T03:04:05Z", "nominatedNodeName": "n2"}, id="one for whom room is made"),
+        pytest.param({"conditions": [{"type": "Ready", "status": "True"}]}, id="a condition without a time"),
+        pytest.param(
+            {
+                "conditions": [
+                    {"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-02T03:04:05Z"},
+                    {"type": "DisruptionTarget", "status": "True"},
+                ]
+            },
+            id="conditions of which one has a time",
+        ),
+    ],
+)
+def test_what_a_pod_shares_comes_back_as_its_own(how: str, status: dict[str, Any]) -> None:
+    whole = view_of(Pod, {"metadata": {"name": "a", "namespace": "d"}, "spec": {"containers": [CONTAINER], "nodeName": "n1"}, "status": status})
+    lean = Lean()
+    make = getattr(lean, how)
+    make(replace(whole, spec=replace(whole.spec, nodeName="n2")))  # who shares with it
+    one = make(whole)
+    assert one.spec.nodeName == "n1" and one.status.phase == whole.status.phase
+    kept = [condition for condition in whole.status.conditions or () if how == "pod" or condition.type == "DisruptionTarget"]
+    assert (one.status.conditions or []) == kept
+    if how == "pod":
+        assert (one.status.podIP, one.status.podIPs) == (whole.status.podIP, whole.status.podIPs)
+    else:
+        assert (one.status.startTime, one.status.nominatedNodeName) == (whole.status.startTime, whole.status.nominatedNodeName)
+    assert one == make(whole) and one != make(replace(whole, status=replace(whole.status, phase="Failed"))) and resource_of(type(one)) is resource_of(Pod)
 
 
 def test_what_is_packed_reads_as_what_it_was_made_of_and_is_of_the_same_resource() -> None:

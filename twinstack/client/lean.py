@@ -7,7 +7,7 @@ alike are the same. Views are never changed, so nobody can tell that two of them
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ from twinstack.api.kinds import (
     EndpointSubset,
     ObjectMeta,
     Pod,
+    PodIP,
     PodSpec,
     PodStatus,
 )
@@ -60,6 +61,32 @@ class PackedEndpoints(Endpoints, frozen=True):
         return _SUBSETS(self.packed)  # type: ignore[no-any-return]
 
 
+class LeanPod(Pod, frozen=True):
+    """A pod that has of its own what no other has, and shares the rest: half of the memory. Spec and status are put together when they are looked at."""
+
+    node: str = ""
+    rest: PodSpec = PodSpec()  # without the node
+    state: PodStatus = PodStatus()  # without addresses and times
+    ips: str = ""
+    times: str = ""  # of the conditions
+    began: str | None = None
+
+    @property  # type: ignore[misc]
+    def spec(self) -> PodSpec:
+        """Made anew each time."""
+        return replace(self.rest, nodeName=self.node)
+
+    @property  # type: ignore[misc]
+    def status(self) -> PodStatus:
+        """Made anew each time."""
+        state, ips = self.state, self.ips.split(",") if self.ips else ()
+        conditions = state.conditions
+        if self.times and conditions:
+            conditions = [replace(one, lastTransitionTime=time or None) for one, time in zip(conditions, self.times.split(","), strict=True)]
+        podIPs = [PodIP(ip=ip) for ip in ips] or None
+        return replace(state, podIP=ips[0] if ips else "", podIPs=podIPs, conditions=conditions, startTime=self.began)
+
+
 class Lean:
     """Makes lean copies; those made by one instance share their parts."""
 
@@ -69,9 +96,30 @@ class Lean:
 
     def pod(self, one: Pod) -> Pod:
         """The pod without what only its node looks at."""
-        return Pod(
-            metadata=self._metadata(one.metadata, annotations=_kept(one.metadata.annotations)), spec=self._spec(one.spec), status=self._status(one.status)
+        spec, status = one.spec, one.status
+        kept = PodSpec(
+            containers=[_container(container) for container in spec.containers],
+            initContainers=None if spec.initContainers is None else [_container(container) for container in spec.initContainers],
+            hostNetwork=spec.hostNetwork,
+            restartPolicy=spec.restartPolicy,
+            schedulerName=spec.schedulerName,
+            schedulingGates=spec.schedulingGates,
+            tolerations=spec.tolerations,
+            affinity=None if spec.nodeName else spec.affinity,  # the node that a DaemonSet's pod waits for
+            readinessGates=spec.readinessGates,
+            hostname=spec.hostname,
+            subdomain=spec.subdomain,
         )
+        told = [condition for condition in status.conditions or () if condition.type in _TOLD or condition.type.startswith("twinstack.dev/")]
+        state = PodStatus(
+            phase=status.phase,
+            reason=status.reason,
+            conditions=[Condition(type=condition.type, status=condition.status, reason=condition.reason) for condition in told] or None,
+            containerStatuses=_statuses(status.containerStatuses),
+            initContainerStatuses=_statuses(status.initContainerStatuses),
+        )
+        addresses = status.podIPs or ([PodIP(ip=status.podIP)] if status.podIP else [])
+        return self._lean_pod(one, kept, state, told, annotations=_kept(one.metadata.annotations), addresses=addresses)
 
     def slice(self, one: EndpointSlice) -> EndpointSlice:
         """The slice as it is, its endpoints packed."""
@@ -90,26 +138,48 @@ class Lean:
         """The pod with what a scheduler looks at; of one that has a node already, what it takes of it."""
         spec, status = one.spec, one.status
         kept = PodSpec(
-            containers=self._encoded([_asking(container) for container in spec.containers]),
-            initContainers=None if spec.initContainers is None else self._encoded([_asking(container) for container in spec.initContainers]),
-            nodeName=self._once(spec.nodeName),
-            nodeSelector=self._encoded(spec.nodeSelector),
+            containers=[_asking(container) for container in spec.containers],
+            initContainers=None if spec.initContainers is None else [_asking(container) for container in spec.initContainers],
+            nodeSelector=spec.nodeSelector,
             hostNetwork=spec.hostNetwork,
-            schedulerName=self._once(spec.schedulerName),
+            schedulerName=spec.schedulerName,
             schedulingGates=spec.schedulingGates,
-            tolerations=None if spec.nodeName else self._encoded(spec.tolerations),
-            affinity=self._encoded(spec.affinity),
-            topologySpreadConstraints=None if spec.nodeName else self._encoded(spec.topologySpreadConstraints),
+            tolerations=None if spec.nodeName else spec.tolerations,
+            affinity=spec.affinity,
+            topologySpreadConstraints=None if spec.nodeName else spec.topologySpreadConstraints,
             priority=spec.priority,
-            preemptionPolicy=self._once(spec.preemptionPolicy),
-            overhead=self._encoded(spec.overhead),
-            resources=self._encoded(spec.resources),
+            preemptionPolicy=spec.preemptionPolicy,
+            overhead=spec.overhead,
+            resources=spec.resources,
         )
         told = [condition for condition in status.conditions or () if condition.type == "DisruptionTarget" or not spec.nodeName]
-        state = PodStatus(phase=self._once(status.phase), startTime=status.startTime, nominatedNodeName=status.nominatedNodeName, conditions=told or None)
-        return Pod(metadata=self._metadata(one.metadata, annotations=None), spec=kept, status=state)
+        conditions = [replace(condition, lastTransitionTime=None) for condition in told] or None
+        state = PodStatus(phase=status.phase, nominatedNodeName=status.nominatedNodeName, conditions=conditions)
+        return self._lean_pod(one, kept, state, told, annotations=None, began=status.startTime)
 
     # ---- parts
+
+    def _lean_pod(
+        self,
+        one: Pod,
+        rest: PodSpec,
+        state: PodStatus,
+        told: Sequence[Condition],
+        *,
+        annotations: Mapping[str, str] | None,
+        addresses: Sequence[PodIP] = (),
+        began: str | None = None,
+    ) -> LeanPod:
+        times = ",".join(condition.lastTransitionTime or "" for condition in told)
+        return LeanPod(
+            metadata=self._metadata(one.metadata, annotations=annotations),
+            node=self._once(one.spec.nodeName),
+            rest=self._encoded(rest),
+            state=self._encoded(state),
+            ips=",".join(address.ip for address in addresses),
+            times=times,
+            began=times if began == times else began,
+        )
 
     def _metadata(self, one: ObjectMeta, *, annotations: Mapping[str, str] | None) -> ObjectMeta:
         return ObjectMeta(
@@ -127,37 +197,6 @@ class Lean:
             ownerReferences=self._encoded(one.ownerReferences) or self._nothing,
             finalizers=self._encoded(one.finalizers) or self._nothing,
         )
-
-    def _spec(self, one: PodSpec) -> PodSpec:
-        return PodSpec(
-            containers=self._encoded([_container(container) for container in one.containers]),
-            initContainers=None if one.initContainers is None else self._encoded([_container(container) for container in one.initContainers]),
-            hostNetwork=one.hostNetwork,
-            restartPolicy=self._once(one.restartPolicy),
-            schedulerName=self._once(one.schedulerName),
-            schedulingGates=one.schedulingGates,
-            tolerations=self._encoded(one.tolerations),
-            readinessGates=one.readinessGates,
-            nodeName=self._once(one.nodeName),
-            hostname=one.hostname,
-            subdomain=self._once(one.subdomain),
-        )
-
-    def _status(self, one: PodStatus) -> PodStatus:
-        conditions = [self._condition(one) for one in one.conditions or () if one.type in _TOLD or one.type.startswith("twinstack.dev/")]
-        addresses = one.podIPs or ()
-        return PodStatus(
-            phase=self._once(one.phase),
-            reason=self._once(one.reason),
-            podIP=addresses[0].ip if addresses and addresses[0].ip == one.podIP else one.podIP,
-            podIPs=one.podIPs,
-            conditions=conditions or None,
-            containerStatuses=self._encoded(_statuses(one.containerStatuses)),
-            initContainerStatuses=self._encoded(_statuses(one.initContainerStatuses)),
-        )
-
-    def _condition(self, one: Condition) -> Condition:
-        return Condition(type=self._once(one.type), status=self._once(one.status), reason=self._once(one.reason), lastTransitionTime=one.lastTransitionTime)
 
     def _dict(self, given: Mapping[str, str] | None) -> Any:
         return None if not given else self._kept(tuple(given.items()), given)
