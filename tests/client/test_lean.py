@@ -15,6 +15,7 @@ from twinstack.api.world import Action
 from twinstack.client.lean import Lean
 from twinstack.loops.clock import SteppingClock
 from twinstack.loops.events import Recorder
+from twinstack.rules.affinity import bound_to, node_of
 
 CONTAINER = {"name": "c", "image": "x", "env": [{"name": "A", "value": "b"}], "ports": [{"name": "http", "containerPort": 80}]}
 
@@ -93,3 +94,8 @@ async def test_an_event_about_what_is_packed_names_its_kind() -> None:
         task.cancel()
     (action,) = made
     assert action.document["involvedObject"] == {"apiVersion": "v1", "kind": "Endpoints", "namespace": "default", "name": "e"}
+
+
+def test_a_pod_keeps_the_node_that_it_waits_for_by_name() -> None:
+    document = {"metadata": {"name": "a", "namespace": "default"}, "spec": {"containers": [{"name": "c", "image": "i"}], "affinity": bound_to(None, "node7")}}
+    assert node_of(Lean().pod(view_of(Pod, document))) == "node7"

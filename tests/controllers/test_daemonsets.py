@@ -11,6 +11,7 @@ from twinstack.api.objects import Key
 from twinstack.api.resources import resource_of
 from twinstack.api.world import Delete, Patch
 from twinstack.controllers.daemonsets import DaemonSets
+from twinstack.rules.affinity import node_of
 from twinstack.rules.revisions import REVISION
 
 NODES, SETS = resource_of(Node), resource_of(DaemonSet)
@@ -44,7 +45,7 @@ def played(world, loop):
             waiting = [pod for pod in world.list(Pod) if pod.status.phase != "Running"]
             for pod in waiting:
                 key = Key(pod.metadata.namespace, pod.metadata.name)
-                world.perform(Patch(resource_of(Pod), key, {"status": READY}, subresource="status"))
+                world.change(Pod, key, {"spec": {"nodeName": node_of(pod)}, "status": READY})  # as scheduler and node do
             if not waiting and not gone:
                 break
         assert controller.decide(KEY, world) == []
@@ -110,6 +111,26 @@ def test_another_template_replaces_pods_one_by_one_or_when_somebody_deletes_them
         assert played()["n1"].labels[REVISION] != before["n1"].labels[REVISION]
 
 
+def test_pods_wait_for_their_node_by_name_so_that_the_scheduler_sees_whether_there_is_room(world, loop):
+    term = {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}
+    apart = {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "kubernetes.io/hostname", "labelSelector": {}}]}
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}, "podAntiAffinity": apart}
+    for name, disk in (("n1", "ssd"), ("n2", "ssd"), ("n3", "old")):
+        world.put(node(name, disk=disk))
+    document = daemon_set()
+    document["spec"]["template"]["spec"]["affinity"] = affinity
+    world.put(document)
+    controller = DaemonSets()
+    loop(world, controller).run()
+    found = {node_of(pod): pod for pod in world.list(Pod)}
+    assert found.keys() == {"n1", "n2"} and not any(pod.spec.nodeName for pod in found.values())
+    assert all(pod.spec.affinity.podAntiAffinity for pod in found.values()), "the rest of what the template asks for stays"
+    assert controller.decide(KEY, world) == [], "one that waits is there"
+    world.change(Node, Key("", "n2"), {"metadata": {"labels": {"disk": "old"}}})
+    loop(world, controller).run()
+    assert [node_of(pod) for pod in world.list(Pod) if not pod.metadata.deletionTimestamp] == ["n1"]
+
+
 def test_where_no_pod_can_be_another_is_tried_after_twice_the_time_and_other_nodes_do_not_wait(world, loop):
     for name in ("n1", "n2"):
         world.put(node(name))
@@ -123,10 +144,10 @@ def test_where_no_pod_can_be_another_is_tried_after_twice_the_time_and_other_nod
         running.run()
         for pod in world.list(Pod):
             key = Key("default", pod.metadata.name)
-            if pod.spec.nodeName == "n1" and pod.status.phase != "Failed":
+            if node_of(pod) == "n1" and pod.status.phase != "Failed":
                 made.append(elapsed)
                 world.perform(Patch(resource_of(Pod), key, {"status": {"phase": "Failed"}}, subresource="status"))
-            elif pod.spec.nodeName == "n2":
+            elif node_of(pod) == "n2":
                 world.perform(Patch(resource_of(Pod), key, {"status": READY}, subresource="status"))
         for pod in world.list(Pod):
             if pod.metadata.deletionTimestamp:
@@ -141,11 +162,11 @@ def test_where_no_pod_can_be_another_is_tried_after_twice_the_time_and_other_nod
         running.decide(controller, KEY)
     assert [later - earlier for earlier, later in itertools.pairwise(made)] == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
     assert {told.reason for told in world.told if told.type == "Warning"} == {"FailedDaemonPod"}
-    before = [pod.metadata.name for pod in world.list(Pod) if pod.spec.nodeName == "n2"]
+    before = [pod.metadata.name for pod in world.list(Pod) if node_of(pod) == "n2"]
     world.put(daemon_set("b", updateStrategy={"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 2}}))
     for _ in range(6):
         refuse()
-    assert [pod.metadata.name for pod in world.list(Pod) if pod.spec.nodeName == "n2"] != before, "the other node has the new template"
+    assert [pod.metadata.name for pod in world.list(Pod) if node_of(pod) == "n2"] != before, "the other node has the new template"
 
 
 def test_a_finished_pod_gives_way_to_another(world, played):
@@ -174,7 +195,7 @@ def test_with_surge_the_new_pod_comes_first_and_no_node_is_ever_without(world, l
     for _ in range(30):
         running.run()
         live = [pod for pod in world.list(Pod) if not pod.metadata.deletionTimestamp]
-        assert {pod.spec.nodeName for pod in live if pod.status.phase == "Running"} == set(names)
+        assert {node_of(pod) for pod in live if pod.status.phase == "Running"} == set(names)
         doubled.append(len(live) - len(names))
         going = [pod for pod in world.list(Pod) if pod.metadata.deletionTimestamp]
         waiting = [pod for pod in live if pod.status.phase != "Running"]

@@ -47,6 +47,7 @@ from twinstack.controllers.servicecidrs import ServiceCIDRs
 from twinstack.controllers.statefulsets import StatefulSets
 from twinstack.controllers.windowsnodes import WindowsNodes
 from twinstack.net.cidr import parse_cidrs
+from twinstack.rules.affinity import node_of
 from twinstack.rules.balancer_pools import pools_of
 from twinstack.rules.workloads import ready
 
@@ -115,7 +116,7 @@ def kubelet(world) -> bool:
             return True
         if not ready(one) and one.metadata.ownerReferences:
             condition = {"type": "Ready", "status": "True", "lastTransitionTime": text_of_time(world.now)}
-            world.change(Pod, key, {"spec": {"nodeName": one.spec.nodeName or "node1"}, "status": {"phase": "Running", "conditions": [condition]}})
+            world.change(Pod, key, {"spec": {"nodeName": node_of(one) or "node1"}, "status": {"phase": "Running", "conditions": [condition]}})
             return True
     return False
 

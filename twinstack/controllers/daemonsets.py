@@ -20,6 +20,7 @@ from twinstack.api.kinds import ControllerRevision, DaemonSet, Node, OwnerRefere
 from twinstack.api.objects import Document, Key, view_of
 from twinstack.api.resources import resource_of
 from twinstack.api.world import Action, After, Create, Delete, Patch, Tell, Watch, World, controller_key, own_key
+from twinstack.rules.affinity import bound_to, node_of
 from twinstack.rules.placement import misfit
 from twinstack.rules.revisions import REVISION, forgotten, newest_kept, revisions_of
 from twinstack.rules.workloads import (
@@ -80,7 +81,7 @@ class DaemonSets:
         at: dict[str, list[Pod]] = {}
         for pod in claimed.held:
             if pod.metadata.deletionTimestamp is None:
-                at.setdefault(pod.spec.nodeName, []).append(pod)
+                at.setdefault(node_of(pod), []).append(pod)
         if one.metadata.deletionTimestamp is None:
             kept = revisions_of(one, world)
             update = str(template["metadata"]["labels"][REVISION])
@@ -212,7 +213,7 @@ def _giving_way(one: DaemonSet, template: Document, wanted: set[str], at: dict[s
 
 
 def _creation(template: Document, node: str) -> Create:
-    return Create(_PODS, {**template, "spec": {**template["spec"], "nodeName": node}})
+    return Create(_PODS, {**template, "spec": {**template["spec"], "affinity": bound_to(template["spec"].get("affinity"), node)}})
 
 
 def _available(one: DaemonSet, pod: Pod, world: World) -> bool:

@@ -32,6 +32,24 @@ def matches_node_affinity(pod: Pod, node: Node) -> bool:
     return any(_term_holds(term, node) for term in required.get("nodeSelectorTerms") or ())
 
 
+def bound_to(affinity: Mapping[str, Any] | None, node: str) -> dict[str, Any]:
+    """An affinity, as a document, that lets a scheduler choose this node alone; what it says besides stays."""
+    whole = dict(affinity or {})
+    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
+    return whole | {"nodeAffinity": {**(whole.get("nodeAffinity") or {}), **required}}
+
+
+def node_of(pod: Pod) -> str:
+    """The node that a pod has, or the one that it waits for by name; empty when it is for any."""
+    if pod.spec.nodeName:
+        return pod.spec.nodeName
+    required = _node_affinity(pod).get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    named = [field for term in required.get("nodeSelectorTerms") or () for field in term.get("matchFields") or ()]
+    names = [str(name) for field in named if (field.get("key"), field.get("operator")) == ("metadata.name", "In") for name in field.get("values") or ()]
+    return names[0] if len(names) == 1 else ""
+
+
 def node_preference(pod: Pod, node: Node) -> int:
     """The sum of the weights of the preferred terms that hold."""
     preferred = _node_affinity(pod).get("preferredDuringSchedulingIgnoredDuringExecution") or ()
