@@ -23,13 +23,13 @@ from twinstack.api.errors import BadRequest
 from twinstack.api.objects import Document, Key, View
 from twinstack.api.resources import BY_PATH, RESOURCES, Resource
 from twinstack.api.selectors import FieldRequirement, Selector
+from twinstack.apiserver.sharing import NO_FIELDS, Fields, Sharing
 from twinstack.apiserver.strategies.base import Strategy
 from twinstack.store.base import Event, Revision, Store, Write
 from twinstack.store.broadcast import Broadcast
 
 log = logging.getLogger(__name__)
 
-_NOTHING: Mapping[str, str] = {}
 _VERSION = b'"resourceVersion":"'
 FIRST = 2
 _FEW = 64  # keys that are sooner put in place one by one than by sorting all
@@ -43,7 +43,7 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     key: Key
     uid: str
     labels: Mapping[str, str]
-    fields: Mapping[str, str]
+    fields: Fields
     raw: bytes
 
     def document(self) -> Document:
@@ -77,7 +77,7 @@ class Draft(msgspec.Struct, gc=False):
     key: Key
     uid: str
     labels: Mapping[str, str]
-    fields: Mapping[str, str]
+    fields: Fields
     raw: bytes
     served: bytes  # empty when it is raw
 
@@ -110,6 +110,7 @@ class Collection:
         self.prefix = objects.encode({"kind": resource.kind, "apiVersion": resource.api_version, "metadata": {}})[:-2]
         self._reads = type(strategy).on_read is not Strategy.on_read
         self._selectable = type(strategy).fields is not Strategy.fields
+        self._sharing = Sharing()
 
     # ---- in
 
@@ -129,10 +130,10 @@ class Collection:
                 served = b""
         return Draft(
             self,
-            Key(metadata.get("namespace", ""), metadata["name"]),
+            Key(self._sharing.text(metadata.get("namespace", "")), metadata["name"]),
             metadata.get("uid", ""),
-            metadata.get("labels") or _NOTHING,
-            (self.strategy.fields(document) or _NOTHING) if self._selectable else _NOTHING,
+            self._sharing.labels(metadata.get("labels")),
+            self._sharing.fields(self.strategy.fields(document)) if self._selectable else NO_FIELDS,
             raw,
             served,
         )
@@ -142,8 +143,8 @@ class Collection:
         if self._reads or not raw.startswith(self.prefix):
             return self.draft(objects.decode(raw))
         metadata = objects.decode_view(_Sketch, raw).metadata
-        fields = (self.strategy.fields(objects.decode(raw)) or _NOTHING) if self._selectable else _NOTHING
-        return Draft(self, key, metadata.uid, metadata.labels or _NOTHING, fields, raw, b"")
+        fields = self._sharing.fields(self.strategy.fields(objects.decode(raw))) if self._selectable else NO_FIELDS
+        return Draft(self, Key(self._sharing.text(key.namespace), key.name), metadata.uid, self._sharing.labels(metadata.labels), fields, raw, b"")
 
     def write(self, document: Document, expect: Revision | None) -> Write:
         draft = self.draft(document)
@@ -333,9 +334,9 @@ class Cache:
             collection, key = self._place(item.key)
             if collection is not None:
                 draft = collection.found(key, item.value)
-                collection.load(key, draft, item.revision)
+                collection.load(draft.key, draft, item.revision)
                 if collection in self._mirrors:
-                    self._mirrors[collection].load(key, draft, item.revision)
+                    self._mirrors[collection].load(draft.key, draft, item.revision)
         self.revision = store.revision
         for collection in self.collections.values():
             collection.loaded(store.revision)
