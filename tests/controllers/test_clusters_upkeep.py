@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from twinstack.api import errors
 from twinstack.api.kinds import ConfigMap, IPAddress, Lease, Namespace, Node, Pod, ServiceAccount, ServiceCIDR, condition_of
 from twinstack.api.objects import Key
 from twinstack.api.resources import resource_of
@@ -48,8 +49,16 @@ def test_a_namespace_goes_when_all_that_was_in_it_has_gone(world, loop, pod):
     world.perform(Delete(resource_of(Namespace), Key("", "old")))
     running.run()
     one = world.get(Namespace, Key("", "old"))
-    assert "1 pods" in condition_of(one.status.conditions, "NamespaceContentRemaining").message
-    assert "example.com/stay" in condition_of(one.status.conditions, "NamespaceFinalizersRemaining").message
+    told = {each.type: (each.status, each.reason) for each in one.status.conditions}
+    assert told == {
+        "NamespaceDeletionDiscoveryFailure": ("False", "ResourcesDiscovered"),
+        "NamespaceDeletionGroupVersionParsingFailure": ("False", "ParsedGroupVersions"),
+        "NamespaceDeletionContentFailure": ("False", "ContentDeleted"),
+        "NamespaceContentRemaining": ("True", "SomeResourcesRemain"),
+        "NamespaceFinalizersRemaining": ("True", "SomeFinalizersRemain"),
+    }
+    assert "pods. has 1 resource instances" in condition_of(one.status.conditions, "NamespaceContentRemaining").message
+    assert "example.com/stay in 1 resource instances" in condition_of(one.status.conditions, "NamespaceFinalizersRemaining").message
     assert world.get(ConfigMap, Key("old", "c")) is None
     assert world.get(Pod, Key("old", "p")).metadata.deletionTimestamp
     assert running.writes_wanted([Key("", "old")]) == []
@@ -57,6 +66,28 @@ def test_a_namespace_goes_when_all_that_was_in_it_has_gone(world, loop, pod):
     running.run()
     assert [one.metadata.name for one in world.list(Namespace)] == ["other"]
     assert world.get(ConfigMap, Key("other", "c"))
+
+
+def test_a_namespace_that_somebody_else_holds_tells_that_nothing_is_left(world, loop):
+    world.put(namespace("old", deletionTimestamp="2026-01-02T03:04:05Z", finalizers=["example.com/stay"]))
+    loop(world, Namespaces()).run()
+    one = world.get(Namespace, Key("", "old"))
+    assert one.spec.finalizers == [] and len(one.status.conditions) == 5 and {each.status for each in one.status.conditions} == {"False"}
+    reasons = {each.type: each.reason for each in one.status.conditions}
+    assert reasons["NamespaceContentRemaining"] == "ContentRemoved" and reasons["NamespaceFinalizersRemaining"] == "ContentHasNoFinalizers"
+
+
+def test_contents_that_the_server_does_not_let_go_are_told_until_it_does(world, loop):
+    world.put(namespace("old", deletionTimestamp="2026-01-02T03:04:05Z", finalizers=["example.com/stay"]))
+    controller, key = Namespaces(), Key("", "old")
+    world.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "old"}})
+    for action in controller.refused(key, errors.Forbidden("no"), world):
+        world.perform(action)
+    told = condition_of(world.get(Namespace, key).status.conditions, "NamespaceDeletionContentFailure")
+    assert (told.status, told.reason) == ("True", "ContentDeletionFailed") and "no" in told.message
+    assert controller.refused(key, errors.Forbidden("again"), world) == []
+    loop(world, controller).run()
+    assert condition_of(world.get(Namespace, key).status.conditions, "NamespaceDeletionContentFailure").status == "False"
 
 
 def test_what_appears_in_a_namespace_that_goes_has_to_go_too(world, loop):
