@@ -105,6 +105,19 @@ def test_failures_are_tried_again_ever_later_until_there_are_too_many(cluster, w
     assert cluster.running == [] and cluster.loop.writes_wanted([KEY]) == []
 
 
+def test_failures_whose_pods_are_gone_make_the_next_one_wait_all_the_same(cluster, world):
+    world.put(job())
+    cluster.settle()
+    cluster.end("Failed")
+    (first,) = world.list(Pod)
+    world.pass_seconds(10)
+    cluster.settle()
+    world.remove(Pod, Key(first.metadata.namespace, first.metadata.name))
+    cluster.end("Failed")
+    assert cluster.counts() == (0, 0, 2) and len(world.list(Pod)) == 1
+    assert cluster.loop.after["job-controller", KEY] == 20
+
+
 def test_time_runs_out(cluster, world):
     world.put(job(activeDeadlineSeconds=30))
     cluster.settle()

@@ -197,6 +197,35 @@ class Stubborn(Mirror):
         return [Tell(world.get(kinds.ConfigMap, key) or kinds.Object(), "Warning", "Refused", str(error))]
 
 
+def test_a_slow_start_doubles_and_begins_anew_with_each_row() -> None:
+    creations: list[Action] = [Create(SECRETS, document(f"s{number}")) for number in range(40)]
+    actions: list[Action] = [*creations, Delete(SECRETS, ONE), *creations[:4]]
+    assert [len(batch) for batch in batches(actions, slow_start=True)] == [1, 2, 4, 8, 16, 9, 1, 1, 2, 1]
+    assert [action for batch in batches(actions, slow_start=True) for action in batch] == actions
+
+
+@pytest.mark.parametrize(("good", "tried"), [(0, 1), (1, 3), (3, 7), (100, 20)], ids=["the first", "one of the second batch", "the third batch", "none"])
+async def test_a_slow_start_stops_with_the_first_batch_that_fails(world: Any, clock: SteppingClock, good: int, tried: int) -> None:
+    asked: list[str] = []
+
+    async def perform(action: Action) -> None:
+        assert isinstance(action, Create)
+        asked.append(action.document["metadata"]["name"])
+        if len(asked) > good:
+            raise errors.Forbidden("no")
+
+    class Many:
+        name = "many"
+        slow_start = True
+        watches: Sequence[Watch] = ()
+
+        def decide(self, key: Key, world: World) -> list[Action]:
+            return [Create(SECRETS, document(f"s{number}")) for number in range(20)]
+
+    await Reconciler(Many(), world, perform, clock=clock).reconcile(ONE)
+    assert len(asked) == tried
+
+
 async def test_a_controller_that_has_something_to_say_to_a_refusal_says_it(world: Any, clock: SteppingClock) -> None:
     world.put(CONFIGMAPS, document())
     recorder = Recorder(world.perform, component="test", clock=clock)

@@ -43,6 +43,7 @@ class Jobs:
     """Pods for Jobs."""
 
     name = "job-controller"
+    slow_start = True
 
     def __init__(self) -> None:
         self.watches: Sequence[Watch] = (Watch(Job, own_key), Watch(Pod, controller_key("Job")))
@@ -272,7 +273,8 @@ def _to_size(one: Job, pods: Sequence[Pod], live: Sequence[Pod], status: Documen
         order = sorted(live, key=lambda pod: (bool(pod.spec.nodeName), ready(pod), pod.metadata.creationTimestamp or ""))
         yield from _taken_away(order[: len(live) - wanted])
     elif len(live) < wanted:
-        wait = _seconds_to_wait(one, pods, world.now)
+        # Failed pods that somebody took away are in the count still; where none has succeeded, all of it is in a row.
+        wait = _seconds_to_wait(one, pods, world.now, at_least=0 if succeeded else _total(status, "failed"))
         if wait > 0:
             yield After(wait)
             return
@@ -358,13 +360,13 @@ def _numbered(spec: Document, hostname: str) -> Document:
     return numbered
 
 
-def _seconds_to_wait(one: Job, pods: Iterable[Pod], now: datetime) -> float:
-    """How long the next pod waits after failures in a row."""
+def _seconds_to_wait(one: Job, pods: Iterable[Pod], now: datetime, *, at_least: int = 0) -> float:
+    """How long the next pod waits after failures in a row, of which there were *at_least* so many; since the last one that is there still."""
     ends = sorted(((_ended_at(pod, now), _has_succeeded(pod)) for pod in pods if _has_succeeded(pod) or _has_failed(one, pod)), reverse=True)
     failures = next((place for place, (_, good) in enumerate(ends) if good), len(ends))
     if not failures:
         return 0.0
-    delay: float = min(_FIRST_DELAY * 2 ** min(failures - 1, 10), _LAST_DELAY)
+    delay: float = min(_FIRST_DELAY * 2 ** min(max(failures, at_least) - 1, 10), _LAST_DELAY)
     return delay - (now - ends[0][0]).total_seconds()
 
 

@@ -50,6 +50,7 @@ class ReplicaSets:
 
     name = "replicaset-controller"
     view: type[ReplicaSet] | type[ReplicationController] = ReplicaSet
+    slow_start = True
 
     def __init__(self) -> None:
         self.watches: Sequence[Watch] = (Watch(self.view, own_key), Watch(Pod, _waker(self.view)))

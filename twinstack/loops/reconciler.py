@@ -20,7 +20,8 @@ Hence nothing that goes wrong needs handling of its own, except looking again:
 A controller may have a method ``refused(key, error, world) -> list[Action]``: what to do when the server refuses what was decided, such as to
 say so in a status. Actions are performed in order, and those after a failure are left out: they were decided for a world that has not come about.
 Creations of one kind that follow each other do not depend on each other, and are performed together; so are patches of one
-kind by a controller that says so (``independent = True``).
+kind by a controller that says so (``independent = True``). A controller that makes many objects of one template says ``slow_start = True``:
+it makes one, then two, four and so on together, so that a template which the server refuses is refused once and not a hundred times.
 
 One key is never worked on twice at once (``loops.queue``), and the answers to its own writes are in the cache before it is looked at
 again (``client.cache``): so a controller needs no memory of what it has just done.
@@ -73,6 +74,7 @@ class Reconciler:
         self.queue: Queue[Key] = Queue(clock or SystemClock(), name=controller.name, metrics=metrics)
         self._perform, self._recorder, self._workers = perform, recorder, workers
         self._together = (Create, Patch) if getattr(controller, "independent", False) else (Create,)
+        self._slow_start = bool(getattr(controller, "slow_start", False))
 
     async def run(self) -> None:
         """Keep the invariant until cancelled."""
@@ -137,7 +139,7 @@ class Reconciler:
     async def _perform_all(self, actions: Sequence[Action]) -> float | None:
         """Perform in order; in how many seconds to look again, where that is asked for."""
         later: float | None = None
-        for batch in batches(actions, self._together):
+        for batch in batches(actions, self._together, slow_start=self._slow_start):
             first = batch[0]
             if isinstance(first, After):
                 later = first.seconds if later is None else min(later, first.seconds)
@@ -160,14 +162,19 @@ class Reconciler:
         log.log(level, "A key is decided anew", extra={"controller": self.controller.name, "key": key, "seconds": seconds, "because": text})
 
 
-def batches(actions: Sequence[Action], together: tuple[type[Create | Patch], ...] = (Create,)) -> Iterator[list[Action]]:
-    """The actions in order, with those of one of these types and one kind that follow each other taken together."""
+def batches(actions: Sequence[Action], together: tuple[type[Create | Patch], ...] = (Create,), *, slow_start: bool = False) -> Iterator[list[Action]]:
+    """The actions in order, with those of one of these types and one kind that follow each other taken together.
+
+    With *slow_start* the first of such a row is alone, and each time twice as many are taken.
+    """
     batch: list[Action] = []
+    first = most = 1 if slow_start else MOST_TOGETHER
     for action in actions:
         last = batch[-1] if batch else None
-        joins = isinstance(action, together) and type(action) is type(last) and action.resource == last.resource and len(batch) < MOST_TOGETHER
-        if batch and not joins:
+        alike = isinstance(action, together) and type(action) is type(last) and action.resource == last.resource
+        if batch and not (alike and len(batch) < most):
             yield batch
+            most = min(2 * most, MOST_TOGETHER) if alike else first
             batch = []
         batch.append(action)
     if batch:
