@@ -183,7 +183,7 @@ async def test_one_key_is_never_worked_on_twice_at_once(world: Any, clock: Stepp
 
 def test_creations_of_one_kind_that_follow_each_other_are_performed_together() -> None:
     made = [Create(SECRETS, document(str(i))) for i in range(18)]
-    actions = [Create(CONFIGMAPS, document()), *made, Delete(SECRETS, ONE), made[0], After(1)]
+    actions: list[Action] = [Create(CONFIGMAPS, document()), *made, Delete(SECRETS, ONE), made[0], After(1)]
     assert [len(batch) for batch in batches(actions)] == [1, 16, 2, 1, 1, 1]
     assert [action for batch in batches(actions) for action in batch] == actions
 

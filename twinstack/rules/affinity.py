@@ -178,6 +178,18 @@ def apart_from(pod: Pod, scene: Scene) -> Check | None:
     return check
 
 
+def means_or_meant(pod: Pod, scene: Scene) -> Callable[[Pod], bool]:
+    """Whether a required term of the pod speaks of another, or one by which that other wants to be apart speaks of the pod."""
+    terms = [*_required(pod, apart=True), *_required(pod, apart=False)]
+
+    def answer(other: Pod) -> bool:
+        if any(term.means(other, scene.namespaces) for term in terms):
+            return True
+        return other.spec.affinity is not None and any(term.means(pod, scene.namespaces) for term in _required(other, apart=True))
+
+    return answer
+
+
 def together_with(pod: Pod, scene: Scene) -> Check | None:
     """Affinity to pods: all terms must hold in the node's place. The first of a group that wants to be together may go anywhere."""
     terms = _required(pod, apart=False)

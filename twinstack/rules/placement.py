@@ -10,16 +10,16 @@ apart (or together, or evenly spread). Each node that cannot tells its first rea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from zlib import crc32
 
 from twinstack.api.kinds import Node, Pod, Taint
-from twinstack.rules.affinity import Check, apart_from, matches_node_affinity, together_with
+from twinstack.rules.affinity import Check, apart_from, matches_node_affinity, means_or_meant, together_with
 from twinstack.rules.hostports import first_clash, host_ports
 from twinstack.rules.requests import PODS, lacking, requests_of
 from twinstack.rules.scene import Place, Reason, Scene
-from twinstack.rules.spreading import spread_of
+from twinstack.rules.spreading import counted_by, spread_of
 from twinstack.rules.taints import NOT_READY, UNREACHABLE, UNSCHEDULABLE, untolerated
 
 
@@ -44,8 +44,18 @@ def checks_of(pod: Pod, scene: Scene) -> list[Check]:
     checks: list[Check] = [lambda place: misfit(pod, place.node), room]
     if ports:
         checks.append(port)
-    checks.extend(check for check in (apart_from(pod, scene), together_with(pod, scene), spread_of(pod, scene)) if check is not None)
-    return checks
+    return checks + scene_checks_of(pod, scene)
+
+
+def scene_checks_of(pod: Pod, scene: Scene) -> list[Check]:
+    """Those for which it matters what stands elsewhere. Where there are none, there are none either with fewer pods in the scene."""
+    return [check for check in (apart_from(pod, scene), together_with(pod, scene), spread_of(pod, scene)) if check is not None]
+
+
+def matters_to(pod: Pod, scene: Scene) -> Callable[[Pod], bool]:
+    """Whether another pod changes anything in :func:`scene_checks_of`."""
+    near, counted = means_or_meant(pod, scene), counted_by(pod)
+    return lambda other: near(other) or counted(other)
 
 
 def enough(nodes: int) -> int:

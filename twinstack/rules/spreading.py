@@ -90,6 +90,12 @@ def spread_of(pod: Pod, scene: Scene) -> Check | None:
     return check
 
 
+def counted_by(pod: Pod) -> Callable[[Pod], bool]:
+    """Whether a constraint of the pod that says DoNotSchedule counts another pod."""
+    constraints = _constraints(pod, "DoNotSchedule")
+    return lambda other: any(one.selects(other) for one in constraints)
+
+
 def unevenness(pod: Pod, scene: Scene, alike: Mapping[str, int]) -> Callable[[Place], float]:
     """How crowded a place is: by the constraints that say ScheduleAnyway; without any constraint, by pods of the same kind on the node and in its zone."""
     costs: list[tuple[str, Counter[str], float, int]] = []
