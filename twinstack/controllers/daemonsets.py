@@ -56,6 +56,7 @@ class DaemonSets:
     """Pods for DaemonSets."""
 
     name = "daemonset-controller"
+    slow_start = True
 
     def __init__(self) -> None:
         self.watches: Sequence[Watch] = (
