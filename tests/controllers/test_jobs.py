@@ -118,6 +118,19 @@ def test_failures_whose_pods_are_gone_make_the_next_one_wait_all_the_same(cluste
     assert cluster.loop.after["job-controller", KEY] == 20
 
 
+def test_a_failure_whose_pod_is_gone_at_once_makes_the_next_one_wait_too(cluster, world):
+    world.put(job())
+    cluster.settle()
+    cluster.end("Failed")
+    for one in world.list(Pod):
+        world.remove(Pod, Key(one.metadata.namespace, one.metadata.name))
+    cluster.settle()
+    assert world.list(Pod) == [] and cluster.loop.after["job-controller", KEY] == 10
+    world.pass_seconds(10)
+    cluster.settle()
+    assert cluster.counts() == (1, 0, 1)
+
+
 def test_time_runs_out(cluster, world):
     world.put(job(activeDeadlineSeconds=30))
     cluster.settle()

@@ -8,7 +8,8 @@ its uid is written into the status as uncounted, then the finalizer is taken awa
 count. Whatever write comes last before an interruption, the next decision goes on from what stands.
 A pod that is being deleted counts as failed, unless it is the Job itself that takes it away (less parallelism, suspension).
 
-After failures in a row the next pod waits: 10 s, doubled with each, 10 minutes at most.
+After failures in a row the next pod waits: 10 s, doubled with each, 10 minutes at most. Failed pods that somebody took away count on, by
+the status; when the last one was is remembered until the process ends.
 
 In an Indexed Job each number from 0 to ``spec.completions`` has a pod of its own, and is done when one of its pods has succeeded. How often an
 index has failed is written on the pod that comes next; until there is one, the last pod that failed keeps its finalizer, and with it the count.
@@ -46,7 +47,9 @@ class Jobs:
     slow_start = True
 
     def __init__(self) -> None:
-        self.watches: Sequence[Watch] = (Watch(Job, own_key), Watch(Pod, controller_key("Job")))
+        # When a pod of a Job failed last, by uid: for back-off after somebody took that pod away. Who begins anew has forgotten, as upstream has.
+        self._failed_last: dict[str, datetime] = {}
+        self.watches: Sequence[Watch] = (Watch(Job, self._keys_of_job), Watch(Pod, controller_key("Job")))
 
     def decide(self, key: Key, world: World) -> list[Action]:
         one = world.get(Job, key)
@@ -56,7 +59,9 @@ class Jobs:
         pods = [pod for pod in world.owned(Pod, one.metadata.uid) if controlled_by(pod, one.metadata.uid)]
         status = _counted(one, pods)
         if one.metadata.deletionTimestamp is None and _end_of(one) is None:
-            actions.extend(_on_its_way(one, pods, status, world))
+            actions.extend(_on_its_way(one, pods, status, world, self._last_failure(one, pods, world.now)))
+        else:
+            self._failed_last.pop(one.metadata.uid, None)
         live = [pod for pod in pods if active(pod)]
         status["active"] = len(live)
         status["ready"] = sum(1 for pod in live if ready(pod))
@@ -69,6 +74,19 @@ class Jobs:
             actions.append(Patch(_RESOURCE, key, patch, subresource="status", uid=one.metadata.uid))
         actions.extend(_counted_let_go(one, pods))
         return actions
+
+    def _keys_of_job(self, before: Job | None, after: Job | None, world: World) -> Iterable[Key]:
+        if after is None and before is not None:
+            self._failed_last.pop(before.metadata.uid, None)
+        return own_key(before, after, world)
+
+    def _last_failure(self, one: Job, pods: Sequence[Pod], now: datetime) -> datetime | None:
+        ends = [_ended_at(pod, now) for pod in pods if _has_failed(one, pod)]
+        known = self._failed_last.get(one.metadata.uid)
+        latest = max([*ends, *([known] if known else ())], default=None)
+        if latest is not None:
+            self._failed_last[one.metadata.uid] = latest
+        return latest
 
     def refused(self, key: Key, error: Exception, world: World) -> list[Action]:
         """The server makes no pods of this template."""
@@ -223,7 +241,7 @@ def _let_go(pod: Pod) -> Patch:
 # ---- What is to run
 
 
-def _on_its_way(one: Job, pods: Sequence[Pod], status: Document, world: World) -> Iterator[Action]:
+def _on_its_way(one: Job, pods: Sequence[Pod], status: Document, world: World, last_failure: datetime | None) -> Iterator[Action]:
     """Pods made and taken away, and the conditions that follow; *status* is written into."""
     live = [pod for pod in pods if active(pod)]
     verdict = _verdict(one, live, pods, status, world)
@@ -255,10 +273,10 @@ def _on_its_way(one: Job, pods: Sequence[Pod], status: Document, world: World) -
         status["startTime"] = text_of_time(world.now)
     if one.spec.activeDeadlineSeconds is not None:
         yield After(max(0.0, one.spec.activeDeadlineSeconds - _seconds_since(status["startTime"], world.now)))
-    yield from _to_size(one, pods, live, status, world)
+    yield from _to_size(one, pods, live, status, world, last_failure)
 
 
-def _to_size(one: Job, pods: Sequence[Pod], live: Sequence[Pod], status: Document, world: World) -> Iterator[Action]:
+def _to_size(one: Job, pods: Sequence[Pod], live: Sequence[Pod], status: Document, world: World, last_failure: datetime | None) -> Iterator[Action]:
     parallelism = 1 if one.spec.parallelism is None else one.spec.parallelism
     if _is_indexed(one):
         yield from _to_indexes(one, pods, live, status, parallelism, world)
@@ -274,7 +292,8 @@ def _to_size(one: Job, pods: Sequence[Pod], live: Sequence[Pod], status: Documen
         yield from _taken_away(order[: len(live) - wanted])
     elif len(live) < wanted:
         # Failed pods that somebody took away are in the count still; where none has succeeded, all of it is in a row.
-        wait = _seconds_to_wait(one, pods, world.now, at_least=0 if succeeded else _total(status, "failed"))
+        at_least = 0 if succeeded else _total(status, "failed")
+        wait = _seconds_to_wait(one, pods, world.now, at_least=at_least, last=last_failure if at_least else None)
         if wait > 0:
             yield After(wait)
             return
@@ -360,14 +379,15 @@ def _numbered(spec: Document, hostname: str) -> Document:
     return numbered
 
 
-def _seconds_to_wait(one: Job, pods: Iterable[Pod], now: datetime, *, at_least: int = 0) -> float:
-    """How long the next pod waits after failures in a row, of which there were *at_least* so many; since the last one that is there still."""
+def _seconds_to_wait(one: Job, pods: Iterable[Pod], now: datetime, *, at_least: int = 0, last: datetime | None = None) -> float:
+    """How long the next pod waits after failures in a row, of which there were *at_least* so many, and the *last* one then."""
     ends = sorted(((_ended_at(pod, now), _has_succeeded(pod)) for pod in pods if _has_succeeded(pod) or _has_failed(one, pod)), reverse=True)
     failures = next((place for place, (_, good) in enumerate(ends) if good), len(ends))
-    if not failures:
+    since: datetime | None = max([*([ends[0][0]] if failures else ()), *([last] if last else ())], default=None)
+    if since is None:
         return 0.0
     delay: float = min(_FIRST_DELAY * 2 ** min(max(failures, at_least) - 1, 10), _LAST_DELAY)
-    return delay - (now - ends[0][0]).total_seconds()
+    return delay - (now - since).total_seconds()
 
 
 def _ended_at(pod: Pod, now: datetime) -> datetime:
