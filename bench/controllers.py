@@ -124,7 +124,7 @@ def endpoints(scale: float) -> Iterator[Result]:
                 name = f"{services:,} Services of {pods:,} pods to complete slices of both families"
                 yield Result(bench=BENCH, name=name, value=seconds, unit="s", target=120.0, detail=detail)
                 memory = {"server MB": resident(pid), "manager MB": resident(own)}
-                yield Result(bench=BENCH, name="resident memory of both processes then", value=sum(memory.values()), unit="MB", target=1500.0, detail=memory)
+                yield Result(bench=BENCH, name="resident memory of both processes then", value=sum(memory.values()), unit="MB", detail=memory)
                 took = asyncio.run(as_client(port, lambda client: readiness(client, services, tries=max(10, int(100 * scale)))))
                 detail = {f"p{part}": round(percentile(took, part / 100) * 1000, 2) for part in (50, 90, 99)}
                 name = "a pod becoming ready to its slices written, p50"
@@ -134,7 +134,9 @@ def endpoints(scale: float) -> Iterator[Result]:
                 yield Result(bench=BENCH, name=name, value=writes, unit="writes", target=1.0)
                 with manager(Path(place), port, "", program="kube-scheduler") as third:
                     asyncio.run(as_client(port, one_more))
-                    yield Result(bench=BENCH, name="resident memory of a scheduler beside them", value=resident(third), unit="MB")
+                    memory = {"server MB": resident(pid), "manager MB": resident(own), "scheduler MB": resident(third)}
+                    name = "resident memory of all processes once a scheduler runs, too"
+                    yield Result(bench=BENCH, name=name, value=sum(memory.values()), unit="MB", target=1500.0, detail=memory)
 
 
 async def one_more(client: Client) -> None:
