@@ -62,7 +62,9 @@ class Sharing:
         return Fields(places, tuple(map(self.text, given.values())))
 
     def text(self, given: str) -> str:
-        """The text."""
+        """The text; whatever stands in its place where no schema judged it is left as it is."""
+        if type(given) is not str:
+            return given
         found = self._texts.get(given)
         if found is None:
             if len(self._texts) >= _MOST:
