@@ -250,6 +250,20 @@ async def test_as_kubeadm_starts_it_cluster_info_is_signed_and_an_ended_token_go
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_where_it_is_asked_for_the_door_speaks_https_with_a_certificate_of_its_own(connection: Connection) -> None:
+    ready, port = asyncio.Event(), free_port()
+    settings = scheduler.Settings(connection=connection, leader_elect=False, secure_port=port, self_signed=True)
+    task = asyncio.create_task(scheduler.run(settings, ready=ready.set))
+    try:
+        async with asyncio.timeout(10):
+            await ready.wait()
+        async with aiohttp.ClientSession() as session, session.get(f"https://127.0.0.1:{port}/readyz", ssl=False) as answer:
+            assert (answer.status, await answer.text()) == (200, "ok")
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_port_that_is_taken_is_told(connection: Connection) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = scheduler.Settings(connection=connection, leader_elect=False, secure_port=taken.getsockname()[1])

@@ -60,7 +60,11 @@ def common_options(component: str, port: int) -> Callable[[F], F]:
         click.option("--kube-api-burst", type=int, default=0, show_default=True, help="Requests at once; 0: as many as in a second."),
         click.option("--bind-address", default=Family.IPV4.facts.loopback, show_default=True, help="Serve health and metrics here."),
         click.option("--secure-port", type=int, default=port, show_default=True, help="Serve health and metrics on this port; 0: do not."),
-        click.option("--tls-cert-file", default="", help="Serve HTTPS with this certificate (PEM); plain HTTP when left out."),
+        click.option(
+            "--tls-cert-file",
+            default="",
+            help="Serve HTTPS with this certificate (PEM); without it HTTP, or HTTPS where a flag says who may look.",
+        ),
         click.option("--tls-private-key-file", default="", help="The key of --tls-cert-file."),
     )
 
@@ -174,13 +178,17 @@ def signing_flags() -> tuple[str, ...]:
     return tuple(click.get_current_context().meta.get("signing") or ())
 
 
-def check_door(bind_address: str) -> None:
-    """click.UsageError when somebody said who may look at a door that others reach, and that asks nobody."""
+def check_door(bind_address: str) -> bool:
+    """Whether a flag says who may look, as kubeadm's do, whose probes come by HTTPS.
+
+    click.UsageError when the door is one that others reach, and that asks nobody.
+    """
     context = click.get_current_context()
     named = context.meta.get("who may look") or ()
     if named and not parse_address(bind_address).is_loopback:
         own = Family.of(parse_address(bind_address)).facts.loopback
         raise click.UsageError(f"{named[0]} does not guard --bind-address={bind_address}: whoever reaches the door may look; {own} would do", context)
+    return bool(named)
 
 
 def _only(fitting: str, why: str) -> Callback:

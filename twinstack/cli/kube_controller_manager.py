@@ -98,7 +98,7 @@ def command(controllers: str, node_cidr_mask_size_ipv4: int, node_cidr_mask_size
       twinstack kube-controller-manager --allocate-node-cidrs --cluster-cidr 10.244.0.0/16,fd00:10:244::/56
       twinstack kube-controller-manager --controllers '*,-cronjob-controller'
     """
-    check_door(flags["bind_address"])
+    flags["self_signed"] = check_door(flags["bind_address"])
     # Heavy: the HTTP library.
     from twinstack.client.controllers import check as check_common
     from twinstack.client.kube_controller_manager import Settings, controllers_of, run

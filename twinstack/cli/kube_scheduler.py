@@ -24,7 +24,7 @@ def command(config: str, scheduler_name: str, verbosity: int, logging_format: st
       twinstack kube-scheduler --kubeconfig ~/.kube/config
       twinstack kube-scheduler --kubeconfig ~/.kube/config --scheduler-name second --leader-elect-resource-name second
     """
-    check_door(flags["bind_address"])
+    flags["self_signed"] = check_door(flags["bind_address"])
     # Heavy: the HTTP library.
     from twinstack.client.controllers import check
     from twinstack.client.kube_scheduler import Settings, run

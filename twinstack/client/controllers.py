@@ -61,6 +61,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     secure_port: int = 0  # 0: no door for health and metrics
     tls_cert_file: str = ""  # without it the door speaks plain HTTP
     tls_private_key_file: str = ""
+    self_signed: bool = False  # without a certificate the door makes one of its own
 
 
 def check(settings: Common) -> None:
@@ -179,6 +180,8 @@ async def _open(door: HealthServer, settings: Common) -> None:
     if settings.tls_cert_file:
         pair = certificates.Pair(read_file("tls-cert-file", settings.tls_cert_file), read_file("tls-private-key-file", settings.tls_private_key_file))
         tls = certificates.server_context(pair)
+    elif settings.self_signed:
+        tls = certificates.server_context(certificates.self_signed("localhost", dns_names=("localhost",), addresses=(settings.bind_address,)))
     try:
         await door.start(settings.bind_address, settings.secure_port, tls=tls)
     except OSError as error:
