@@ -152,7 +152,10 @@ class Lean:
             overhead=spec.overhead,
             resources=spec.resources,
         )
-        told = [condition for condition in status.conditions or () if condition.type == "DisruptionTarget" or not spec.nodeName]
+        if not spec.nodeName:  # it is looked at a thousand times, once for each node, and few such pods are there at once
+            state = PodStatus(phase=status.phase, nominatedNodeName=status.nominatedNodeName, conditions=status.conditions, startTime=status.startTime)
+            return Pod(metadata=self._metadata(one.metadata, annotations=None), spec=self._encoded(kept), status=state)
+        told = [condition for condition in status.conditions or () if condition.type == "DisruptionTarget"]
         conditions = [replace(condition, lastTransitionTime=None) for condition in told] or None
         state = PodStatus(phase=status.phase, nominatedNodeName=status.nominatedNodeName, conditions=conditions)
         return self._lean_pod(one, kept, state, told, annotations=None, began=status.startTime)
