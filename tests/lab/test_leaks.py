@@ -62,7 +62,7 @@ def test_nothing_is_left_of_hundreds_of_pods_when_their_agent_is_killed_in_betwe
                 if number % 10 == 0:
                     container["ports"] = [{"containerPort": 80, "hostPort": 20000 + number}]
                 if number % 5 == 0:
-                    container["resources"] = {"limits": {"cpu": "500m", "memory": "64Mi"}}
+                    container["resources"] = {"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"cpu": "1m", "memory": "1Mi"}}
                 volumes = [{"name": "v", "emptyDir": {"medium": "Memory" if number % 3 == 0 else ""}}]
                 container["volumeMounts"] = [{"name": "v", "mountPath": "/v"}]
                 spec = {"nodeName": "node1", "terminationGracePeriodSeconds": 0, "containers": [container], "volumes": volumes}
