@@ -18,7 +18,8 @@ from twinstack.api.times import canonical_micro_time, canonical_time
 
 OBJECT: Final = "object"
 ARRAY: Final = "array"
-_PYTHON_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+_Types = tuple[type, ...]
+_PYTHON_TYPES: Final[Mapping[str, _Types]] = {
     "object": (dict,),
     "array": (list,),
     "string": (str,),
@@ -31,7 +32,6 @@ _PYTHON_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "micro-time": (),
 }
 _TIMES: Final[Mapping[str, Callable[[str], str]]] = {"time": canonical_time, "micro-time": canonical_micro_time}
-_CONTAINERS: Final = frozenset((dict, list))
 _ZEROS: Final[Mapping[str, Any]] = {"object": {}, "string": "", "boolean": False, "integer": 0, "number": 0, "quantity": "0"}
 _LEAVES: Final = (str, int, float, bool)
 _SPECIAL: Final[Mapping[str, str]] = {
@@ -59,6 +59,10 @@ class Schema(msgspec.Struct, eq=False, kw_only=True):
     list_type: str = ""  # atomic, set, map
     list_keys: tuple[str, ...] = ()
     map_type: str = ""  # atomic, granular
+    leaves: _Types = ()  # the Python types of a plain value that may stand here; found from the type
+
+    def __post_init__(self) -> None:
+        self.leaves = () if self.type in (OBJECT, ARRAY) else _PYTHON_TYPES.get(self.type, _LEAVES)
 
     @property
     def open(self) -> bool:
@@ -189,11 +193,12 @@ def _examine(value: Any, schema: Schema, path: str, findings: Findings, prune: b
             if place is None:
                 unknown.append(key)
                 findings.unknown.append(f"{path}.{key}" if path else key)
+            elif type(child) in place.leaves:
+                continue  # most of a document; those that are as they must be need neither a path nor a call
             elif child is None:
                 if prune and not fields and place.type in _ZEROS:
                     value[key] = _zero(place)
-            # Most of a document are its leaves; those that are as they must be need neither a path nor a call.
-            elif type(child) in _CONTAINERS or type(child) not in _PYTHON_TYPES.get(place.type, _LEAVES):
+            else:
                 if place.type not in _TIMES:
                     _examine(child, place, f"{path}.{key}" if path else key, findings, prune)
                     continue

@@ -68,20 +68,19 @@ def compare(before: Document, after: Document, schema: Schema) -> Changes:
     changed: Fields = {}
     removed: Fields = {}
     for key, value in after.items():
+        if key in _TYPE:
+            continue
         old = before.get(key, _ABSENT)
-        if key in _TYPE or old == value:
+        if key == "metadata":
+            value = {name: child for name, child in value.items() if name not in _NOBODYS}
+            old = {name: child for name, child in old.items() if name not in _NOBODYS} if old and old is not _ABSENT else {}
+        if old == value:
             continue
         place = schema.at(key)
-        if key == "metadata":
-            new = {name: child for name, child in value.items() if name not in _NOBODYS}
-            old = {name: child for name, child in (before.get(key) or {}).items() if name not in _NOBODYS}
-            if old == new:
-                continue
-            mine, gone = _differing(old, new, place)
-        elif old is _ABSENT:
-            mine, gone = _whole(value, place), None
-        else:
+        if old is not _ABSENT:
             mine, gone = _differing(old, value, place)
+        else:
+            mine, gone = _whole(value, place), None
         if mine is not None:
             changed[field_step(key)] = mine
         if gone is not None:
@@ -119,6 +118,10 @@ _CONTAINERS: Final = frozenset((dict, list))
 
 def _differing(old: Any, new: Any, schema: Schema) -> tuple[Fields | None, Fields | None]:
     """What is new or other, and what is gone, of two values that differ; None for nothing."""
+    if type(old) is dict and not old and type(new) is dict:  # of a new object: all of it is new, and the map itself was there
+        whole = _whole(new, schema)
+        whole.pop(SELF, None)
+        return whole, None
     if is_map(schema, old if old is not None else {}) and is_map(schema, new if new is not None else {}) and (old or new):
         changed, removed = _differing_map(old or {}, new or {}, schema)
         return changed or None, removed or None

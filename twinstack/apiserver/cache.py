@@ -31,6 +31,7 @@ from twinstack.store.broadcast import Broadcast
 log = logging.getLogger(__name__)
 
 _VERSION = b'"resourceVersion":"'
+_ORDER = ("kind", "apiVersion", "metadata")  # in which the bytes at rest begin
 FIRST = 2
 _FEW = 64  # keys that are sooner put in place one by one than by sorting all
 
@@ -107,7 +108,8 @@ class Collection:
         self._unordered: set[Key] = set()  # keys that are new since the order was asked for
         self.broadcast: Broadcast[Change] = Broadcast(start, clock=clock)
         self.root = f"/registry/{resource.group or 'core'}/{resource.plural}/"
-        self.prefix = objects.encode({"kind": resource.kind, "apiVersion": resource.api_version, "metadata": {}})[:-2]
+        self._kind, self._api_version = resource.kind, resource.api_version
+        self.prefix = objects.encode({"kind": self._kind, "apiVersion": self._api_version, "metadata": {}})[:-2]
         self._reads = type(strategy).on_read is not Strategy.on_read
         self._selectable = type(strategy).fields is not Strategy.fields
         self._sharing = Sharing()
@@ -157,7 +159,9 @@ class Collection:
         metadata = document["metadata"]
         if "resourceVersion" in metadata:
             metadata = {name: value for name, value in metadata.items() if name != "resourceVersion"}
-        ordered = {"kind": self.resource.kind, "apiVersion": self.resource.api_version, "metadata": metadata}
+        elif tuple(document)[:3] == _ORDER and document["kind"] == self._kind and document["apiVersion"] == self._api_version:
+            return objects.encode(document)
+        ordered = {"kind": self._kind, "apiVersion": self._api_version, "metadata": metadata}
         for name, value in document.items():
             if name not in ordered:
                 ordered[name] = value

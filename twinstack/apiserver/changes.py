@@ -384,7 +384,7 @@ class Changes:
             raise errors.already_exists(resource.plural, write.note.key.name, group=resource.group) from error
         except StoreError as error:
             raise errors.ServiceUnavailable(f"the change could not be stored: {error}", retry_after_seconds=1) from error
-        transaction.undo.pop_all()
+        transaction.undo.forget()
         for function in transaction.after_commit:
             function()
         return revisions

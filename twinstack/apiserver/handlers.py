@@ -313,9 +313,10 @@ class Handlers:
 
     def _judged(self, request: Request, call: Call, document: Document, options: Options) -> list[str]:
         """What to warn of in the document of a request's body."""
-        twice = duplicates(call.body, document, is_yaml=is_yaml(call)) if options.mode != "Ignore" and media_type(call) != PROTOBUF else ()
+        from_yaml = is_yaml(call)
+        twice = duplicates(call.body, document, is_yaml=from_yaml) if options.mode != "Ignore" and media_type(call) != PROTOBUF else ()
         warnings = judged(request.resource, document, self._schema(request), options.mode, twice)
-        if b"null" in call.body or is_yaml(call):
+        if from_yaml or b"null" in call.body:
             without_nulls(document)
         return warnings
 

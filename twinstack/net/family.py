@@ -105,7 +105,7 @@ class Family(enum.Enum):
     @staticmethod
     def of(value: Address | Network) -> Family:
         """The family of an address or network."""
-        return Family.IPV4 if value.version == _FACTS[Family.IPV4].version else Family.IPV6
+        return _BY_CLASS[type(value)]
 
     def __repr__(self) -> str:
         return self.value
@@ -119,6 +119,14 @@ FAMILIES: tuple[Family, Family] = (Family.IPV4, Family.IPV6)
 _CLASSES: Mapping[Family, tuple[Callable[[int], Address], Callable[[tuple[int, int]], Network]]] = {
     Family.IPV4: (ipaddress.IPv4Address, ipaddress.IPv4Network),
     Family.IPV6: (ipaddress.IPv6Address, ipaddress.IPv6Network),
+}
+_BY_CLASS: Mapping[type, Family] = {
+    ipaddress.IPv4Address: Family.IPV4,
+    ipaddress.IPv4Network: Family.IPV4,
+    ipaddress.IPv4Interface: Family.IPV4,
+    ipaddress.IPv6Address: Family.IPV6,
+    ipaddress.IPv6Network: Family.IPV6,
+    ipaddress.IPv6Interface: Family.IPV6,
 }
 
 _FACTS: Mapping[Family, Facts] = {

@@ -191,8 +191,8 @@ def problems_with_ip_address(after: IPAddress, before: IPAddress | None = None) 
 def ip_address(address: Address, *, namespace: str, name: str, text: str = "") -> Document:
     """The record that this address, whose canonical *text* may be known, is the Service's (spec/api.md 4.5)."""
     return {
-        "apiVersion": "networking.k8s.io/v1",
         "kind": "IPAddress",
+        "apiVersion": "networking.k8s.io/v1",
         "metadata": {"name": text or text_of(address), "labels": {FAMILY_LABEL: Family.of(address).value, MANAGER_LABEL: MANAGER}},
         "spec": {"parentRef": {"resource": "services", "namespace": namespace, "name": name}},
     }

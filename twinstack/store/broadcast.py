@@ -97,8 +97,9 @@ class Broadcast(Generic[C]):
         """Remember the changes, ascending by revision, and tell every watcher."""
         now = self._clock()
         self._changes.extend(changes)
-        self._times.extend([now] * len(changes))
-        self._bytes += sum(change.size for change in changes)
+        for change in changes:
+            self._times.append(now)
+            self._bytes += change.size
         self.trim(now)
         if not self._watchers:
             return

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from twinstack.api.errors import FieldProblem
 from twinstack.api.objects import Document, Key, View
@@ -35,6 +35,33 @@ class Reader(Protocol):
         """All objects of now looked at through a view, made of the bytes without a document between."""
 
 
+class Undo:
+    """What to take back, in reverse, when what it is entered for ends before :meth:`forget`. Most never have to."""
+
+    __slots__ = ("_steps",)
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+
+    def callback(self, step: Callable[..., object], *arguments: Any) -> None:
+        """Call this, too, to take back what was done."""
+        self._steps.append((step, arguments))
+
+    def forget(self) -> None:
+        """Take nothing back: all that was done stands."""
+        self._steps.clear()
+
+    def __enter__(self) -> Undo:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._steps:
+            with ExitStack() as stack:  # every step is taken, whatever becomes of another
+                for step, arguments in self._steps:
+                    stack.callback(step, *arguments)
+            self._steps.clear()
+
+
 class Transaction:
     """One request's side writes, and what to undo when it fails.
 
@@ -46,7 +73,7 @@ class Transaction:
         self.reader = reader
         self.now = now
         self.dry_run = dry_run
-        self.undo = ExitStack()
+        self.undo = Undo()
         self.after_commit: list[Callable[[], None]] = []
         self.creates: list[tuple[Resource, Document]] = []
         self.deletes: list[tuple[Resource, Key]] = []
