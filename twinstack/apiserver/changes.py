@@ -354,12 +354,13 @@ class Changes:
     def beside(self, transaction: Transaction) -> list[Write]:
         """The writes that go with the object's own."""
         writes: list[Write] = []
+        created = timestamp(transaction.now) if transaction.creates else ""
         for resource, document in transaction.creates:
             collection = self.cache.collections[resource]
             metadata = document.setdefault("metadata", {})
             if "uid" not in metadata:
                 metadata["uid"] = self._uids.next()
-            metadata.setdefault("creationTimestamp", timestamp(transaction.now))
+            metadata.setdefault("creationTimestamp", created)
             if collection.strategy.counts_generation:
                 metadata.setdefault("generation", 1)
             self._complete(collection, document)

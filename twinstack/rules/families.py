@@ -153,6 +153,8 @@ def problems_with_fields(spec: ServiceSpec, before: ServiceSpec | None, *, polic
     if policy is not None and policy not in POLICIES:
         yield unsupported(_POLICY, policy, POLICIES)
     malformed = False
+    if not plural:
+        return
     for i, text in enumerate(plural):
         if i == 0 and text == NONE:
             if len(plural) > 1:
@@ -169,7 +171,7 @@ def problems_with_fields(spec: ServiceSpec, before: ServiceSpec | None, *, polic
     if len(found) > 1 and len(set(found)) < 2:
         yield wrong(_IPS, plural, "two addresses must be one of each family")
     for i, (family, named) in enumerate(zip(found, families, strict=False)):
-        if named in _BY_NAME and family is not _BY_NAME[named]:  # M
+        if _BY_NAME.get(named, family) is not family:  # M
             yield wrong(f"{_IPS}[{i}]", plural[i], f"must be an {named} address, as spec.ipFamilies[{i}] says")
 
 

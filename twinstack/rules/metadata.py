@@ -25,13 +25,16 @@ _IMMUTABLE = ("name", "namespace", "uid", "creationTimestamp", "deletionTimestam
 def problems_with_metadata(document: Document, *, name_problem: Callable[[str], NameProblem], namespaced: bool, path: str = "metadata") -> list[FieldProblem]:
     """Everything that is wrong with an object's metadata."""
     metadata = document.get("metadata") or {}
-    return [
-        *_problems_with_names(metadata, name_problem, namespaced, path),
-        *problems_with_labels(metadata.get("labels"), f"{path}.labels"),
-        *problems_with_annotations(metadata.get("annotations"), f"{path}.annotations"),
-        *_problems_with_owners(metadata.get("ownerReferences") or (), f"{path}.ownerReferences"),
-        *problems_with_finalizers(metadata.get("finalizers") or (), f"{path}.finalizers"),
-    ]
+    problems = list(_problems_with_names(metadata, name_problem, namespaced, path))
+    if labels := metadata.get("labels"):
+        problems += problems_with_labels(labels, f"{path}.labels")
+    if annotations := metadata.get("annotations"):
+        problems += problems_with_annotations(annotations, f"{path}.annotations")
+    if owners := metadata.get("ownerReferences"):
+        problems += _problems_with_owners(owners, f"{path}.ownerReferences")
+    if finalizers := metadata.get("finalizers"):
+        problems += problems_with_finalizers(finalizers, f"{path}.finalizers")
+    return problems
 
 
 def problems_with_metadata_update(after: Document, before: Document, *, path: str = "metadata") -> list[FieldProblem]:

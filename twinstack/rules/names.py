@@ -68,6 +68,7 @@ def qualified_problem(name: str) -> NameProblem:
     return None
 
 
+@lru_cache(maxsize=1024)
 def label_value_problem(value: str) -> NameProblem:
     """Why this is no label value."""
     if len(value) > LABEL_LENGTH:

@@ -31,19 +31,19 @@ KUBELET_PORT = 10250
 
 def problems_with_service(after: Service, before: Service | None = None) -> list[FieldProblem]:
     """What is wrong with a Service; with *before*, also what may not change, and what stood before is judged leniently."""
-    spec, old = after.spec, before.spec if before else None
+    spec, old, annotations = after.spec, before.spec if before else None, after.annotations
     problems = list(problems_with_primary(spec, old)) if old else []
     if old and spec.type == old.type == "LoadBalancer" and spec.loadBalancerClass != old.loadBalancerClass:
         problems.append(wrong("spec.loadBalancerClass", spec.loadBalancerClass, "may not change on a Service of type LoadBalancer"))
     return [
         *problems,
-        *_problems_with_annotations(after.annotations, spec),
+        *(_problems_with_annotations(annotations, spec) if annotations else ()),
         *_problems_with_type(spec, old),
         *_problems_with_ports(spec),
         *problems_with_labels(spec.selector, "spec.selector"),
         *_problems_with_affinity(spec),
-        *_problems_with_external_ips(spec, old),
-        *_problems_with_source_ranges(after, before),
+        *(_problems_with_external_ips(spec, old) if spec.externalIPs else ()),
+        *(_problems_with_source_ranges(after, before) if annotations or spec.loadBalancerSourceRanges else ()),
         *_problems_with_balancer(spec),
         *_problems_with_traffic(spec),
     ]
