@@ -161,7 +161,7 @@ def document_of(call: Call, api_version: str, kind: str, *, keep_nulls: bool = F
         value = {}
     if not isinstance(value, dict):
         raise BadRequest(f"the body is not a {kind}: a JSON object was expected")
-    if keep_nulls:
+    if keep_nulls and None in value.values():
         value = {name: child for name, child in value.items() if child is not None}
     check_kind(value, api_version, kind)
     return value

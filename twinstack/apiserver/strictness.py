@@ -22,7 +22,6 @@ from twinstack.api.schema import Schema, prune
 
 _MOST: Final = 100  # problems that are told
 _UNCOUNTABLE: Final = re.compile(rb'\\u|"[ \t\r\n]+:')
-_FILLED_IN: Final = (b'"kind"', b'"apiVersion"', b'"metadata"')
 _MERGE_TAG: Final = "tag:yaml.org,2002:merge"
 
 
@@ -58,7 +57,7 @@ def duplicates(body: bytes, document: Document, *, is_yaml: bool) -> list[str]:
     """The paths of the fields that occur more than once in a body, which was read as this document, its kind filled in."""
     if is_yaml:
         return yaml_duplicates(body)
-    if all(name in body for name in _FILLED_IN):
+    if b'"kind"' in body and b'"apiVersion"' in body and b'"metadata"' in body:  # nothing was filled in
         return json_duplicates(body, document)
     return json_duplicates(body, None)
 

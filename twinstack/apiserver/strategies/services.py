@@ -94,9 +94,9 @@ class Services(Typed):
         return problems_with_service(new, old)
 
     def warnings(self, after: Document, before: Document | None) -> list[str]:
-        view = view_of(kinds.Service, after)
-        windows = problems_with_windows_service(view.spec, tuple(self._context.windows_nodes.values()))
-        return [*services.warnings_about(view.spec, view.annotations), *services.status_warnings(after), *windows]
+        spec, annotations = view_of(kinds.ServiceSpec, after["spec"]), after["metadata"].get("annotations") or {}
+        windows = problems_with_windows_service(spec, tuple(self._context.windows_nodes.values()))
+        return [*services.warnings_about(spec, annotations), *services.status_warnings(after), *windows]
 
     def fields(self, document: Document) -> Mapping[str, str]:
         spec = document.get("spec") or {}
