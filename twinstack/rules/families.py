@@ -152,9 +152,9 @@ def problems_with_fields(spec: ServiceSpec, before: ServiceSpec | None, *, polic
             yield duplicate(f"{_FAMILIES}[{i}]", name)
     if policy is not None and policy not in POLICIES:
         yield unsupported(_POLICY, policy, POLICIES)
-    malformed = False
     if not plural:
         return
+    malformed = False
     for i, text in enumerate(plural):
         if i == 0 and text == NONE:
             if len(plural) > 1:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-_ZEROS: tuple[Any, ...] = ("", 0, [], {})
-
 
 def drop_nulls(value: Any) -> None:
     """Remove every mapping entry that is null, at any depth, in place."""
@@ -29,7 +27,7 @@ def drop_nulls(value: Any) -> None:
 def drop_zeros(mapping: dict[str, Any], fields: Iterable[str]) -> None:
     """Remove those of these fields that hold an empty text, list or mapping, 0 or false, in place."""
     for field in fields:
-        if field in mapping and mapping[field] in _ZEROS:
+        if field in mapping and not mapping[field] and mapping[field] is not None:
             del mapping[field]
 
 
