@@ -293,6 +293,7 @@ async def _kubelet(topology: Topology, places: Places, node: Node, ready: Ready)
         write_cni_config=True,
         network_name=topology.context,
         cgroup_root=places.control_group(node.name),
+        max_pods=250,  # what an IPv4 block of a node holds; a machine of many nodes is there to try many pods, too
         eviction_hard=(),  # the disk of whoever tries a cluster may be nearly full
         network=topology.network,
         vxlan_underlay=topology.vxlan_underlay,
