@@ -190,3 +190,82 @@ def new_server():
         return server
 
     return make
+
+
+# ---- one good object of each kind that is served
+
+CONTAINER = {"name": "c", "image": "example.com/c:1"}
+TEMPLATE = {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [CONTAINER]}}
+WORKLOAD = {"selector": {"matchLabels": {"app": "x"}}, "template": TEMPLATE}
+SAMPLES = {
+    "namespaces": {"metadata": {"name": "a"}},
+    "nodes": {"metadata": {"name": "a"}, "spec": {"podCIDRs": ["10.1.0.0/24", "fd00:1::/64"]}, "status": {"capacity": {"cpu": "2000m"}}},
+    "pods": {
+        "metadata": {"name": "a"},
+        "spec": {
+            "containers": [{**CONTAINER, "ports": [{"containerPort": 80}], "readinessProbe": {"httpGet": {"port": 80}}, "env": [{"name": "A", "value": "1"}],
+                            "volumeMounts": [{"name": "v", "mountPath": "/v"}], "resources": {"limits": {"cpu": "1"}}}],
+            "volumes": [{"name": "v", "configMap": {"name": "x"}}],
+            "tolerations": [{"operator": "Exists"}],
+            "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "kubernetes.io/hostname"}]}},
+        },
+    },
+    "services": {
+        "metadata": {"name": "a"},
+        "spec": {"ports": [{"port": 80}], "type": "LoadBalancer", "sessionAffinity": "ClientIP", "externalIPs": ["192.0.2.1"]},
+    },
+    "endpoints": {"metadata": {"name": "a"}, "subsets": [{"addresses": [{"ip": "10.1.0.1"}], "ports": [{"port": 80}]}]},
+    "configmaps": {"metadata": {"name": "a"}, "data": {"k": "v"}, "binaryData": {"b": "AAE="}},
+    "secrets": {"metadata": {"name": "a"}, "stringData": {"k": "v"}, "data": {"l": "dg=="}},
+    "serviceaccounts": {"metadata": {"name": "a"}},
+    "events": {"metadata": {"name": "a"}, "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"}, "source": {"component": "c"}},
+    "deployments": {"metadata": {"name": "a"}, "spec": {**WORKLOAD, "strategy": {"rollingUpdate": {"maxSurge": 1}}}},
+    "replicasets": {"metadata": {"name": "a"}, "spec": WORKLOAD},
+    "statefulsets": {"metadata": {"name": "a"}, "spec": {**WORKLOAD, "serviceName": "a"}},
+    "jobs": {"metadata": {"name": "a"}, "spec": {"template": {"spec": {"containers": [CONTAINER], "restartPolicy": "Never"}}, "completions": 2}},
+    "cronjobs": {
+        "metadata": {"name": "a"},
+        "spec": {"schedule": "*/5 * * * *", "jobTemplate": {"spec": {"template": {"spec": {"containers": [CONTAINER], "restartPolicy": "Never"}}}}},
+    },
+    "priorityclasses": {"metadata": {"name": "a"}, "value": 1000},
+    "poddisruptionbudgets": {"metadata": {"name": "a"}, "spec": {"minAvailable": "50%", "selector": {"matchLabels": {"app": "x"}}}},
+    "controllerrevisions": {"metadata": {"name": "a"}, "data": {"spec": {}}, "revision": 3},
+    "replicationcontrollers": {"metadata": {"name": "a"}, "spec": {"template": TEMPLATE}},
+    "daemonsets": {"metadata": {"name": "a"}, "spec": {"selector": WORKLOAD["selector"], "template": WORKLOAD["template"], "minReadySeconds": 1}},
+    "leases": {"metadata": {"name": "a"}, "spec": {"holderIdentity": "h", "leaseDurationSeconds": 15}},
+    "endpointslices": {
+        "metadata": {"name": "a"}, "addressType": "IPv6", "ports": [{"port": 80}],
+        "endpoints": [{"addresses": ["fd00:1::1"], "hints": {"forZones": [{"name": "z"}]}}],
+    },
+    "roles": {"metadata": {"name": "a"}, "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "resourceNames": []}]},
+    "clusterroles": {"metadata": {"name": "system:a"}, "rules": [{"verbs": ["get"], "nonResourceURLs": ["/metrics"]}]},
+    "rolebindings": {"metadata": {"name": "a"}, "subjects": [{"kind": "User", "name": "u"}], "roleRef": {"kind": "Role", "name": "a"}},
+    "clusterrolebindings": {
+        "metadata": {"name": "system:a"},
+        "subjects": [{"kind": "ServiceAccount", "namespace": "default", "name": "s"}],
+        "roleRef": {"kind": "ClusterRole", "name": "system:a"},
+    },
+    "networkpolicies": {
+        "metadata": {"name": "a"},
+        "spec": {
+            "podSelector": {"matchLabels": {"a": "b"}},
+            "ingress": [{"from": [{"ipBlock": {"cidr": "fd00::/8", "except": ["fd00:1::/64"]}}, {"namespaceSelector": {}}],
+                         "ports": [{"port": 80, "endPort": 90}]}],
+            "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": "http"}]}],
+        },
+    },
+    "servicecidrs": {"metadata": {"name": "a"}, "spec": {"cidrs": ["10.1.0.0/24"]}},
+    "ipaddresses": {"metadata": {"name": "10.96.0.9"}, "spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "a"}}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def samples():
+    """One good object of each kind, by plural; nobody changes them."""
+    return SAMPLES
+
+
+@pytest.fixture(scope="session", params=SAMPLES)
+def plural(request):
+    """Each kind in turn, by its plural."""
+    return request.param
